@@ -1,0 +1,41 @@
+"""A layer whose weight is integers on a grid."""
+
+import torch
+from torch import Tensor, nn
+
+from attnround.quantization.grid import Grid, dequantize, quantize
+
+
+class QuantizedLayer(nn.Module):
+    """A Conv2d or Linear with weight = scale * (levels - zero_point).
+
+    The integers are the truth: `bake` derives the inner layer's float weight from them. Until the first `bake` of a
+    rounding the levels are the nearest ones.
+
+    layer: the inner module, which keeps geometry and padding; levels: int [O, *rest]; scale, zero_point: [O].
+    """
+
+    def __init__(self, layer: nn.Module, grid: Grid, scale: Tensor, zero_point: Tensor):
+        super().__init__()
+        self.layer = layer
+        self.grid = grid
+        if layer.bias is None:
+            layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero_point", zero_point)
+        self.register_buffer("levels", quantize(layer.weight.detach(), scale, zero_point, grid).to(grid.dtype))
+        self.bake(self.levels)
+
+    @torch.no_grad()
+    def bake(self, levels: Tensor, bias: Tensor | None = None) -> None:
+        """Take these levels, and this bias if one is given, and rebuild the float weight from them."""
+        self.levels.copy_(levels)
+        self.layer.weight.copy_(dequantize(self.levels, self.scale, self.zero_point))
+        if bias is not None:
+            self.layer.bias.copy_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+    def extra_repr(self) -> str:
+        return f"bit_width={self.grid.bit_width}, symmetric={self.grid.symmetric}"

@@ -1,0 +1,64 @@
+"""The search for a weight's scale: how much of the range to clip so that the rest is finer.
+
+Source: the norm 2.4 and the 80 clip ratios are the convention of BRECQ (arXiv 2102.05426) and QDrop (arXiv 2203.05740).
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnround.quantization.grid import Grid, fake_quantize
+
+
+@dataclass(frozen=True)
+class ClipSearch:
+    """Minimises sum |w - fake_quantize(w)|^norm per output channel over clip ratios i/num_candidates of the range.
+
+    With input_weighted the error of a weight counts as much as the second moment of the input it meets.
+    """
+
+    norm: float = 2.4
+    num_candidates: int = 80
+    symmetric: bool = True
+    input_weighted: bool = False
+
+    def grid(self, bit_width: int) -> Grid:
+        """The grid that this search finds scales for."""
+        return Grid(bit_width, self.symmetric)
+
+    def search(self, weight: Tensor, grid: Grid, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Scale [O] and zero point [O] for a weight [O, *rest]; importance [O, *rest] weighs the errors.
+
+        A channel of zeros has the scale 1.
+        """
+        rows = weight.detach().flatten(1)
+        importance = importance.flatten(1) if importance is not None else None
+        low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
+        best_error = rows.new_full((len(rows),), torch.inf)
+        best_scale, best_zero = torch.ones_like(low), torch.zeros_like(low)
+        for ratio in torch.linspace(1 / self.num_candidates, 1, self.num_candidates).tolist():
+            scale, zero_point = self._range(low * ratio, high * ratio, grid)
+            error = (fake_quantize(rows, scale, zero_point, grid) - rows).abs_().pow_(self.norm)
+            error = (error if importance is None else error * importance).sum(1)
+            better = error < best_error
+            best_error = torch.where(better, error, best_error)
+            best_scale = torch.where(better, scale, best_scale)
+            best_zero = torch.where(better, zero_point, best_zero)
+        return best_scale, best_zero
+
+    def _range(self, low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+        if self.symmetric:
+            scale = torch.maximum(high / grid.qmax, low / grid.qmin)
+            zero_point = torch.zeros_like(scale)
+        else:
+            scale = (high - low) / (grid.qmax - grid.qmin)
+            zero_point = torch.where(scale > 0, grid.qmin - low / scale, 0.0).round()
+        return torch.where(scale > 0, scale, 1.0), zero_point
+
+
+def sqnr_db(reference: Tensor, noisy: Tensor) -> float:
+    """Signal to quantization-noise ratio in dB: 10 log10(sum reference^2 / sum (reference - noisy)^2)."""
+    reference, noisy = reference.double(), noisy.double()
+    noise = (reference - noisy).square().sum()
+    return (10 * torch.log10(reference.square().sum() / noise)).item()

@@ -1,0 +1,92 @@
+"""Fixtures that shrink the real thing: a small network, a folder of images, a run of the entry."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[1]
+os.environ["ATTNROUND_ROOT"] = str(ROOT)
+os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core
+torch.set_num_threads(1)
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory) -> Path:
+    """val/ with two classes by index, and a calibration folder with images at two depths and one broken file."""
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+
+    def write(path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(path)
+
+    for name in ("0", "7"):
+        for i in range(3):
+            write(root / "val" / name / f"{i}.png")
+    for i in range(6):
+        write(root / "calibration" / ("deep/er" if i % 2 else ".") / f"{i}.png")
+    (root / "calibration" / "broken.png").write_bytes(b"no image")
+    return root
+
+
+class Residual(nn.Module):
+    """A small network with what real ones have: strides, groups, depthwise, a residual sum used in place, a linear end."""
+
+    def __init__(self, width: int = 8, num_classes: int = 5):
+        super().__init__()
+        self.stem = nn.Conv2d(3, width, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.act = nn.ReLU(inplace=True)
+        self.depthwise = nn.Conv2d(width, width, 3, padding=1, groups=width)
+        self.grouped = nn.Conv2d(width, width, 3, padding=1, groups=2)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        x = self.act(self.norm(self.stem(x)))
+        shortcut = x
+        x = self.act(self.depthwise(x))
+        x = self.grouped(x)
+        x += shortcut
+        x = self.act(x)
+        return self.head(x.mean((2, 3)))
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    net = Residual()
+    with torch.no_grad():
+        net.norm.running_mean.normal_()
+        net.norm.running_var.uniform_(0.5, 2)
+        net.norm.weight.uniform_(0.5, 2)
+        net.norm.bias.normal_()
+    return net.eval()
+
+
+@pytest.fixture
+def train(tmp_path):
+    """Run `python src/train.py` with these arguments in an empty folder, as a user would."""
+
+    def run(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
+        return subprocess.run(
+            [sys.executable, str(ROOT / "src/train.py"), *arguments],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    return run
