@@ -1,0 +1,140 @@
+"""A float model from timm with weights from a checkpoint, from timm's hub, or none."""
+
+import difflib
+from dataclasses import dataclass
+from pathlib import Path
+
+import timm
+from timm.data import resolve_data_config
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from attnround.errors import InputError, reason
+
+
+@dataclass(frozen=True)
+class TimmModel:
+    """Which model, and where its weights come from.
+
+    name: any timm name; checkpoint: a .safetensors or .pth file; pretrained: timm's own weights, from its hub;
+    random_init: no weights at all, for timing only; num_classes: null takes it from the checkpoint, else timm's;
+    small_image_stem: a 3x3 stride-1 stem without pooling, for images of some 30 pixels;
+    preprocessing: overrides of timm's data config; arguments: further arguments of timm's constructor.
+    """
+
+    name: str
+    checkpoint: str | None = None
+    pretrained: bool = False
+    random_init: bool = False
+    num_classes: int | None = None
+    small_image_stem: bool = False
+    preprocessing: dict | None = None
+    arguments: dict | None = None
+
+    def build(self) -> nn.Module:
+        """The model in eval mode, with `preprocessing` (timm's data config) and `num_classes` as attributes.
+
+        Raises InputError for an unknown name or argument, for no weights, and for a checkpoint that does not fit.
+        """
+        self._check_name()
+        state = self._read_checkpoint() if self.checkpoint else None
+        if state is None and not self.pretrained and not self.random_init:
+            raise InputError(
+                f"model {self.name} has no weights: give model.checkpoint=<file>, model.pretrained=true, "
+                "or model.random_init=true where only cost matters"
+            )
+        model = self._create(self._infer_num_classes(state))
+        if self.small_image_stem:
+            replace_stem(model)
+        if state is not None:
+            load_exactly(model, state, self.checkpoint)
+        model.preprocessing = resolve_data_config(args=self.preprocessing or {}, pretrained_cfg=model.pretrained_cfg)
+        return model.eval()
+
+    def _check_name(self) -> None:
+        base = self.name.split(".")[0]
+        if not timm.is_model(base) and not self.name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+            close = difflib.get_close_matches(base, timm.list_models(), n=5, cutoff=0.5)
+            hint = f"the closest are {', '.join(close)}" if close else "timm.list_models() lists them"
+            raise InputError(f"model.name={self.name} is not a timm model: {hint}")
+
+    def _create(self, num_classes: int | None) -> nn.Module:
+        arguments = dict(self.arguments or {})
+        if num_classes is not None:
+            arguments["num_classes"] = num_classes
+        try:
+            return timm.create_model(self.name, pretrained=self.pretrained and not self.checkpoint, **arguments)
+        except TypeError as error:
+            raise InputError(f"model.arguments={arguments} do not fit {self.name}: {error}") from error
+        except (RuntimeError, OSError, ValueError) as error:
+            wanted = f"pretrained weights of {self.name}" if self.pretrained else f"model {self.name}"
+            raise InputError(
+                f"could not make {wanted} ({type(error).__name__}: {reason(error)}); "
+                "without a network, fetch the weights elsewhere and give model.checkpoint=<file>"
+            ) from error
+
+    def _read_checkpoint(self) -> dict[str, Tensor]:
+        path = Path(self.checkpoint)
+        if not path.is_file():
+            raise InputError(f"model.checkpoint={path} is not there: give a .safetensors or .pth file")
+        try:
+            state = load_state_dict(str(path), device="cpu", weights_only=True)
+        except Exception as error:  # the readers raise a dozen kinds, their own and pickle's
+            raise InputError(
+                f"model.checkpoint={path} is not a checkpoint of tensors ({type(error).__name__}: "
+                f"{reason(error)}): give a .safetensors file or a .pth with a state dict"
+            ) from error
+        if not state or not all(isinstance(value, Tensor) for value in state.values()):
+            raise InputError(f"model.checkpoint={path} holds no state dict: its values must be tensors")
+        bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+        if bad:
+            raise InputError(f"model.checkpoint={path} has NaN or infinity in {listed(bad)}: use an intact checkpoint")
+        return state
+
+    def _infer_num_classes(self, state: dict[str, Tensor] | None) -> int | None:
+        if self.num_classes is not None or state is None:
+            return self.num_classes
+        config = timm.get_pretrained_cfg(self.name.split(".")[0])
+        classifier = config.classifier if config else None
+        weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
+        return len(weight) if weight is not None else None
+
+
+def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Load a state dict whose keys and shapes are the model's. Raises InputError that names those that are not."""
+    own = model.state_dict()
+    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    foreign = [key for key in state if key not in own]
+    shapes = [
+        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = [
+        f"{what} {listed(keys)}"
+        for what, keys in (("missing", missing), ("not in the model", foreign), ("of another shape", shapes))
+        if keys
+    ]
+    if faults:
+        raise InputError(
+            f"model.checkpoint={source} is of another model: {'; '.join(faults)}. "
+            "Check model.name, model.num_classes and model.arguments"
+        )
+    model.load_state_dict(state, strict=False)  # only num_batches_tracked may be missing
+
+
+def listed(keys: list[str], most: int = 3) -> str:
+    """The first few names of a list, and how many more there are."""
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def replace_stem(model: nn.Module) -> None:
+    """Put a 3x3 stride-1 convolution in place of the model's stem, and nothing in place of a max pool behind it."""
+    convs = (name for name, module in model.named_modules() if isinstance(module, nn.Conv2d))
+    first = next(convs).split(".")[0]  # a deep stem is a Sequential of convolutions; all of it goes
+    stem = [module for module in model.get_submodule(first).modules() if isinstance(module, nn.Conv2d)]
+    conv = nn.Conv2d(stem[0].in_channels, stem[-1].out_channels, 3, padding=1, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    setattr(model, first, conv)
+    if isinstance(getattr(model, "maxpool", None), nn.Module):
+        model.maxpool = nn.Identity()

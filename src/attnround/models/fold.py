@@ -1,0 +1,53 @@
+"""Fold batch norms into the convolutions or linear layers before them, exactly.
+
+    w' = w * gamma / sqrt(var + eps)        b' = beta + (b - mean) * gamma / sqrt(var + eps)
+
+A batch norm folds where it is all that the layer feeds; others stay float. An activation that the norm holds (timm's
+BatchNormAct2d) is kept.
+"""
+
+import torch
+from torch import fx, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attnround.models.trace import calls, trace
+
+
+@torch.no_grad()
+def fold_batch_norms(model: nn.Module) -> tuple[list[str], list[str]]:
+    """Fold in place; return the names of the batch norms that were folded, and of those that stay."""
+    graph = trace(model)
+    folded, left = [], []
+    for node in calls(graph, model, (_BatchNorm,)):
+        layer = _feeding_layer(node, model)
+        norm = model.get_submodule(node.target)
+        if layer is None or norm.running_var is None:
+            left.append(node.target)
+            continue
+        _scale_layer(layer, norm)
+        model.set_submodule(node.target, _rest_of(norm))
+        folded.append(node.target)
+    return folded, left
+
+
+def _feeding_layer(node: fx.Node, model: nn.Module) -> nn.Module | None:
+    feeder = node.args[0]
+    alone = isinstance(feeder, fx.Node) and feeder.op == "call_module" and len(feeder.users) == 1
+    layer = model.get_submodule(feeder.target) if alone else None
+    once = alone and sum(other.target == feeder.target for other in feeder.graph.nodes) == 1
+    return layer if once and isinstance(layer, (nn.Conv2d, nn.Linear)) else None
+
+
+def _scale_layer(layer: nn.Module, norm: _BatchNorm) -> None:
+    weight = layer.weight.double()
+    gamma = norm.weight.double() if norm.affine else torch.ones_like(norm.running_var, dtype=torch.double)
+    beta = norm.bias.double() if norm.affine else torch.zeros_like(gamma)
+    bias = layer.bias.double() if layer.bias is not None else torch.zeros_like(gamma)
+    factor = gamma / torch.sqrt(norm.running_var.double() + norm.eps)
+    layer.weight.copy_(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
+    layer.bias = nn.Parameter((beta + (bias - norm.running_mean.double()) * factor).to(layer.weight.dtype))
+
+
+def _rest_of(norm: _BatchNorm) -> nn.Module:
+    rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
+    return nn.Sequential(*rest) if rest else nn.Identity()

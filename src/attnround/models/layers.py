@@ -1,0 +1,65 @@
+"""The layers that are quantized: found in execution order, checked, and swapped for ones that hold integers."""
+
+import copy
+from dataclasses import dataclass
+
+from timm.layers import Conv2dSame
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attnround.errors import InputError
+from attnround.models.trace import calls, trace
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.observer import ClipSearch
+
+QUANTIZABLE = (nn.Conv2d, Conv2dSame, nn.Linear)  # exactly these: a subclass may do more to its weight than multiply
+FLOAT = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)  # weights that scale features, a value a channel
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer to be quantized: its name in the model and its float weight [O, *rest], batch norm folded in."""
+
+    name: str
+    weight: Tensor
+
+
+def find_layers(model: nn.Module) -> list[Layer]:
+    """The quantizable layers in execution order.
+
+    Raises InputError that names the module and the reason where a weight could not be quantized rightly.
+    """
+    graph = trace(model)
+    names = [node.target for node in calls(graph, model, QUANTIZABLE)]
+    for name, module in model.named_modules():
+        _check(name, module, names)
+    return [Layer(name, model.get_submodule(name).weight.detach()) for name in names]
+
+
+def _check(name: str, module: nn.Module, names: list[str]) -> None:
+    kind = type(module).__name__
+    if type(module) in QUANTIZABLE:
+        if names.count(name) != 1:
+            how_often = "never" if name not in names else "more than once"
+            raise InputError(f"{name} ({kind}) cannot be handled: the forward calls it {how_often}")
+        if getattr(module, "padding_mode", "zeros") != "zeros":
+            raise InputError(f"{name} ({kind}) cannot be handled: padding_mode={module.padding_mode}, only zeros is")
+        if not module.weight.isfinite().all():
+            raise InputError(f"{name} ({kind}) has NaN or infinity in its weight: use an intact checkpoint")
+    elif isinstance(module, QUANTIZABLE):
+        raise InputError(f"{name} ({kind}) cannot be handled: it changes its weight in the forward")
+    elif not isinstance(module, FLOAT):
+        own = [key for key, parameter in module.named_parameters(recurse=False) if parameter.ndim > 1]
+        if "weight" in own or "in_proj_weight" in own:
+            raise InputError(f"{name} ({kind}) cannot be handled yet: only Conv2d and Linear weights are quantized")
+
+
+def swap_layers(model: nn.Module, bit_widths: dict[str, int], observer: ClipSearch) -> nn.Module:
+    """A copy of the model whose named layers are quantized, rounded to nearest at these bit widths."""
+    model = copy.deepcopy(model)
+    for name, bit_width in bit_widths.items():
+        layer = model.get_submodule(name)
+        grid = observer.grid(bit_width)
+        scale, zero_point = observer.search(layer.weight, grid)
+        model.set_submodule(name, QuantizedLayer(layer, grid, scale, zero_point))
+    return model

@@ -1,0 +1,66 @@
+import copy
+
+import pytest
+import timm
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attnround.models import fold_batch_norms
+
+FAMILIES = ["resnet18", "mobilenetv2_050", "tf_efficientnet_lite0", "test_resnet", "test_efficientnet", "test_vit"]
+
+
+def awaken_norms(model: nn.Module) -> nn.Module:
+    """Batch norms as after training: fresh ones are the identity, and folding them would prove little."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            with torch.no_grad():
+                module.running_mean.normal_(generator=generator).mul_(0.1)
+                module.running_var.uniform_(0.5, 1.5, generator=generator)
+                module.weight.uniform_(0.5, 1.5, generator=generator)
+                module.bias.normal_(generator=generator).mul_(0.1)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_folding_changes_no_output(name):
+    torch.manual_seed(0)
+    model = awaken_norms(timm.create_model(name)).double()  # in float64 only an error of the formula would show
+    size = model.pretrained_cfg.get("input_size", (3, 64, 64))[-1]
+    x = torch.randn(2, 3, size if "vit" in name else 64, size if "vit" in name else 64, dtype=torch.double)
+    expected = model(x)
+    folded, left = fold_batch_norms(model)
+    assert not left
+    assert bool(folded) == ("vit" not in name)
+    assert not any(isinstance(module, _BatchNorm) for module in model.modules())
+    torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
+
+
+@torch.no_grad()
+def test_float32_outputs_are_equal_to_rounding(network):
+    x = torch.randn(4, 3, 16, 16)
+    expected = network(x)
+    fold_batch_norms(network)
+    torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
+def test_a_norm_that_is_not_all_a_layer_feeds_stays(network):
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 1)
+            self.norm = nn.BatchNorm2d(4)
+
+        def forward(self, x):
+            x = self.conv(x)
+            return x + self.norm(x)
+
+    model = Shared().eval()
+    x = torch.randn(2, 3, 5, 5)
+    expected = copy.deepcopy(model)(x)
+    assert fold_batch_norms(model) == ([], ["norm"])
+    assert torch.equal(model(x), expected)
