@@ -1,0 +1,81 @@
+"""The layer objective: the error of a layer's output, from second moments alone.
+
+For a weight Q on the quantized inputs x' against the float W on the float inputs x, both centred (the bias takes up the
+means), with H = E[x' x'^T] and K = E[x x'^T]:
+
+    E|Q x' - W x|^2 = tr(Q H Q^T) - 2 tr(W K Q^T) + energy
+
+A ridge keeps Q near W where the images say little: H + r I and K + r I in their places, r a fraction of H's mean diagonal.
+It is the same as tr((Q - W*) H (Q - W*)^T) + floor with the best real-valued weight W* = W K H^-1. For levels with
+means E[q] and variances Var[q], Q = s (E[q] - z) and the expected error has sum s^2 Var[q_ij] H_jj more.
+One matrix product a step serves the value and the gradient; its cost does not depend on the number of images.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from attnround.reconstruction.moments import Moments
+
+TINY = 1e-30  # keeps a ratio of energies finite where a layer puts out a constant
+
+
+class LayerObjective:
+    """Expected output error of a layer in percent of its float output's energy (variance, summed over channels).
+
+    weight: float rows [G, o, n]; scale, zero_point: [O]; ridge: a fraction of the inputs' mean second moment.
+    """
+
+    def __init__(self, weight: Tensor, moments: Moments, scale: Tensor, zero_point: Tensor, ridge: float):
+        groups, rows, n = weight.shape
+        dtype, weight = weight.dtype, weight.double()
+        diagonal = moments.second.diagonal(dim1=1, dim2=2)
+        added = ridge * diagonal.mean(1, keepdim=True).clamp(min=TINY)
+        second = moments.second + torch.diag_embed(added.expand(groups, n))
+        cross = moments.cross + torch.diag_embed(added.expand(groups, n))
+        projected = weight @ cross
+        best = torch.cholesky_solve(projected.mT, torch.linalg.cholesky(second)).mT
+        ridge_energy = (added[:, :, None] * weight.square()).sum().item()
+        energy = max(moments.energy, TINY)
+        self.floor = 100 * (energy + ridge_energy - (projected * best).sum().item()) / energy
+        scale = scale.double().reshape(groups, rows, 1)
+        self.centre = (best / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)
+        self.second = second.to(dtype)
+        self.start = (weight / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)
+        self.gain = (100 / energy * scale.square()).to(dtype)
+        self.added = added[:, :, None].to(dtype)
+        self.diagonal = second.diagonal(dim1=1, dim2=2)[:, None, :].to(dtype)
+
+    def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+        """The error above its floor, for levels [O, *rest]; differentiable in both arguments."""
+        error = _Quadratic.apply(mean.reshape(self.centre.shape) - self.centre, self.second, self.gain)
+        if variance is None:
+            return error
+        return error + (variance.reshape(self.centre.shape) * self.gain * self.diagonal).sum()
+
+    def sqnr_db(self, levels: Tensor) -> float:
+        """Output signal to quantization noise in dB, of decided levels [O, *rest] with the bias corrected."""
+        pulled = ((levels.reshape(self.start.shape) - self.start).square() * self.gain * self.added).sum()
+        return -10 * math.log10(max((self(levels) - pulled).item() + self.floor, 1e-12) / 100)
+
+
+class _Quadratic(torch.autograd.Function):
+    """sum gain * e H e^T for rows e [G, o, n]: the product e H is the gradient too, H being symmetric."""
+
+    @staticmethod
+    def forward(ctx, error: Tensor, second: Tensor, gain: Tensor) -> Tensor:
+        product = (error @ second).mul_(gain)
+        ctx.save_for_backward(product)
+        return (product * error).sum()
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        (product,) = ctx.saved_tensors
+        return 2 * grad * product, None, None
+
+
+def corrected_bias(bias: Tensor, weight: Tensor, quantized: Tensor, moments: Moments) -> Tensor:
+    """The bias [O] that gives the quantized rows the float layer's mean output; rows [G, o, n]."""
+    shift = weight.double() @ moments.mean[:, :, None] - quantized.double() @ moments.mean_quantized[:, :, None]
+    return (bias.double() + shift.flatten()).to(bias.dtype)

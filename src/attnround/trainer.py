@@ -1,0 +1,46 @@
+"""Lightning's Trainer as this project uses it: one device, quiet, its progress shown by our own bar."""
+
+import logging
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+
+from attnround.errors import InputError
+
+QUIET = (
+    "does not have many workers",  # images in memory need none, and image folders set data.num_workers
+    "The number of training batches",  # an epoch of reconstruction is a handful of bursts
+    "GPU available but not used",  # trainer=cpu was asked for
+    "module\\(s\\) in eval mode at the start of training",  # reconstruction never trains a batch norm
+    "isinstance\\(treespec, LeafSpec\\)",  # Lightning's own use of a torch call that is going
+)
+
+
+@dataclass(frozen=True)
+class TrainerSettings:
+    """The device side of every Trainer of a run. precision is Lightning's word for it: 32-true, bf16-mixed."""
+
+    accelerator: str = "cpu"
+    devices: int = 1
+    precision: str = "32-true"
+
+    def make(self, **more: Any) -> pl.Trainer:
+        """A quiet Trainer. Raises InputError where the machine has no such accelerator."""
+        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        for message in QUIET:
+            warnings.filterwarnings("ignore", f".*{message}.*")
+        settings = {
+            "accelerator": self.accelerator,
+            "devices": self.devices,
+            "precision": self.precision,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        try:
+            return pl.Trainer(**(settings | more))
+        except pl.utilities.exceptions.MisconfigurationException as error:
+            raise InputError(f"trainer.accelerator={self.accelerator}: {error}; trainer=cpu runs anywhere") from error

@@ -1,0 +1,97 @@
+import copy
+
+import pytest
+import torch
+
+from attnround.errors import InputError
+from attnround.models import find_layers, fold_batch_norms, swap_layers
+from attnround.quantization.grid import dequantize
+from attnround.quantization.observer import ClipSearch, sqnr_db
+from attnround.quantization.rounding import AdaRound, AttentionRound, Nearest
+from attnround.reconstruction import LayerReconstruction, reconstruct
+from attnround.trainer import TrainerSettings
+
+SETTINGS = LayerReconstruction(observer=ClipSearch(), batch_size=16, burst=40)
+BITS = 3
+
+
+@pytest.fixture
+def problem(network):
+    fold_batch_norms(network)
+    names = [layer.name for layer in find_layers(network)]
+    student = swap_layers(network, dict.fromkeys(names, BITS), ClipSearch())
+    images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    return network, student, images
+
+
+def run(problem, quantizer, settings=SETTINGS, seed=0):
+    teacher, student, images = problem
+    student = copy.deepcopy(student)
+    reports, _ = reconstruct(teacher, student, images, quantizer, settings, TrainerSettings(), seed=seed)
+    return student, reports
+
+
+@torch.no_grad()
+def fidelity(problem, student) -> float:
+    teacher, _, _ = problem
+    x = torch.randn(200, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    return sqnr_db(teacher(x), student(x))
+
+
+@pytest.mark.parametrize("quantizer", [AdaRound(num_steps=400, lr=0.03), AttentionRound()], ids=["ada", "attention"])
+def test_reconstruction_brings_the_network_closer_to_float(problem, quantizer):
+    student, reports = run(problem, quantizer)
+    assert [report.name for report in reports] == ["stem", "depthwise", "grouped", "head"]
+    assert fidelity(problem, student) > fidelity(problem, problem[1]) + 3
+    assert all(report.output_sqnr_db >= report.nearest_output_sqnr_db for report in reports)
+    assert all(0 < report.moved < 100 for report in reports)
+
+
+def test_nearest_changes_nothing(problem):
+    student, reports = run(problem, Nearest())
+    for (key, before), after in zip(problem[1].state_dict().items(), student.state_dict().values(), strict=True):
+        assert torch.equal(before, after), key
+    assert all(report.moved == 0 for report in reports)
+
+
+def test_the_weights_are_what_the_integers_say(problem):
+    student, _ = run(problem, AttentionRound())
+    for name in ("stem", "depthwise", "grouped", "head"):
+        layer = student.get_submodule(name)
+        assert layer.levels.min() >= layer.grid.qmin
+        assert layer.levels.max() <= layer.grid.qmax
+        assert torch.equal(layer.layer.weight, dequantize(layer.levels, layer.scale, layer.zero_point))
+
+
+def test_the_same_seed_gives_the_same_bits_and_the_cache_changes_none(problem):
+    one, _ = run(problem, AttentionRound())
+    two, _ = run(problem, AttentionRound())
+    without_cache = LayerReconstruction(observer=ClipSearch(), batch_size=16, burst=7, cache_mib=0)
+    three, _ = run(problem, AttentionRound(), without_cache)
+    for key, value in one.state_dict().items():
+        assert torch.equal(value, two.state_dict()[key])
+        assert torch.equal(value, three.state_dict()[key])
+
+
+def test_the_input_weighted_search_takes_effect(problem):
+    weighted = LayerReconstruction(observer=ClipSearch(input_weighted=True), batch_size=16)
+    student, reports = run(problem, AttentionRound(), weighted)
+    assert not torch.equal(student.stem.scale, problem[1].stem.scale)
+    assert all(report.output_sqnr_db >= report.nearest_output_sqnr_db for report in reports)
+
+
+def test_an_infinite_activation_names_the_layer(problem):
+    problem[2][3] = float("inf")
+    with pytest.raises(InputError, match=r"stem.*NaN or infinity"):
+        run(problem, AttentionRound())
+
+
+def test_a_loss_that_diverges_names_the_layer(problem):
+    class Diverging(AttentionRound):
+        def start(self, u, grid, objective):
+            rounding = super().start(u, grid, objective)
+            rounding.alpha.data.fill_(float("nan"))
+            return rounding
+
+    with pytest.raises(InputError, match=r"stem.*lower quantizer\.lr"):
+        run(problem, Diverging())
