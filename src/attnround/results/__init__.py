@@ -1,0 +1,1 @@
+"""From a run to its record, tables and pictures. Nothing here needs torch."""

@@ -1,0 +1,77 @@
+"""The record of a run: what was run, on what, and what it gave."""
+
+import hashlib
+import json
+import os
+import platform
+import resource
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
+NO_RESULT = ("paths", "logger", "debug", "metric")  # groups that change where a result goes, not what it is
+
+
+def config_hash(config: dict) -> str:
+    """Twelve hex digits of the config without what cannot change a result.
+
+    Give the config with its interpolations unresolved: then the hash is the same on every machine and in every folder.
+
+    >>> config_hash({"seed": 0, "debug": True}) == config_hash({"debug": False, "seed": 0})
+    True
+    """
+    kept = {key: value for key, value in config.items() if key not in NO_RESULT}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def provenance(root: Path) -> dict[str, object]:
+    """Git revision of the project in `root` ('+' if files differ from it), versions and the processor."""
+    return {
+        "git_revision": git_revision(root),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "processor": processor(),
+    }
+
+
+def git_revision(root: Path) -> str:
+    """Short revision, with a '+' for uncommitted changes; 'unknown' outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def processor() -> str:
+    """The processor's name and how many cores this process may use."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name}, {cores} cores"
+
+
+def peak_mib() -> float:
+    """Peak resident memory of this process in MiB."""
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a whole file or none: a reader never sees a part of it."""
+    part = path.with_name(path.name + ".part")
+    part.write_text(text)
+    part.replace(path)
+
+
+def write_record(path: Path, record: dict) -> None:
+    """Write a record as indented JSON."""
+    write_atomically(path, json.dumps(record, indent=2) + "\n")

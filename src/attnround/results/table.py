@@ -1,0 +1,34 @@
+"""Tables: as plain text for a person, as CSV for a program."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+
+def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """Columns of plain text: the first flush left, the others flush right; None is a dash.
+
+    >>> print(text_table(["model", "top-1 %"], [["fp32", "93.10"], ["nearest", None]]))
+    model    top-1 %
+    fp32       93.10
+    nearest        -
+    """
+    cells = [list(header)] + [["-" if cell is None else str(cell) for cell in row] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if i == 0 else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in cells
+    )
+
+
+def csv_text(rows: Sequence[dict[str, object]]) -> str:
+    """Rows of equal keys as CSV with a header; lists are written as 1x2x3."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    for row in rows:
+        writer.writerow({key: "x".join(map(str, v)) if isinstance(v, list) else v for key, v in row.items()})
+    return out.getvalue()

@@ -1,0 +1,56 @@
+import subprocess
+import sys
+
+from attnround.results.record import config_hash, git_revision, write_record
+from attnround.results.table import csv_text, text_table
+from tests.conftest import ROOT
+
+CONFIG = {
+    "seed": 0,
+    "data": {"root": "${paths.assets}/x"},
+    "paths": {"root": "/a"},
+    "debug": False,
+    "logger": {"csv": 1},
+}
+
+
+def test_the_hash_is_of_what_changes_a_result():
+    assert config_hash(CONFIG) == config_hash(CONFIG | {"paths": {"root": "/b"}, "debug": True, "logger": {}})
+    assert config_hash(CONFIG) != config_hash(CONFIG | {"seed": 1})
+    assert config_hash(CONFIG) == config_hash(dict(reversed(CONFIG.items())))
+
+
+def test_a_record_is_whole_or_not_there(tmp_path):
+    write_record(tmp_path / "record.json", {"a": 1})
+    assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_git_revision_marks_changes(tmp_path):
+    assert git_revision(tmp_path) == "unknown"
+
+    def git(*arguments):
+        identity = ["-c", "user.name=n", "-c", "user.email=e@example.org"]
+        subprocess.run(["git", "-C", str(tmp_path), *identity, *arguments], check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "file").write_text("one")
+    git("add", ".")
+    git("commit", "-m", "one")
+    assert len(git_revision(tmp_path)) == 12
+    (tmp_path / "file").write_text("two")
+    assert git_revision(tmp_path).endswith("+")
+
+
+def test_columns_line_up_and_nothing_is_a_dash():
+    lines = text_table(["", "top-1"], [["fp32", "93.1"], ["attention", None]]).splitlines()
+    assert lines == ["           top-1", "fp32        93.1", "attention      -"]
+
+
+def test_csv_has_a_line_a_row():
+    assert csv_text([{"name": "conv1", "shape": [16, 3, 3]}]) == "name,shape\nconv1,16x3x3\n"
+
+
+def test_results_need_no_torch():
+    code = "import sys; import attnround.results.record, attnround.results.table, attnround.results.plot; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True)
+    assert done.stdout.strip() == "False"
