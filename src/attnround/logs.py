@@ -1,0 +1,38 @@
+"""What every logger of a run is told, beyond what the fits log themselves; and its end, whatever happens."""
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from pytorch_lightning.loggers import Logger
+
+
+@contextlib.contextmanager
+def closing(loggers: Sequence[Logger], config: dict) -> Iterator[None]:
+    """Give the loggers the config, and finish them even where the run fails."""
+    status = "failed"
+    try:
+        for logger in loggers:
+            logger.log_hyperparams(config)
+        yield
+        status = "success"
+    finally:
+        for logger in loggers:
+            logger.finalize(status)
+        if (wandb := sys.modules.get("wandb")) and wandb.run is not None:
+            wandb.finish(exit_code=int(status == "failed"))
+
+
+def publish(
+    loggers: Sequence[Logger], metrics: dict[str, float], rows: Sequence[dict], pictures: Sequence[Path]
+) -> None:
+    """Final metrics to all; the per-layer table and the pictures to those that take such (W&B does)."""
+    for logger in loggers:
+        logger.log_metrics(metrics)
+        if hasattr(logger, "log_table"):
+            cells = [["x".join(map(str, v)) if isinstance(v, list) else v for v in row.values()] for row in rows]
+            logger.log_table("layers", columns=list(rows[0]), data=cells)
+        if hasattr(logger, "log_image"):
+            for picture in pictures:
+                logger.log_image(picture.stem, [str(picture)])

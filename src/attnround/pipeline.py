@@ -1,0 +1,211 @@
+"""The tasks of `src/train.py`: from the parts that its config instantiates to a record in the run's folder."""
+
+import logging
+import time
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import Logger
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from attnround.bits import Allocation, Allocator
+from attnround.data import ImageData
+from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib
+from attnround.logs import closing, publish
+from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers
+from attnround.progress import TrainingBar
+from attnround.quantization.rounding import Quantizer
+from attnround.reconstruction import LayerReconstruction, LayerReport, reconstruct
+from attnround.results.plot import draw_layers
+from attnround.results.record import config_hash, peak_mib, provenance, write_atomically, write_record
+from attnround.results.table import csv_text, text_table
+from attnround.trainer import TrainerSettings
+from attnround.training import Recipe, SupervisedModule
+
+log = logging.getLogger(__name__)
+PROBES = 64  # calibration images on which the folded model is compared with the original
+
+
+def quantize(
+    *,
+    model: TimmModel,
+    data: ImageData,
+    quantizer: Quantizer,
+    bits: Allocator,
+    reconstruction: LayerReconstruction,
+    trainer: TrainerSettings,
+    logger: dict[str, Logger],
+    seed: int,
+    config: dict,
+    config_source: dict,
+    output_dir: Path,
+) -> dict[str, float]:
+    """Quantize a model's weights; print and record how it compares with FP32 and with rounding to nearest."""
+    begun = time.perf_counter()
+    loggers = list(logger.values())
+    method = config["quantizer"]["_target_"].rsplit(".")[-1]
+    pl.seed_everything(seed, verbose=False)
+
+    teacher = model.build()
+    say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
+    data.match(teacher.preprocessing, teacher.num_classes)
+    calibration = data.calibration()
+    say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels")
+    fold(teacher, calibration.images[:PROBES])
+    layers = find_layers(teacher)
+    allocation = bits.allocate(layers)
+    say(
+        "bits", f"{allocation.mean_bits(layers):.3f} a weight over {len(layers)} layers {allocation.convention}".strip()
+    )
+
+    with closing(loggers, config):
+        clock = time.perf_counter()
+        student = swap_layers(teacher, allocation.bit_width, reconstruction.observer)
+        scales_s = time.perf_counter() - clock
+        say("scales", f"searched in {scales_s:.1f} s")
+        reference = evaluate(teacher, data, trainer, "fp32")
+        nearest = evaluate(student, data, trainer, "nearest")
+        say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
+        reports, reconstruction_s = reconstruct(
+            teacher, student, calibration.images, quantizer, reconstruction, trainer, loggers, seed
+        )
+        say("reconstruct", f"{method} in {reconstruction_s:.1f} s")
+        quantized = evaluate(student, data, trainer, method)
+
+        metrics = {
+            "fp32/top1": reference.top1,
+            "fp32/size_mib": size_mib(teacher),
+            **compare("nearest", nearest, reference),
+            **compare("quantized", quantized, reference),
+            "bits/mean": allocation.mean_bits(layers),
+            "bits/size_mib": size_mib(student),
+            "time/scales_s": scales_s,
+            "time/reconstruction_s": reconstruction_s,
+            "time/total_s": time.perf_counter() - begun,
+            "memory/peak_mib": peak_mib(),
+        }
+        rows = layer_rows(reports, allocation)
+        write_atomically(output_dir / "layers.csv", csv_text(rows))
+        title = f"{model.name}, {method}, {metrics['bits/mean']:.2f} bits a weight"
+        draw_layers(rows, output_dir / "layers.png", title)
+        publish(loggers, metrics, rows, [output_dir / "layers.png"])
+        record(
+            output_dir,
+            metrics,
+            config,
+            config_source,
+            trainer,
+            calibration={"source": calibration.source, "indices": calibration.indices, "skipped": calibration.skipped},
+            allocation={"bit_width": allocation.bit_width, "convention": allocation.convention},
+        )
+    log.info("\n%s\n", result_table(method, metrics))
+    say("record", f"{output_dir}/record.json, layers.csv, layers.png")
+    return metrics
+
+
+def pretrain(
+    *,
+    model: TimmModel,
+    data: ImageData,
+    training: Recipe,
+    trainer: TrainerSettings,
+    logger: dict[str, Logger],
+    seed: int,
+    config: dict,
+    config_source: dict,
+    output_dir: Path,
+) -> dict[str, float]:
+    """Train a float model with labels; write its weights as model.safetensors."""
+    begun = time.perf_counter()
+    loggers = list(logger.values())
+    pl.seed_everything(seed, verbose=False)
+    net = model.build().to(memory_format=torch.channels_last).train()  # twice as fast on a CPU
+    say("model", f"{model.name}, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
+    data.match(net.preprocessing, net.num_classes)
+    with closing(loggers, config):
+        fit = trainer.make(max_epochs=training.num_epochs, logger=loggers, callbacks=[TrainingBar()])
+        fit.fit(SupervisedModule(net, training), train_dataloaders=data.train_dataloader())
+        outputs = evaluate(net.eval(), data, trainer, "fp32")
+        metrics = {
+            "fp32/top1": outputs.top1,
+            "time/total_s": time.perf_counter() - begun,
+            "memory/peak_mib": peak_mib(),
+        }
+        weights = {key: value.contiguous() for key, value in net.state_dict().items()}
+        save_file(weights, output_dir / "model.safetensors")
+        publish(loggers, metrics, [], [])
+        record(output_dir, metrics, config, config_source, trainer)
+    say("evaluate", f"{len(outputs.labels)} images: fp32 {outputs.top1:.2f} %")
+    say("record", f"{output_dir}/record.json, model.safetensors")
+    return metrics
+
+
+def say(stage: str, text: str) -> None:
+    """One line per stage."""
+    log.info("%-12s %s", stage, text)
+
+
+def fold(model: nn.Module, probes: Tensor) -> None:
+    """Fold the batch norms and say how little that changed the outputs."""
+    with torch.no_grad():
+        before = model(probes)
+        folded, left = fold_batch_norms(model)
+        difference = ((model(probes) - before).abs().max() / before.abs().max()).item()
+    kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
+    say("fold", f"{len(folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
+
+
+def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]:
+    """top1 and agreement with the reference in percent, logit SQNR in dB."""
+    return {
+        f"{name}/top1": outputs.top1,
+        f"{name}/agreement": agreement(reference.logits, outputs.logits),
+        f"{name}/sqnr_db": logit_sqnr_db(reference.logits, outputs.logits),
+    }
+
+
+def layer_rows(reports: list[LayerReport], allocation: Allocation) -> list[dict]:
+    """A row for each layer, its coding length with it where the allocator computed one."""
+    return [report.row() | {"coding_length": allocation.score.get(report.name)} for report in reports]
+
+
+def result_table(method: str, metrics: dict[str, float]) -> str:
+    """FP32, nearest and the chosen method, a line each."""
+    header = ["", "top-1 %", "agreement %", "SQNR dB", "bits", "MiB", "seconds"]
+    bits, size = f"{metrics['bits/mean']:.2f}", f"{metrics['bits/size_mib']:.2f}"
+    fp32 = ["fp32", f"{metrics['fp32/top1']:.2f}", None, None, "32", f"{metrics['fp32/size_mib']:.2f}", None]
+    rows = [fp32]
+    for name, label, seconds in (
+        ("nearest", "nearest", metrics["time/scales_s"]),
+        ("quantized", method, metrics["time/scales_s"] + metrics["time/reconstruction_s"]),
+    ):
+        values = [f"{metrics[f'{name}/{key}']:.2f}" for key in ("top1", "agreement", "sqnr_db")]
+        rows.append([label, *values, bits, size, f"{seconds:.1f}"])
+    return text_table(header, rows)
+
+
+def record(
+    output_dir: Path,
+    metrics: dict[str, float],
+    config: dict,
+    config_source: dict,
+    trainer: TrainerSettings,
+    **more: object,
+) -> None:
+    """Write record.json: config and its hash, provenance, device, metrics."""
+    device = torch.cuda.get_device_name() if trainer.accelerator in ("gpu", "cuda") else "cpu"
+    write_record(
+        output_dir / "record.json",
+        {
+            "config_hash": config_hash(config_source),
+            "seed": config["seed"],
+            "device": device,
+            "num_threads": torch.get_num_threads(),
+            **provenance(Path(config["paths"]["root"])),
+            "metrics": metrics,
+            **more,
+            "config": config,
+        },
+    )

@@ -1,0 +1,51 @@
+"""An ordinary supervised fit: cross-entropy, SGD with Nesterov momentum, one learning-rate cycle.
+
+Source: the one-cycle schedule is Smith and Topin, arXiv 1708.07120; label smoothing, Szegedy et al., arXiv 1512.00567.
+"""
+
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters of a supervised fit. lr is the peak of the cycle; warmup the fraction of steps up to it."""
+
+    num_epochs: int
+    lr: float
+    weight_decay: float
+    label_smoothing: float
+    warmup: float = 0.2
+    momentum: float = 0.9
+
+
+class SupervisedModule(pl.LightningModule):
+    """Trains `model` on batches (images [N, C, H, W], labels [N]); logs `loss` and `lr`."""
+
+    def __init__(self, model: nn.Module, recipe: Recipe):
+        super().__init__()
+        self.model = model
+        self.recipe = recipe
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        images, labels = batch
+        loss = cross_entropy(self.model(images), labels, label_smoothing=self.recipe.label_smoothing)
+        self.log("loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> dict:
+        recipe = self.recipe
+        decayed = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
+        others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
+        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        optimizer = torch.optim.SGD(
+            groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+        )
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.lr, int(self.trainer.estimated_stepping_batches), pct_start=recipe.warmup
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,87 @@
+"""Imports go one way, from the entries to the grid; what each room may import is written here and read from the code."""
+
+import ast
+
+import pytest
+
+from tests.conftest import ROOT
+
+PACKAGE = ROOT / "src/attnround"
+LEAVES = {"errors"}
+MAY_IMPORT = {
+    "errors": set(),
+    "quantization": set(),
+    "results": set(),
+    "progress": set(),
+    "logs": set(),
+    "trainer": set(),
+    "data": set(),
+    "bits": {"quantization"},
+    "models": {"quantization"},
+    "training": set(),
+    "evaluation": {"quantization", "progress", "trainer"},
+    "reconstruction": {"models", "bits", "quantization", "progress", "trainer"},
+    "pipeline": {
+        "bits", "data", "evaluation", "logs", "models", "progress", "quantization", "reconstruction", "results",
+        "trainer", "training",
+    },
+}  # fmt: skip
+OUTSIDE = {
+    "hydra": set(),
+    "omegaconf": set(),
+    "pytorch_lightning": {
+        "pipeline",
+        "data",
+        "reconstruction",
+        "training",
+        "evaluation",
+        "trainer",
+        "progress",
+        "logs",
+    },
+    "timm": {"models", "data"},
+    "torchvision": {"models", "data"},
+    "wandb": {"logs"},
+    "matplotlib": {"results"},
+}
+
+
+def imports(room: str) -> set[str]:
+    """Every module that a room's files import, at any depth of the code."""
+    place = PACKAGE / room
+    files = place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]
+    found = set()
+    for file in files:
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                found.add(node.module)
+    return found
+
+
+def rooms() -> list[str]:
+    return sorted(each.stem for each in PACKAGE.iterdir() if each.suffix == ".py" or (each / "__init__.py").exists())
+
+
+def test_every_room_has_its_line():
+    assert set(rooms()) - {"__init__"} == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_what_is_below_it(room):
+    own = {name.split(".")[1] for name in imports(room) if name.startswith("attnround.")}
+    assert own <= MAY_IMPORT[room] | LEAVES | {room}
+
+
+@pytest.mark.parametrize("package", OUTSIDE)
+def test_libraries_stay_in_their_rooms(package):
+    users = {room for room in MAY_IMPORT if package in {name.split(".")[0] for name in imports(room)}}
+    assert users <= OUTSIDE[package]
+
+
+def test_the_entry_imports_nothing_heavy_at_the_top():
+    tree = ast.parse((ROOT / "src/train.py").read_text())
+    top = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
+    top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert top <= {"os", "sys", "pathlib", "hydra", "omegaconf"}

@@ -1,0 +1,143 @@
+"""The entry as a user meets it: `python src/train.py ...` in a process of its own."""
+
+import json
+import time
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from attnround.models import TimmModel
+from tests.conftest import ROOT
+
+SMALL = ("model=timm", "model.name=test_resnet", "model.num_classes=10", "reconstruction.num_positions=4")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp("weights") / "test_resnet.safetensors"
+    torch.manual_seed(0)
+    save_file(TimmModel("test_resnet", random_init=True, num_classes=10).build().state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def own(checkpoint, image_folder):
+    """One's own model and data, from the command line alone."""
+    return [
+        *SMALL, f"model.checkpoint={checkpoint}", "data=image_folder", f"data.root={image_folder}",
+        f"data.calibration={image_folder / 'calibration'}", "data.num_calibration=6", "data.num_workers=0",
+        "quantizer.num_steps=20", "hydra.run.dir=run",
+    ]  # fmt: skip
+
+
+def test_a_run_with_ones_own_model_and_data(train, own, tmp_path):
+    done = train(*own, "logger=[csv,wandb]")
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
+    for word in (
+        "fold",
+        "calibration",
+        "bits",
+        "scales",
+        "reconstruct",
+        "fp32",
+        "nearest",
+        "AttentionRound",
+        "top-1 %",
+    ):
+        assert word in out
+    assert "\r" not in out + done.stderr
+    assert "broken.png" in out
+    run = tmp_path / "run"
+    record = json.loads((run / "record.json").read_text())
+    metrics = record["metrics"]
+    assert {
+        "fp32/top1", "nearest/top1", "quantized/top1", "quantized/agreement", "quantized/sqnr_db", "bits/mean",
+        "bits/size_mib", "time/total_s", "time/reconstruction_s", "memory/peak_mib",
+    } <= set(metrics)  # fmt: skip
+    assert metrics["bits/mean"] <= 4
+    assert metrics["quantized/sqnr_db"] > metrics["nearest/sqnr_db"]
+    assert {"config", "config_hash", "git_revision", "seed", "versions", "device"} <= set(record)
+    assert len(record["calibration"]["indices"]) == 6
+    assert len(record["calibration"]["skipped"]) == 1
+    layers = (run / "layers.csv").read_text().splitlines()
+    assert len(layers) == 1 + len(record["allocation"]["bit_width"])
+    assert {"name", "shape", "bits", "coding_length", "weight_sqnr_db", "output_sqnr_db"} <= set(layers[0].split(","))
+    assert (run / "layers.png").read_bytes().startswith(b"\x89PNG")
+    assert "reconstruction/conv1" in (run / "csv" / "metrics.csv").read_text() or (run / "csv" / "metrics.csv").exists()
+    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_several_quantizers_side_by_side(train, own, tmp_path):
+    done = train(*own[:-1], "-m", "quantizer=nearest,attention_round", "quantizer.num_steps=5", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1  # nearest has no steps: Hydra says so
+    assert "num_steps" in done.stderr
+    own = [each for each in own if "num_steps" not in each]
+    done = train(*own[:-1], "-m", "quantizer=nearest,attention_round", "hydra.sweep.dir=sweep")
+    assert done.returncode == 0, done.stderr
+    records = [json.loads((tmp_path / "sweep" / str(i) / "record.json").read_text()) for i in range(2)]
+    assert records[0]["metrics"]["quantized/top1"] == records[0]["metrics"]["nearest/top1"]
+    assert records[0]["config_hash"] != records[1]["config_hash"]
+
+
+def test_pretraining_writes_weights_that_load(train, tmp_path):
+    short = "training.num_epochs=1", "data.full_train=false", "data.batch_size=2000"
+    done = train("experiment=pretrain", "model=mobilenetv2_050", *short, "hydra.run.dir=run", timeout=600)
+    assert done.returncode == 0, done.stderr
+    assert "fp32/top1" in json.loads((tmp_path / "run/record.json").read_text())["metrics"]
+    model = TimmModel(
+        "mobilenetv2_050", checkpoint=str(tmp_path / "run/model.safetensors"), num_classes=10, small_image_stem=True,
+        arguments={"in_chans": 1},
+    )  # fmt: skip
+    assert model.build()(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+
+
+def test_help_is_quick(train):
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = train("--help")
+        times.append(time.perf_counter() - start)
+    assert done.returncode == 0
+    assert "attention_round" in done.stdout
+    assert min(times) < 1.5
+
+
+BAD = {
+    "unknown model": (["model=timm", "model.name=resnet_18"], "resnet18"),
+    "missing checkpoint": (["model.checkpoint=no.safetensors"], "no.safetensors is not there"),
+    "not a checkpoint": ([f"model.checkpoint={ROOT / 'Makefile'}"], "not a checkpoint"),
+    "another model's checkpoint": (["model.name=resnet34"], "missing"),
+    "no weights": (["model=timm", "model.name=resnet18"], "model.checkpoint"),
+    "missing data": (["data.root=nowhere"], "nowhere"),
+    "missing folder": (["data=image_folder", "data.root=nowhere"], "nowhere is not there"),
+    "too many images": (["data.num_calibration=20000"], "10000"),
+    "bits": (["bits=uniform", "bits.bit_width=9"], "2 to 8"),
+    "budget": (["bits.budget=1.5"], "takes 2."),
+    "sigma": (["quantizer.sigma=0"], "above 0"),
+    "unknown option": (["quantizer.sigm=1"], "sigm"),
+    "unknown group option": (["quantizer=adaroundd"], "adaround"),
+    "unwritable output": (["hydra.run.dir=/dev/null/run"], "/dev/null"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_clear_line(train, case, tmp_path):
+    arguments, word = BAD[case]
+    place = [] if case == "unwritable output" else ["hydra.run.dir=run"]
+    done = train(*arguments, *place)
+    assert done.returncode == 1, done.stdout
+    assert "Traceback" not in done.stderr
+    assert word in done.stderr
+    lines = done.stderr.strip().splitlines()
+    assert lines[0].startswith("error: ")
+    if "unknown" not in case or case == "unknown model":
+        assert len(lines) == 1
+    assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_debug_shows_the_traceback(train):
+    done = train("model.checkpoint=no.safetensors", "debug=true")
+    assert done.returncode == 1
+    assert "Traceback" in done.stderr
