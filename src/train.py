@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import hydra
+from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -23,10 +24,11 @@ def main(cfg: DictConfig) -> float:
 
     try:
         return _run(cfg)[cfg.metric]
-    except InputError as error:
+    except (InputError, InstantiationException, OSError) as error:
         if cfg.debug:
             raise
-        sys.exit(f"error: {error}")
+        mendable = error.__cause__ if isinstance(error.__cause__, InputError) else error
+        sys.exit(f"error: {' '.join(str(mendable).split())}")
 
 
 def _run(cfg: DictConfig) -> dict[str, float]:
@@ -35,30 +37,28 @@ def _run(cfg: DictConfig) -> dict[str, float]:
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import get_method, instantiate
 
+    from attnround.results.record import Run
+
     source = OmegaConf.to_container(cfg, resolve=False)
     OmegaConf.resolve(cfg)
     task = get_method(cfg.task)
     named = [name for name in inspect.signature(task).parameters if name in cfg]
-    return task(
-        **instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"),
-        config=OmegaConf.to_container(cfg),
-        config_source=source,
-        output_dir=Path(HydraConfig.get().runtime.output_dir),
-    )
+    runtime = HydraConfig.get().runtime
+    choices = {group: option for group, option in runtime.choices.items() if not group.startswith("hydra")}
+    run = Run(OmegaConf.to_container(cfg), source, choices, Path(runtime.output_dir))
+    return task(**instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"), run=run)
 
 
-def run() -> int:
+def run() -> None:
     """`main`, with one clear line where the config does not compose or the output folder cannot be written."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
     try:
         main()
-    except (hydra.errors.HydraException, OmegaConfBaseException, OSError) as error:
+    except (HydraException, OmegaConfBaseException, OSError) as error:
         if "debug=true" in sys.argv:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+        sys.exit(f"error: {error}")
 
 
 if __name__ == "__main__":
-    sys.exit(run())
+    run()

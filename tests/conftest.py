@@ -42,7 +42,7 @@ def image_folder(tmp_path_factory) -> Path:
 
 
 class Residual(nn.Module):
-    """A small network with what real ones have: strides, groups, depthwise, a residual sum used in place, a linear end."""
+    """Small, with what real ones have: strides, groups, depthwise, a residual sum in place, a linear end."""
 
     def __init__(self, width: int = 8, num_classes: int = 5):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Imports go one way, from the entries to the grid; what each room may import is written here and read from the code."""
+"""Imports go one way, from the entries to the grid: what each room may import is written here."""
 
 import ast
 

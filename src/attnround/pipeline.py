@@ -2,7 +2,6 @@
 
 import logging
 import time
-from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -19,8 +18,8 @@ from attnround.progress import TrainingBar
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction import LayerReconstruction, LayerReport, reconstruct
 from attnround.results.plot import draw_layers
-from attnround.results.record import config_hash, peak_mib, provenance, write_atomically, write_record
-from attnround.results.table import csv_text, text_table
+from attnround.results.record import Run, peak_mib, write_atomically
+from attnround.results.table import comparison, csv_text
 from attnround.trainer import TrainerSettings
 from attnround.training import Recipe, SupervisedModule
 
@@ -38,15 +37,12 @@ def quantize(
     trainer: TrainerSettings,
     logger: dict[str, Logger],
     seed: int,
-    config: dict,
-    config_source: dict,
-    output_dir: Path,
+    run: Run,
 ) -> dict[str, float]:
     """Quantize a model's weights; print and record how it compares with FP32 and with rounding to nearest."""
     begun = time.perf_counter()
-    loggers = list(logger.values())
-    method = config["quantizer"]["_target_"].rsplit(".")[-1]
     pl.seed_everything(seed, verbose=False)
+    method, loggers = run.choices["quantizer"], list(logger.values())
 
     teacher = model.build()
     say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
@@ -56,15 +52,15 @@ def quantize(
     fold(teacher, calibration.images[:PROBES])
     layers = find_layers(teacher)
     allocation = bits.allocate(layers)
-    say(
-        "bits", f"{allocation.mean_bits(layers):.3f} a weight over {len(layers)} layers {allocation.convention}".strip()
-    )
+    mean_bits = allocation.mean_bits(layers)
+    basis = f" by {allocation.convention}" if allocation.convention else ""
+    say("bits", f"{run.choices['bits']}, {mean_bits:.3f} a weight over {len(layers)} layers{basis}")
 
-    with closing(loggers, config):
+    with closing(loggers, run.config):
         clock = time.perf_counter()
         student = swap_layers(teacher, allocation.bit_width, reconstruction.observer)
         scales_s = time.perf_counter() - clock
-        say("scales", f"searched in {scales_s:.1f} s")
+        say("scales", f"found in {scales_s:.1f} s")
         reference = evaluate(teacher, data, trainer, "fp32")
         nearest = evaluate(student, data, trainer, "nearest")
         say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
@@ -79,7 +75,7 @@ def quantize(
             "fp32/size_mib": size_mib(teacher),
             **compare("nearest", nearest, reference),
             **compare("quantized", quantized, reference),
-            "bits/mean": allocation.mean_bits(layers),
+            "bits/mean": mean_bits,
             "bits/size_mib": size_mib(student),
             "time/scales_s": scales_s,
             "time/reconstruction_s": reconstruction_s,
@@ -87,21 +83,19 @@ def quantize(
             "memory/peak_mib": peak_mib(),
         }
         rows = layer_rows(reports, allocation)
-        write_atomically(output_dir / "layers.csv", csv_text(rows))
-        title = f"{model.name}, {method}, {metrics['bits/mean']:.2f} bits a weight"
-        draw_layers(rows, output_dir / "layers.png", title)
-        publish(loggers, metrics, rows, [output_dir / "layers.png"])
-        record(
-            output_dir,
+        picture = run.output_dir / "layers.png"
+        write_atomically(run.output_dir / "layers.csv", csv_text(rows))
+        draw_layers(rows, picture, f"{run.choices['model']}, {method}, {mean_bits:.2f} bits a weight")
+        publish(loggers, metrics, rows, [picture])
+        run.write_record(
             metrics,
-            config,
-            config_source,
-            trainer,
-            calibration={"source": calibration.source, "indices": calibration.indices, "skipped": calibration.skipped},
+            device=trainer.device_name,
+            num_threads=torch.get_num_threads(),
+            calibration=calibration.provenance(),
             allocation={"bit_width": allocation.bit_width, "convention": allocation.convention},
         )
-    log.info("\n%s\n", result_table(method, metrics))
-    say("record", f"{output_dir}/record.json, layers.csv, layers.png")
+    log.info("\n%s\n", comparison(method, metrics))
+    say("record", f"{run.output_dir}: record.json, layers.csv, layers.png")
     return metrics
 
 
@@ -113,20 +107,18 @@ def pretrain(
     trainer: TrainerSettings,
     logger: dict[str, Logger],
     seed: int,
-    config: dict,
-    config_source: dict,
-    output_dir: Path,
+    run: Run,
 ) -> dict[str, float]:
     """Train a float model with labels; write its weights as model.safetensors."""
     begun = time.perf_counter()
-    loggers = list(logger.values())
     pl.seed_everything(seed, verbose=False)
-    net = model.build().to(memory_format=torch.channels_last).train()  # twice as fast on a CPU
+    loggers = list(logger.values())
+    net = model.build().to(memory_format=torch.channels_last).train()  # up to twice as fast on a CPU
     say("model", f"{model.name}, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
     data.match(net.preprocessing, net.num_classes)
-    with closing(loggers, config):
+    with closing(loggers, run.config):
         fit = trainer.make(max_epochs=training.num_epochs, logger=loggers, callbacks=[TrainingBar()])
-        fit.fit(SupervisedModule(net, training), train_dataloaders=data.train_dataloader())
+        fit.fit(SupervisedModule(net, training), datamodule=data)
         outputs = evaluate(net.eval(), data, trainer, "fp32")
         metrics = {
             "fp32/top1": outputs.top1,
@@ -134,11 +126,11 @@ def pretrain(
             "memory/peak_mib": peak_mib(),
         }
         weights = {key: value.contiguous() for key, value in net.state_dict().items()}
-        save_file(weights, output_dir / "model.safetensors")
+        save_file(weights, run.output_dir / "model.safetensors")
         publish(loggers, metrics, [], [])
-        record(output_dir, metrics, config, config_source, trainer)
+        run.write_record(metrics, device=trainer.device_name, num_threads=torch.get_num_threads())
     say("evaluate", f"{len(outputs.labels)} images: fp32 {outputs.top1:.2f} %")
-    say("record", f"{output_dir}/record.json, model.safetensors")
+    say("record", f"{run.output_dir}: record.json, model.safetensors")
     return metrics
 
 
@@ -167,45 +159,5 @@ def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]
 
 
 def layer_rows(reports: list[LayerReport], allocation: Allocation) -> list[dict]:
-    """A row for each layer, its coding length with it where the allocator computed one."""
+    """A row for each layer; its coding length is empty where the allocator asked for none."""
     return [report.row() | {"coding_length": allocation.score.get(report.name)} for report in reports]
-
-
-def result_table(method: str, metrics: dict[str, float]) -> str:
-    """FP32, nearest and the chosen method, a line each."""
-    header = ["", "top-1 %", "agreement %", "SQNR dB", "bits", "MiB", "seconds"]
-    bits, size = f"{metrics['bits/mean']:.2f}", f"{metrics['bits/size_mib']:.2f}"
-    fp32 = ["fp32", f"{metrics['fp32/top1']:.2f}", None, None, "32", f"{metrics['fp32/size_mib']:.2f}", None]
-    rows = [fp32]
-    for name, label, seconds in (
-        ("nearest", "nearest", metrics["time/scales_s"]),
-        ("quantized", method, metrics["time/scales_s"] + metrics["time/reconstruction_s"]),
-    ):
-        values = [f"{metrics[f'{name}/{key}']:.2f}" for key in ("top1", "agreement", "sqnr_db")]
-        rows.append([label, *values, bits, size, f"{seconds:.1f}"])
-    return text_table(header, rows)
-
-
-def record(
-    output_dir: Path,
-    metrics: dict[str, float],
-    config: dict,
-    config_source: dict,
-    trainer: TrainerSettings,
-    **more: object,
-) -> None:
-    """Write record.json: config and its hash, provenance, device, metrics."""
-    device = torch.cuda.get_device_name() if trainer.accelerator in ("gpu", "cuda") else "cpu"
-    write_record(
-        output_dir / "record.json",
-        {
-            "config_hash": config_hash(config_source),
-            "seed": config["seed"],
-            "device": device,
-            "num_threads": torch.get_num_threads(),
-            **provenance(Path(config["paths"]["root"])),
-            "metrics": metrics,
-            **more,
-            "config": config,
-        },
-    )

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from attnround.errors import InputError
 
 QUIET = (
     "does not have many workers",  # images in memory need none, and image folders set data.num_workers
     "The number of training batches",  # an epoch of reconstruction is a handful of bursts
+    "no `validation_step`",  # pre-training is evaluated once, at its end
     "GPU available but not used",  # trainer=cpu was asked for
     "module\\(s\\) in eval mode at the start of training",  # reconstruction never trains a batch norm
     "isinstance\\(treespec, LeafSpec\\)",  # Lightning's own use of a torch call that is going
@@ -25,6 +27,11 @@ class TrainerSettings:
     accelerator: str = "cpu"
     devices: int = 1
     precision: str = "32-true"
+
+    @property
+    def device_name(self) -> str:
+        """What computes: the GPU's name, or cpu."""
+        return torch.cuda.get_device_name() if self.accelerator in ("gpu", "cuda") else "cpu"
 
     def make(self, **more: Any) -> pl.Trainer:
         """A quiet Trainer. Raises InputError where the machine has no such accelerator."""

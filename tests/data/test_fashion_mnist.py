@@ -2,11 +2,11 @@ import gzip
 
 import pytest
 import torch
+from tests.conftest import ROOT
 
 from attnround.data import FashionMNIST
 from attnround.data.fashion_mnist import read_idx
 from attnround.errors import InputError
-from tests.conftest import ROOT
 
 ASSETS = ROOT / "assets/fashion_mnist"
 GREY = {"input_size": (1, 28, 28), "mean": (0.286,), "std": (0.353,)}

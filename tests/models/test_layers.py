@@ -73,5 +73,5 @@ def test_control_flow_on_the_data_is_refused():
         def forward(self, x):
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(InputError, match="Flow.*traced"):
+    with pytest.raises(InputError, match=r"Flow.*traced"):
         find_layers(Flow())

@@ -57,14 +57,17 @@ def test_moments_are_those_of_all_patches(case):
     centred_quantized = columns_quantized - columns_quantized.mean(1, keepdim=True)
     count = columns.shape[1]
     torch.testing.assert_close(moments.second, centred_quantized.mT @ centred_quantized / count, rtol=0, atol=1e-4)
-    torch.testing.assert_close(moments.cross, centred.mT @ centred_quantized / count, rtol=0, atol=1e-4)
-    outputs = centred @ grouped_rows(layer, layer.weight.detach()).double().mT
-    assert moments.energy == pytest.approx(outputs.square().sum(2).mean(1).sum().item(), rel=1e-4)
+    drift = centred_quantized - centred
+    torch.testing.assert_close(moments.drift, drift.mT @ centred_quantized / count, rtol=0, atol=1e-4)
+    rows = grouped_rows(layer, layer.weight.detach()).double()
+    for energy, values in ((moments.signal, centred), (moments.carried, drift)):
+        assert energy == pytest.approx((values @ rows.mT).square().sum(2).mean(1).sum().item(), rel=1e-4)
 
 
-def test_the_objective_is_the_output_error_of_the_layer_with_its_bias_corrected(case):
+@pytest.mark.parametrize("bit_width", [3, 8])
+def test_the_objective_is_the_output_error_of_the_layer_with_its_bias_corrected(case, bit_width):
     layer, x, x_quantized, moments = case
-    grid = Grid(3)
+    grid = Grid(bit_width)
     weight = layer.weight.detach()
     scale, zero_point = ClipSearch().search(weight, grid)
     levels = quantize(weight, scale, zero_point, grid)
@@ -115,3 +118,22 @@ def test_a_dead_layer_is_no_division_by_zero():
     scale, zero_point = ClipSearch().search(weight, Grid(4))
     objective = LayerObjective(grouped_rows(layer, weight), moments, scale, zero_point, ridge=0.01)
     assert torch.isfinite(objective(quantize(weight, scale, zero_point, Grid(4))))
+
+
+def test_the_small_error_of_eight_bits_is_told_exactly_where_the_inputs_are_the_same():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 16, 3, padding=1)
+    x = torch.randn(64, 1, 28, 28).clamp(min=-0.8)
+    moments = gather_moments(layer, [(each, each) for each in x.split(16)], Patches(layer, 10_000, torch.Generator()))
+    weight, grid = layer.weight.detach(), Grid(8)
+    scale, zero_point = ClipSearch().search(weight, grid)
+    levels = quantize(weight, scale, zero_point, grid)
+    rows = grouped_rows(layer, weight)
+    objective = LayerObjective(rows, moments, scale, zero_point, ridge=0.01)
+    difference = layer.weight.detach() - dequantize(levels, scale, zero_point)
+    noise = nn.functional.conv2d(x.double(), difference.double(), padding=1)
+    signal = nn.functional.conv2d(x.double(), weight.double(), padding=1)
+    energies = [(each - each.mean((0, 2, 3), keepdim=True)).square().sum() for each in (signal, noise)]
+    expected_db = 10 * torch.log10(energies[0] / energies[1]).item()
+    assert 40 < expected_db < 60
+    assert objective.sqnr_db(levels) == pytest.approx(expected_db, abs=0.05)

@@ -1,9 +1,10 @@
 import subprocess
 import sys
 
-from attnround.results.record import config_hash, git_revision, write_record
-from attnround.results.table import csv_text, text_table
 from tests.conftest import ROOT
+
+from attnround.results.record import config_hash, git_revision, write_atomically
+from attnround.results.table import csv_text, text_table
 
 CONFIG = {
     "seed": 0,
@@ -20,8 +21,8 @@ def test_the_hash_is_of_what_changes_a_result():
     assert config_hash(CONFIG) == config_hash(dict(reversed(CONFIG.items())))
 
 
-def test_a_record_is_whole_or_not_there(tmp_path):
-    write_record(tmp_path / "record.json", {"a": 1})
+def test_a_file_is_whole_or_not_there(tmp_path):
+    write_atomically(tmp_path / "record.json", "{}")
     assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
 
 
@@ -51,6 +52,7 @@ def test_csv_has_a_line_a_row():
 
 
 def test_results_need_no_torch():
-    code = "import sys; import attnround.results.record, attnround.results.table, attnround.results.plot; print('torch' in sys.modules)"
+    rooms = "attnround.results.record, attnround.results.table, attnround.results.plot"
+    code = f"import sys, {rooms}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True)
     assert done.stdout.strip() == "False"

@@ -28,8 +28,8 @@ def coding_rate(squared_singular_values: Tensor, n: int, m: int, eps: float) -> 
 def weight_rate(weight: Tensor, eps: float, codebook: bool = False) -> float:
     """Bits per weight of a layer: R / n, whose vectors are the output filters.
 
-    weight: [O, *rest], batch norm folded; m = O, n = the product of rest. eps is relative to the layer's rms weight: the
-    distortion of a vector is n (eps rms)^2. codebook adds the m vectors' own cost, (m + n) / m times as much.
+    weight: [O, *rest], batch norm folded; m = O, n = the product of rest. eps is relative to the layer's rms weight:
+    the distortion of a vector is n (eps rms)^2. codebook adds the code book's own cost, (m + n) / m times as much.
     A layer of zeros costs nothing.
     """
     filters = weight.detach().flatten(1)

@@ -2,8 +2,8 @@
 
     b_l = the candidate nearest to b0 + r_l - mean(r)
 
-with r_l the coding length of layer l in bits per weight and b0 found by bisection so that the budget is met; a greedy last
-step spends what the rounding to candidates left. Source of the idea: arXiv 2207.03088; the rule is this project's.
+with r_l the coding length of layer l in bits per weight and b0 found by bisection so that the budget is met; a greedy
+last step spends what the rounding to candidates left. Source of the idea: arXiv 2207.03088; the rule is this project's.
 """
 
 from collections.abc import Sequence
@@ -35,7 +35,8 @@ class Mixed(Allocator):
             check_bit_width("bits.candidates", candidate)
         if not self.candidates or self.eps <= 0:
             raise InputError(
-                f"bits.candidates={list(self.candidates)}, bits.eps={self.eps}: name at least one bit width, eps above 0"
+                f"bits.candidates={list(self.candidates)}, bits.eps={self.eps}: "
+                "name at least one bit width, and an eps above 0"
             )
 
     def allocate(self, layers: Sequence[WeightedLayer]) -> Allocation:
@@ -48,8 +49,8 @@ class Mixed(Allocator):
         low, high = ((pinned_bits + sum(free.values()) * bits) / total for bits in (candidates[0], candidates[-1]))
         if not low <= self.budget <= high:
             raise InputError(
-                f"bits.budget={self.budget} mean bits is out of reach: with candidates {candidates} and pins {self.pinned} "
-                f"this model takes {low:.3f} to {high:.3f}"
+                f"bits.budget={self.budget} mean bits is out of reach: with bits.candidates={candidates} and "
+                f"bits.pinned={dict(self.pinned)} this model takes {low:.3f} to {high:.3f}"
             )
         score = {layer.name: weight_rate(layer.weight, self.eps, self.codebook) for layer in layers}
         chosen = waterfill({name: score[name] for name in free}, free, candidates, self.budget * total - pinned_bits)
@@ -66,9 +67,9 @@ def waterfill(
 ) -> dict[str, int]:
     """Bits for each name so that sum size * bits <= budget_bits: one water level b0 for all, then the greedy rest.
 
-    score: bits per weight; sizes: weights; candidates: ascending bit widths. The cheapest allocation must be affordable.
-    The greedy rest gives the next candidate to the layer that the water level left furthest below its share, as long as
-    one is affordable.
+    score: bits per weight; sizes: weights; candidates: ascending bit widths, the lowest of which must be affordable.
+    The greedy rest gives the next candidate to the layer that the water level left furthest below its share, as long
+    as one is affordable.
     """
     if not score:
         return {}

@@ -23,6 +23,10 @@ class Calibration:
     source: str
     skipped: list[str]
 
+    def provenance(self) -> dict[str, object]:
+        """What a record says of it."""
+        return {"source": self.source, "indices": self.indices, "skipped": self.skipped}
+
 
 class ImageData(pl.LightningDataModule, ABC):
     """Base of the data modules. `match` tells it which model will look at the images, before anything is read."""

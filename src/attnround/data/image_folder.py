@@ -22,8 +22,8 @@ WORDNET_ID = re.compile(r"n\d{8}")
 class ImageFolder(ImageData):
     """root: a folder with val/<class>/<images>; calibration: any folder of images, at any depth, labels unknown.
 
-    Class folders are WordNet ids or class indices of the model's outputs, so that a subset of ImageNet evaluates rightly
-    on a model of 1,000 classes; other names stand for the classes in alphabetical order, if there are as many.
+    Class folders are WordNet ids or class indices of the model's outputs, so that a subset of ImageNet evaluates
+    rightly on a model of 1,000 classes; other names stand for the classes in alphabetical order, if there are as many.
     Without `calibration` it is root/train. Images pass through timm's evaluation transform for the model.
     """
 
@@ -128,7 +128,7 @@ def class_places(names: list[str], num_classes: int, folder: Path) -> dict[str, 
     if lost or not names:
         given = f"{', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''} map to none" if lost else "there is no folder"
         raise InputError(
-            f"{folder}: of the model's {num_classes} classes, {given}: name class folders by WordNet id (n01440764) for an "
-            f"ImageNet model, by class index (0 to {num_classes - 1}), or give exactly {num_classes} folders"
+            f"{folder}: of the model's {num_classes} classes, {given}: name class folders by WordNet id (n01440764) "
+            f"for an ImageNet model, by class index (0 to {num_classes - 1}), or give exactly {num_classes} folders"
         )
     return places

@@ -1,6 +1,7 @@
 """A float model from timm with weights from a checkpoint, from timm's hub, or none."""
 
 import difflib
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from attnround.errors import InputError, reason
+
+logging.getLogger("timm").setLevel(logging.WARNING)  # our own lines say what is loaded
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,12 @@
 """Second moments of a layer's inputs: all that the layer objective needs to know of the calibration images.
 
 With the inputs x in the float model and x' in the model quantized so far, as columns of the layer's matrix product and
-centred on their means, per group of a grouped convolution:
+centred on their means, and the drift d = x' - x between them, per group of a grouped convolution:
 
-    H = E[x' x'^T]        K = E[x x'^T]        energy = E|W x|^2
+    H = E[x' x'^T]        D = E[d x'^T]        signal = E|W x|^2        carried = E|W d|^2
+
+E[x x'^T] is H - D. The drift is summed by itself because the errors to be told apart, at 8 bits, are smaller than what
+subtracting large float32 sums would leave of it.
 """
 
 from collections.abc import Iterable
@@ -19,15 +22,16 @@ from attnround.models.patches import Patches, grouped_rows
 class Moments:
     """Float64, for G groups of rows of n inputs.
 
-    mean, mean_quantized: [G, n] of x and x'; second: H [G, n, n]; cross: K [G, n, n]; energy: variance of the float
-    layer's outputs, summed; num_samples: columns seen.
+    mean, mean_quantized: [G, n] of x and x'; second: H [G, n, n]; drift: D [G, n, n]; signal, carried: energies of the
+    float layer's outputs (variances, summed over channels), of x and of the drift; num_samples: columns seen.
     """
 
     mean: Tensor
     mean_quantized: Tensor
     second: Tensor
-    cross: Tensor
-    energy: float
+    drift: Tensor
+    signal: float
+    carried: float
     num_samples: int
 
 
@@ -38,29 +42,31 @@ def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], pa
     Products are float32 batch by batch and summed in float64; patches are never all held at once.
     """
     rows = grouped_rows(layer, layer.weight.detach())
-    count, sums = 0, [0.0] * 6
+    count, sums = 0, [0.0] * 8
     for x, x_quantized in inputs:
-        same = x is x_quantized
-        drawn = patches.draw(x) if same else patches.draw(x, x_quantized)
-        columns, columns_quantized = drawn[0], drawn[-1]
-        outputs = columns @ rows.mT
-        second = columns_quantized.mT @ columns_quantized
+        columns, columns_quantized = patches.draw(x, x_quantized)
+        drift = columns_quantized - columns
+        outputs, output_drift = columns @ rows.mT, drift @ rows.mT
         batch = (
-            columns.sum(1),
             columns_quantized.sum(1),
-            second,
-            second if same else columns.mT @ columns_quantized,
+            drift.sum(1),
+            columns_quantized.mT @ columns_quantized,
+            drift.mT @ columns_quantized,
             outputs.sum(1),
             outputs.square().sum(1),
+            output_drift.sum(1),
+            output_drift.square().sum(1),
         )
         sums = [total + part.double() for total, part in zip(sums, batch, strict=True)]
         count += columns.shape[1]
-    mean, mean_quantized, second, cross, output, output_square = (total / count for total in sums)
+    mean, mean_drift, second, drift, *outputs = (total / count for total in sums)
+    output, output_square, output_drift, output_drift_square = outputs
     return Moments(
+        mean - mean_drift,
         mean,
-        mean_quantized,
-        second - mean_quantized[:, :, None] * mean_quantized[:, None, :],
-        cross - mean[:, :, None] * mean_quantized[:, None, :],
+        second - mean[:, :, None] * mean[:, None, :],
+        drift - mean_drift[:, :, None] * mean[:, None, :],
         (output_square - output.square()).clamp(min=0).sum().item(),
+        (output_drift_square - output_drift.square()).clamp(min=0).sum().item(),
         count,
     )

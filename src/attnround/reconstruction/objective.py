@@ -1,13 +1,13 @@
 """The layer objective: the error of a layer's output, from second moments alone.
 
-For a weight Q on the quantized inputs x' against the float W on the float inputs x, both centred (the bias takes up the
-means), with H = E[x' x'^T] and K = E[x x'^T]:
+For a weight Q on the quantized inputs x' = x + d against the float W on the float inputs x, all centred (the bias takes
+up the means), with H = E[x' x'^T] and D = E[d x'^T]:
 
-    E|Q x' - W x|^2 = tr(Q H Q^T) - 2 tr(W K Q^T) + energy
+    E|Q x' - W x|^2 = tr((Q - W) H (Q - W)^T) + 2 tr(W D (Q - W)^T) + E|W d|^2
 
-A ridge keeps Q near W where the images say little: H + r I and K + r I in their places, r a fraction of H's mean diagonal.
-It is the same as tr((Q - W*) H (Q - W*)^T) + floor with the best real-valued weight W* = W K H^-1. For levels with
-means E[q] and variances Var[q], Q = s (E[q] - z) and the expected error has sum s^2 Var[q_ij] H_jj more.
+A ridge r |Q - W|^2 keeps Q near W where the images say little; r is a fraction of H's mean diagonal. Completed to a
+square, it is tr((Q - W*) (H + r I) (Q - W*)^T) + floor with the best real-valued weight W* = W - W D (H + r I)^-1. For
+levels with means E[q] and variances Var[q], Q = s (E[q] - z) and the expected error has sum s^2 Var[q_ij] H_jj more.
 One matrix product a step serves the value and the gradient; its cost does not depend on the number of images.
 """
 
@@ -30,20 +30,17 @@ class LayerObjective:
     def __init__(self, weight: Tensor, moments: Moments, scale: Tensor, zero_point: Tensor, ridge: float):
         groups, rows, n = weight.shape
         dtype, weight = weight.dtype, weight.double()
-        diagonal = moments.second.diagonal(dim1=1, dim2=2)
-        added = ridge * diagonal.mean(1, keepdim=True).clamp(min=TINY)
+        added = ridge * moments.second.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).clamp(min=TINY)
         second = moments.second + torch.diag_embed(added.expand(groups, n))
-        cross = moments.cross + torch.diag_embed(added.expand(groups, n))
-        projected = weight @ cross
-        best = torch.cholesky_solve(projected.mT, torch.linalg.cholesky(second)).mT
-        ridge_energy = (added[:, :, None] * weight.square()).sum().item()
-        energy = max(moments.energy, TINY)
-        self.floor = 100 * (energy + ridge_energy - (projected * best).sum().item()) / energy
+        pull = weight @ moments.drift
+        offset = torch.cholesky_solve(pull.mT, torch.linalg.cholesky(second)).mT
+        percent = 100 / max(moments.signal, TINY)
+        self.floor = percent * (moments.carried - (pull * offset).sum().item())
         scale = scale.double().reshape(groups, rows, 1)
-        self.centre = (best / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)
-        self.second = second.to(dtype)
         self.start = (weight / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)
-        self.gain = (100 / energy * scale.square()).to(dtype)
+        self.centre = ((weight - offset) / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)
+        self.second = second.to(dtype)
+        self.gain = (percent * scale.square()).to(dtype)
         self.added = added[:, :, None].to(dtype)
         self.diagonal = second.diagonal(dim1=1, dim2=2)[:, None, :].to(dtype)
 

@@ -63,7 +63,7 @@ class LayerUnit:
         self.name, self.float_layer, self.layer, self.quantizer = name, float_layer, layer, quantizer
         weight = float_layer.weight.detach()
         self.moments = gather_moments(float_layer, inputs, patches)
-        if not (self.moments.second.isfinite().all() and self.moments.cross.isfinite().all()):
+        if not (self.moments.second.isfinite().all() and self.moments.drift.isfinite().all()):
             raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
         if observer.input_weighted:
             diagonal = self.moments.second.diagonal(dim1=1, dim2=2)[:, None, :].to(weight.dtype)

@@ -12,8 +12,8 @@ class Walk:
     """Where the calibration images are in the network: for each batch, the values that later nodes still need.
 
     A step to the next layer runs only the nodes between. The values are then kept where they are if they fit into
-    `cache_mib`, in place of the earlier ones, so that no node runs twice; where they do not fit (an expanded activation)
-    the earlier ones stay, and the nodes between run again for the next layer.
+    `cache_mib`, in place of the earlier ones, so that no node runs twice; where they do not fit (an expanded
+    activation) the earlier ones stay, and the nodes between run again for the next layer.
     """
 
     def __init__(

@@ -7,11 +7,37 @@ import platform
 import resource
 import subprocess
 import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
 NO_RESULT = ("paths", "logger", "debug", "metric")  # groups that change where a result goes, not what it is
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run: its config with interpolations resolved, and as written; the option chosen in each group; its folder."""
+
+    config: dict
+    source: dict
+    choices: dict[str, str]
+    output_dir: Path
+
+    def write_record(self, metrics: dict[str, float], **more: object) -> None:
+        """Write record.json, whole or not at all."""
+        record = {
+            "config_hash": config_hash(self.source),
+            "choices": self.choices,
+            "seed": self.config["seed"],
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance(Path(self.config["paths"]["root"])),
+            "metrics": metrics,
+            **more,
+            "config": self.config,
+        }
+        write_atomically(self.output_dir / "record.json", json.dumps(record, indent=2) + "\n")
 
 
 def config_hash(config: dict) -> str:
@@ -70,8 +96,3 @@ def write_atomically(path: Path, text: str) -> None:
     part = path.with_name(path.name + ".part")
     part.write_text(text)
     part.replace(path)
-
-
-def write_record(path: Path, record: dict) -> None:
-    """Write a record as indented JSON."""
-    write_atomically(path, json.dumps(record, indent=2) + "\n")

@@ -32,3 +32,18 @@ def csv_text(rows: Sequence[dict[str, object]]) -> str:
     for row in rows:
         writer.writerow({key: "x".join(map(str, v)) if isinstance(v, list) else v for key, v in row.items()})
     return out.getvalue()
+
+
+def comparison(method: str, metrics: dict[str, float]) -> str:
+    """The table a run ends with: FP32, rounding to nearest at the same bits, the chosen method."""
+    header = ["", "top-1 %", "agreement %", "SQNR dB", "bits", "MiB", "seconds"]
+    rows = [["fp32", f"{metrics['fp32/top1']:.2f}", None, None, "32", f"{metrics['fp32/size_mib']:.2f}", None]]
+    scales_s, reconstruction_s = metrics["time/scales_s"], metrics["time/reconstruction_s"]
+    for name, label, seconds in (
+        ("nearest", "nearest", scales_s),
+        ("quantized", method, scales_s + reconstruction_s),
+    ):
+        values = [f"{metrics[f'{name}/{key}']:.2f}" for key in ("top1", "agreement", "sqnr_db")]
+        size = [f"{metrics['bits/mean']:.2f}", f"{metrics['bits/size_mib']:.2f}"]
+        rows.append([label, *values, *size, f"{seconds:.1f}"])
+    return text_table(header, rows)

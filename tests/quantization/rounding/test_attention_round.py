@@ -1,4 +1,4 @@
-"""The closed forms of the Gaussian over levels, against sums over all levels in float64, Monte Carlo and differences."""
+"""The closed forms of the Gaussian over levels: against float64 sums over all levels, Monte Carlo and differences."""
 
 import math
 

@@ -63,8 +63,8 @@ def test_learning_lowers_the_objective_well_below_nearest(name, problem):
 
 
 @pytest.mark.parametrize("name", LEARNED)
-def test_it_starts_at_the_weight_itself(name, problem):
-    _, grid, objective = problem
+def test_it_starts_at_the_weight_itself(name):
+    grid = Grid(3)
     u = torch.linspace(grid.qmin + 1, grid.qmax - 1, 40).reshape(2, 20)
     rounding = METHODS[name].start(u, grid, lambda mean, variance=None: mean.sum() * 0 + 1)
     rounding.anneal(0.0)

@@ -21,8 +21,9 @@ EDGE = 1e-3  # keeps the start of V finite where a weight lies on a level
 class AdaRound(Quantizer):
     """q = clip(floor(u) + h(V)), h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1), started so that h = frac(u).
 
-    The regulariser lambda * mean(1 - |2h - 1|^beta) drives h to 0 or 1: it begins after `warmup` of the steps, while beta
-    falls from beta_start to beta_end. lambda is in units of nearest's error, so that one value serves every layer.
+    The regulariser lambda * mean(1 - |2h - 1|^beta) drives h to 0 or 1: it begins after `warmup` of the steps, while
+    beta falls from beta_start to beta_end. `regularization` is lambda in units of nearest's error, so that one value
+    serves every layer.
     """
 
     lr: float = 0.01

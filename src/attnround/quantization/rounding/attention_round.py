@@ -1,7 +1,7 @@
 """Attention Round: every weight may map to every level, with a probability that falls as a Gaussian of the distance.
 
-Source: Diao, Li, Xu, Hao, "Attention Round for Post-Training Quantization", arXiv 2207.03088. The abstract gives the idea;
-the formulae here are this project's reading of it:
+Source: Diao, Li, Xu, Hao, "Attention Round for Post-Training Quantization", arXiv 2207.03088. The abstract gives the
+idea; the formulae here are this project's reading of it:
 
     q = clip(round(u + alpha + sigma * xi)), xi ~ N(0, 1), alpha learned, c = u + alpha
     E[q]   = qmin   + sum_k          Phi((c - k - 1/2) / sigma)        k = qmin..qmax-1
@@ -37,8 +37,8 @@ class AttentionRound(Quantizer):
     def __post_init__(self) -> None:
         if not 0 < self.sigma_end <= self.sigma:
             raise InputError(
-                f"quantizer.sigma={self.sigma}, quantizer.sigma_end={self.sigma_end}: sigma shrinks from the first to the "
-                "second, both above 0 and in quantization steps; try 0.5 and 0.05"
+                f"quantizer.sigma={self.sigma}, quantizer.sigma_end={self.sigma_end}: sigma shrinks from the first to "
+                "the second, both above 0 and in quantization steps; try 0.5 and 0.05"
             )
         if self.lr <= 0 or self.num_steps < 1:
             raise InputError(
