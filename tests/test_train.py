@@ -69,6 +69,17 @@ def test_a_run_with_ones_own_model_and_data(train, own, tmp_path):
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
 
 
+def test_the_main_job(train, tmp_path):
+    done = train("quantizer=attention_round", "bits=mixed", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    metrics = json.loads((tmp_path / "run/record.json").read_text())["metrics"]
+    assert metrics["fp32/top1"] >= 93
+    assert metrics["quantized/top1"] >= metrics["fp32/top1"] - 0.3
+    assert metrics["quantized/sqnr_db"] > metrics["nearest/sqnr_db"] + 6
+    assert 3.9 < metrics["bits/mean"] <= 4
+    assert metrics["memory/peak_mib"] < 2048
+
+
 def test_several_quantizers_side_by_side(train, own, tmp_path):
     done = train(*own[:-1], "-m", "quantizer=nearest,attention_round", "quantizer.num_steps=5", "hydra.sweep.dir=sweep")
     assert done.returncode == 1  # nearest has no steps: Hydra says so

@@ -1,4 +1,6 @@
 import copy
+import io
+import sys
 
 import pytest
 import torch
@@ -95,3 +97,26 @@ def test_a_loss_that_diverges_names_the_layer(problem):
 
     with pytest.raises(InputError, match=r"stem.*lower quantizer\.lr"):
         run(problem, Diverging())
+
+
+def test_a_terminal_shows_the_unit_and_its_loss(problem, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    run(problem, AttentionRound())
+    shown = terminal.getvalue()
+    assert "reconstruct 1/4 stem 3 bit" in shown
+    assert "reconstruct 4/4 head 3 bit" in shown
+    assert "loss" in shown
+
+
+def test_without_a_terminal_there_is_a_plain_line_a_unit(problem, caplog, capsys):
+    caplog.set_level("INFO")
+    run(problem, AttentionRound())
+    lines = [record.getMessage() for record in caplog.records if "loss" in record.getMessage()]
+    assert len(lines) == 4
+    assert lines[1].split()[:4] == ["2/4", "depthwise", "3", "bit"]
+    assert "\r" not in capsys.readouterr().err

@@ -1,0 +1,36 @@
+import csv
+import json
+
+import pytest
+
+from attnround.results.rows import METRICS, main, spread
+
+
+def record(seed: int, quantizer: str, top1: float) -> dict:
+    metrics = dict.fromkeys(METRICS, 1.0) | {"fp32/top1": 94.0, "nearest/top1": 80.0, "quantized/top1": top1}
+    return {
+        "choices": {"model": "m", "quantizer": quantizer, "bits": "uniform"}, "seed": seed, "metrics": metrics,
+        "config_hash": f"{quantizer}{seed}", "git_revision": "abc", "versions": {"torch": "2"}, "device": "cpu",
+        "processor": "p, 2 cores", "num_threads": 2, "date": "2026-01-01", "config": {"bits": {"bit_width": 3}},
+    }  # fmt: skip
+
+
+def test_rows_and_their_table(tmp_path):
+    for i, (seed, quantizer, top1) in enumerate([(1, "b", 93.0), (0, "b", 92.0), (0, "a", 90.0)]):
+        (tmp_path / "runs" / str(i)).mkdir(parents=True)
+        (tmp_path / "runs" / str(i) / "record.json").write_text(json.dumps(record(seed, quantizer, top1)))
+    main(str(tmp_path / "runs"), str(tmp_path / "table"))
+    with (tmp_path / "table.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["quantizer"], row["seed"]) for row in rows] == [("a", "0"), ("b", "0"), ("b", "1")]
+    assert {row["device"] for row in rows} == {"p, 2 cores"}
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert len(lines) == 5
+    assert lines[2].startswith("| m | uniform 3 | nearest | 1 | 80.00 | 14.00 |")
+    assert lines[4].startswith("| m | uniform 3 | b | 2 | 92.50 ± 0.71 | 1.50 ± 0.71 |")
+
+
+def test_spread():
+    assert spread([2.0, 4.0]) == "3.00 ± 1.41"
+    with pytest.raises(ValueError, match="mean requires"):
+        spread([])

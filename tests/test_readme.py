@@ -1,0 +1,47 @@
+"""What the README tells a newcomer to type works, and the numbers it shows are those of committed rows."""
+
+import re
+import shlex
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from attnround.results.rows import summary_of
+from tests.conftest import ROOT
+
+TEXT = (ROOT / "README.md").read_text()
+COMMANDS = sorted(set(re.findall(r"python (src/train\.py (?:[^\n#]*\\\n)*[^\n#]*)", TEXT.replace("`", "\n"))))
+HELP = "python src/train.py --help"
+
+
+@pytest.mark.parametrize("command", [each.strip() for each in COMMANDS])
+def test_a_command_composes(command):
+    overrides = [each for each in shlex.split(command.replace("\\\n", " "))[1:] if not each.startswith("-")]
+    # a sweep's first choice stands for all: each option composes in tests/test_config.py
+    first = [each if "=[" in each else each.split(",")[0] for each in overrides]
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        assert compose("train", first)
+
+
+def test_there_are_commands():
+    assert len(COMMANDS) >= 8
+
+
+def test_make_targets_that_are_named_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z-]+)", TEXT)):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "results").glob("*.md")), ids=lambda path: path.stem)
+def test_committed_tables_are_those_of_the_committed_rows(path):
+    assert path.read_text() == summary_of(path.with_suffix(".csv"))
+
+
+def test_the_readme_shows_the_committed_table():
+    assert (ROOT / "results/rounding.md").read_text().strip() in TEXT
+
+
+def test_files_that_are_linked_exist():
+    for target in re.findall(r"\]\(([^)]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
