@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 from torch import nn
 
@@ -15,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 os.environ["ATTNROUND_ROOT"] = str(ROOT)
 os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core
 torch.set_num_threads(1)
+settings.register_profile("steady", deadline=None)  # a busy machine is no failure
+settings.load_profile("steady")
 
 
 @pytest.fixture

@@ -31,7 +31,7 @@ class AttentionRound(Quantizer):
 
     sigma: float = 0.5
     sigma_end: float = 0.05
-    lr: float = 0.02
+    lr: float = 0.05
     num_steps: int = 200
 
     def __post_init__(self) -> None:
