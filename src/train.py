@@ -23,7 +23,10 @@ def main(cfg: DictConfig) -> float:
     from attnround.errors import InputError  # the heavy imports wait until help and completion are out of the way
 
     try:
-        return _run(cfg)[cfg.metric]
+        metrics = _run(cfg)
+        if cfg.metric not in metrics:
+            raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
+        return metrics[cfg.metric]
     except (InputError, InstantiationException, OSError) as error:
         if cfg.debug:
             raise

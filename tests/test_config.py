@@ -2,13 +2,14 @@
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
+from attnround.errors import InputError
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
-NOT_A_PART = {"paths", "hydra", "experiment", "trainer"}
 NEEDS = {"model=timm": ["model.name=test_resnet"], "data=image_folder": ["data.root=/images"]}
 OPTIONS = [f"{each.parent.name}={each.stem}" for each in sorted(CONF.glob("*/*.yaml")) if each.parent.name != "hydra"]
 
@@ -51,3 +52,33 @@ def test_the_parts_of_an_experiment_fit_its_task(name):
 def test_both_loggers_at_once():
     assert set(composed("logger=[csv,wandb]").logger) == {"csv", "wandb"}
     assert set(composed("logger=wandb").logger) == {"wandb"}
+
+
+WRONG = [
+    "bits.budget=abc",
+    "bits.eps=0",
+    "bits.candidates=[]",
+    "quantizer.lr=abc",
+    "quantizer.sigma=-1",
+    "quantizer.num_steps=1.5",
+    "quantizer.sigma_end=0.9",
+    "data.num_calibration=0",
+    "data.batch_size=0",
+    "data.seed=abc",
+    "reconstruction.batch_size=0",
+    "reconstruction.burst=0",
+    "reconstruction.ridge=0",
+    "reconstruction.cache_mib=abc",
+    "reconstruction.num_positions=0",
+    "reconstruction.observer.norm=0",
+    "reconstruction.observer.num_candidates=0",
+]
+
+
+@pytest.mark.parametrize("override", WRONG)
+def test_a_value_out_of_bounds_names_its_option(override):
+    group, key = override.split("=")[0].split(".", 1)
+    with pytest.raises(InstantiationException) as caught:
+        instantiate(composed(override)[group], _convert_="all")
+    assert isinstance(caught.value.__cause__, InputError) or isinstance(caught.value.__cause__.__cause__, InputError)
+    assert key.split(".")[-1] in str(caught.value)

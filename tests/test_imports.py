@@ -13,7 +13,7 @@ MAY_IMPORT = {
     "quantization": set(),
     "results": set(),
     "progress": set(),
-    "logs": set(),
+    "logs": {"results"},
     "trainer": set(),
     "data": set(),
     "bits": {"quantization"},

@@ -94,12 +94,13 @@ def test_several_quantizers_side_by_side(train, own, tmp_path):
 
 def test_pretraining_writes_weights_that_load(train, tmp_path):
     short = "training.num_epochs=1", "data.full_train=false", "data.batch_size=2000"
-    done = train("experiment=pretrain", "model=mobilenetv2_050", *short, "hydra.run.dir=run", timeout=600)
+    arguments = ("experiment=pretrain", "model=mobilenetv2_050", "logger=wandb", "hydra.run.dir=run")
+    done = train(*arguments, *short, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "fp32/top1" in json.loads((tmp_path / "run/record.json").read_text())["metrics"]
     model = TimmModel(
         "mobilenetv2_050", checkpoint=str(tmp_path / "run/model.safetensors"), num_classes=10, small_image_stem=True,
-        arguments={"in_chans": 1},
+        arguments={"in_chans": 1}, preprocessing={"input_size": [1, 28, 28], "mean": [0.3], "std": [0.3]},
     )  # fmt: skip
     assert model.build()(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
 
@@ -125,7 +126,9 @@ BAD = {
     "missing folder": (["data=image_folder", "data.root=nowhere"], "nowhere is not there"),
     "too many images": (["data.num_calibration=20000"], "10000"),
     "bits": (["bits=uniform", "bits.bit_width=9"], "2 to 8"),
-    "budget": (["bits.budget=1.5"], "takes 2."),
+    "budget too low": (["bits.budget=1.5"], "takes 2."),
+    "budget too high": (["bits.budget=8.5"], "to 8.0"),
+    "seed": (["seed=abc"], "seed=abc"),
     "sigma": (["quantizer.sigma=0"], "above 0"),
     "unknown option": (["quantizer.sigm=1"], "sigm"),
     "unknown group option": (["quantizer=adaroundd"], "adaround"),

@@ -8,9 +8,38 @@ class InputError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(message.strip().splitlines()[-1].removeprefix(f"{__name__}.InputError: "))
+        if "Original Traceback" in message:
+            message = message.strip().splitlines()[-1].removeprefix(f"{__name__}.InputError: ")
+        super().__init__(message)
 
 
 def reason(error: Exception) -> str:
     """The first line of another's error, or its kind where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def check_number(
+    option: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    whole: bool = False,
+) -> None:
+    """Raise InputError unless this option's value is a number (a whole one) within these bounds, as a line says it.
+
+    >>> check_number("quantizer.lr", 0.01, above=0)
+    >>> check_number("data.batch_size", 0, least=1, whole=True)
+    Traceback (most recent call last):
+    attnround.errors.InputError: data.batch_size=0: give a whole number of at least 1
+    """
+    bounds = [
+        f"{word} {bound}"
+        for word, bound in (("of at least", least), ("above", above), ("of at most", most))
+        if bound is not None
+    ]
+    right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
+    right = right and (least is None or value >= least) and (above is None or value > above)
+    if not right or (most is not None and value > most):
+        raise InputError(f"{option}={value}: give a {'whole ' if whole else ''}number {' and '.join(bounds)}".rstrip())

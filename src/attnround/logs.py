@@ -7,6 +7,8 @@ from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
 
+from attnround.results.table import plain
+
 
 @contextlib.contextmanager
 def closing(loggers: Sequence[Logger], config: dict) -> Iterator[None]:
@@ -30,8 +32,8 @@ def publish(
     """Final metrics to all; the per-layer table and the pictures to those that take such (W&B does)."""
     for logger in loggers:
         logger.log_metrics(metrics)
-        if hasattr(logger, "log_table"):
-            cells = [["x".join(map(str, v)) if isinstance(v, list) else v for v in row.values()] for row in rows]
+        if rows and hasattr(logger, "log_table"):
+            cells = [[plain(value) for value in row.values()] for row in rows]
             logger.log_table("layers", columns=list(rows[0]), data=cells)
         if hasattr(logger, "log_image"):
             for picture in pictures:

@@ -9,11 +9,11 @@ from pytorch_lightning.loggers import Logger
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from attnround.bits import Allocation, Allocator
+from attnround.bits import Allocation, Allocator, weight_rate
 from attnround.data import ImageData
 from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib
 from attnround.logs import closing, publish
-from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers
+from attnround.models import Layer, TimmModel, find_layers, fold_batch_norms, swap_layers
 from attnround.progress import TrainingBar
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction import LayerReconstruction, LayerReport, reconstruct
@@ -82,7 +82,7 @@ def quantize(
             "time/total_s": time.perf_counter() - begun,
             "memory/peak_mib": peak_mib(),
         }
-        rows = layer_rows(reports, allocation)
+        rows = layer_rows(reports, layers, allocation)
         picture = run.output_dir / "layers.png"
         write_atomically(run.output_dir / "layers.csv", csv_text(rows))
         draw_layers(rows, picture, f"{run.choices['model']}, {method}, {mean_bits:.2f} bits a weight")
@@ -126,7 +126,8 @@ def pretrain(
             "memory/peak_mib": peak_mib(),
         }
         weights = {key: value.contiguous() for key, value in net.state_dict().items()}
-        save_file(weights, run.output_dir / "model.safetensors")
+        save_file(weights, run.output_dir / "model.safetensors.part")
+        (run.output_dir / "model.safetensors.part").rename(run.output_dir / "model.safetensors")
         publish(loggers, metrics, [], [])
         run.write_record(metrics, device=trainer.device_name, num_threads=torch.get_num_threads())
     say("evaluate", f"{len(outputs.labels)} images: fp32 {outputs.top1:.2f} %")
@@ -158,6 +159,7 @@ def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]
     }
 
 
-def layer_rows(reports: list[LayerReport], allocation: Allocation) -> list[dict]:
-    """A row for each layer; its coding length is empty where the allocator asked for none."""
-    return [report.row() | {"coding_length": allocation.score.get(report.name)} for report in reports]
+def layer_rows(reports: list[LayerReport], layers: list[Layer], allocation: Allocation) -> list[dict]:
+    """A row for each layer; its coding length is the allocator's, or in the default convention where it needed none."""
+    lengths = {layer.name: allocation.score.get(layer.name, weight_rate(layer.weight)) for layer in layers}
+    return [report.row() | {"coding_length": lengths[report.name]} for report in reports]

@@ -8,13 +8,12 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from attnround.errors import InputError
+from attnround.errors import InputError, reason
 
 QUIET = (
     "does not have many workers",  # images in memory need none, and image folders set data.num_workers
     "The number of training batches",  # an epoch of reconstruction is a handful of bursts
     "no `validation_step`",  # pre-training is evaluated once, at its end
-    "Experiment logs directory .* exists and is not empty",  # the run's own folder, used again
     "GPU available but not used",  # trainer=cpu was asked for
     "module\\(s\\) in eval mode at the start of training",  # reconstruction never trains a batch norm
     "isinstance\\(treespec, LeafSpec\\)",  # Lightning's own use of a torch call that is going
@@ -26,7 +25,6 @@ class TrainerSettings:
     """The device side of every Trainer of a run. precision is Lightning's word for it: 32-true, bf16-mixed."""
 
     accelerator: str = "cpu"
-    devices: int = 1
     precision: str = "32-true"
 
     @property
@@ -41,7 +39,7 @@ class TrainerSettings:
             warnings.filterwarnings("ignore", f".*{message}.*")
         settings = {
             "accelerator": self.accelerator,
-            "devices": self.devices,
+            "devices": 1,
             "precision": self.precision,
             "logger": False,
             "enable_checkpointing": False,
@@ -50,5 +48,6 @@ class TrainerSettings:
         }
         try:
             return pl.Trainer(**(settings | more))
-        except pl.utilities.exceptions.MisconfigurationException as error:
-            raise InputError(f"trainer.accelerator={self.accelerator}: {error}; trainer=cpu runs anywhere") from error
+        except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
+            given = f"trainer.accelerator={self.accelerator}, trainer.precision={self.precision}"
+            raise InputError(f"{given}: {reason(error)}; trainer=cpu runs anywhere") from error

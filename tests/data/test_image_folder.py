@@ -42,6 +42,7 @@ def test_other_names_are_the_classes_in_alphabetical_order():
         (["cat", "dog"], 10, "cat, dog map to none"),
         (["0", "12"], 10, "12 map to none"),
         (["n01440764", "n99999999"], 1000, "n99999999 map to none"),
+        (["n01440764", "extra"], 1000, "classes, extra map"),
         (["n01440764"], 10, "n01440764 map to none"),
         ([], 10, "no folder"),
     ],

@@ -76,11 +76,27 @@ def test_nan_in_a_checkpoint_is_named(tmp_path, state, value):
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenetv2_050"])
 def test_the_small_stem_keeps_the_size_of_small_images(name):
+    grey = {"input_size": [1, 28, 28], "mean": [0.3], "std": [0.3]}
     arguments = {"in_chans": 1} | (
         {"channels": [16, 32, 64, 128], "stem_type": "deep", "stem_width": 8} if name == "resnet18" else {}
     )
-    model = TimmModel(name, random_init=True, num_classes=10, small_image_stem=True, arguments=arguments).build()
+    model = TimmModel(
+        name, random_init=True, num_classes=10, small_image_stem=True, arguments=arguments, preprocessing=grey
+    ).build()
     first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     assert first.stride == (1, 1)
     assert model(torch.randn(2, 1, 28, 28)).shape == (2, 10)
     assert model.forward_features(torch.randn(1, 1, 28, 28)).shape[-1] >= 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "word"),
+    [
+        ({"arguments": {"in_chans": 1}}, "takes 1 channels"),
+        ({"preprocessing": {"mean": [0.5, 0.5]}}, "takes 3 channels"),
+        ({"preprocessing": {"crop_pcct": 0.9}}, "no crop_pcct"),
+    ],
+)
+def test_preprocessing_must_fit_the_model(settings, word):
+    with pytest.raises(InputError, match=word):
+        TimmModel(NAME, random_init=True, **settings).build()

@@ -64,3 +64,29 @@ def test_a_norm_that_is_not_all_a_layer_feeds_stays(network):
     expected = copy.deepcopy(model)(x)
     assert fold_batch_norms(model) == ([], ["norm"])
     assert torch.equal(model(x), expected)
+
+
+class Twice(nn.Module):
+    """One norm behind two layers."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two, self.norm = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x):
+        return self.norm(self.two(self.norm(self.one(x))))
+
+
+@torch.no_grad()
+def test_a_norm_that_runs_twice_stays():
+    model = awaken_norms(Twice())
+    x = torch.randn(2, 3, 5, 5)
+    expected = model(x)
+    assert fold_batch_norms(model) == ([], ["norm", "norm"])
+    assert torch.equal(model(x), expected)
+
+
+@torch.no_grad()
+def test_a_layer_that_standardises_its_weight_keeps_its_norm():
+    model = awaken_norms(nn.Sequential(timm.layers.StdConv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    assert fold_batch_norms(model) == ([], ["1"])

@@ -50,7 +50,7 @@ class Wrapper(nn.Module):
 @pytest.mark.parametrize(
     ("model", "reason"),
     [
-        (Wrapper(StdConv2d(4, 4, 1)), "inner.*changes its weight"),
+        (Wrapper(StdConv2d(4, 4, 1)), "inner.*may change its weight"),
         (Wrapper(nn.Conv2d(4, 4, 1), again=True), "inner.*more than once"),
         (Wrapper(nn.Conv2d(4, 4, 3, padding=1, padding_mode="reflect")), "inner.*reflect"),
         (Wrapper(nn.Conv1d(4, 4, 1)), "inner.*only Conv2d and Linear"),
@@ -75,3 +75,23 @@ def test_control_flow_on_the_data_is_refused():
 
     with pytest.raises(InputError, match=r"Flow.*traced"):
         find_layers(Flow())
+
+
+def test_a_method_that_works_in_place_is_refused():
+    class InPlace(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            x = self.conv(x)
+            x.relu_()
+            return x
+
+    with pytest.raises(InputError, match=r"relu_, in place"):
+        find_layers(InPlace())
+
+
+def test_timms_own_linear_is_a_linear_layer():
+    model = nn.Sequential(timm.layers.Linear(4, 3)).eval()
+    assert [layer.name for layer in find_layers(model)] == ["0"]

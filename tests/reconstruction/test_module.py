@@ -3,7 +3,9 @@ import io
 import sys
 
 import pytest
+import timm
 import torch
+from torch import nn
 
 from attnround.errors import InputError
 from attnround.models import find_layers, fold_batch_norms, swap_layers
@@ -120,3 +122,50 @@ def test_without_a_terminal_there_is_a_plain_line_a_unit(problem, caplog, capsys
     assert len(lines) == 4
     assert lines[1].split()[:4] == ["2/4", "depthwise", "3", "bit"]
     assert "\r" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2_050", "tf_efficientnet_lite0", "test_efficientnet", "test_vit"])
+def test_families_are_reconstructed(name):
+    """Norms with activations, depthwise layers, TF-style padding, attention: on random weights, for the mechanism."""
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    side = model.pretrained_cfg["input_size"][-1] if "vit" in name else 64
+    images = torch.randn(24, 3, side, side)
+    with torch.no_grad():  # running statistics as after training, so that activations neither vanish nor explode
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = None
+        model.train()(images)
+        model.eval()
+    fold_batch_norms(model)
+    student = swap_layers(model, {layer.name: 4 for layer in find_layers(model)}, ClipSearch())
+    reports = run((model, student, images[:16]), AttentionRound(num_steps=30))[1]
+    better = sum(report.output_sqnr_db > report.nearest_output_sqnr_db for report in reports)
+    assert better > 0.9 * len(reports)
+
+
+class Odd(nn.Module):
+    """A keyword call, a constant made in the forward, a layer of zeros, and one behind it that sees a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.zeros = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, groups=4)
+        self.last = nn.Linear(4, 2)
+        nn.init.zeros_(self.zeros.weight)
+
+    def forward(self, x):
+        x = self.first(input=x) + torch.ones(4, 1, 1)
+        return self.last(self.zeros(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("observer", [ClipSearch(), ClipSearch(input_weighted=True), ClipSearch(symmetric=False)])
+def test_odd_layers_are_no_trouble(observer):
+    torch.manual_seed(0)
+    model = Odd().eval()
+    student = swap_layers(model, dict.fromkeys(["first", "zeros", "last"], 4), observer)
+    images = torch.randn(16, 3, 8, 8)
+    settings = LayerReconstruction(observer=observer, batch_size=8)
+    student, _ = run((model, student, images), AttentionRound(num_steps=20), settings)
+    with torch.no_grad():
+        assert student(images).isfinite().all()
+        assert torch.equal(student.zeros.layer.weight, torch.zeros(4, 1, 3, 3))

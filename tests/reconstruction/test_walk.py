@@ -36,7 +36,7 @@ def test_inputs_are_those_of_a_forward_pass_however_little_is_kept(pair, cache_m
     teacher, student, names = pair
     x = torch.randn(10, 3, 16, 16)
     graph = trace(teacher)
-    walk = Walk(graph, executor(teacher, graph), executor(student, graph), list(x.split(4)), cache_mib)
+    walk = Walk(graph, *(executor(each, graph, teacher) for each in pair[:2]), list(x.split(4)), cache_mib)
     expected, expected_quantized = recorded_inputs(teacher, names, x), recorded_inputs(student, names, x)
     for node in calls(graph, student, (QuantizedLayer,)):
         inputs = list(walk.inputs(node))
@@ -51,7 +51,7 @@ def test_where_all_is_kept_no_layer_runs_twice(pair):
     for name in names:
         student.get_submodule(name).register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
     walk = Walk(
-        graph, executor(teacher, graph), executor(student, graph), list(torch.randn(4, 3, 16, 16).split(2)), 100
+        graph, *(executor(each, graph, teacher) for each in pair[:2]), list(torch.randn(4, 3, 16, 16).split(2)), 100
     )
     for node in calls(graph, student, (QuantizedLayer,)):
         list(walk.inputs(node))
@@ -61,7 +61,7 @@ def test_where_all_is_kept_no_layer_runs_twice(pair):
 def test_the_cache_holds_only_what_later_layers_need(pair):
     teacher, student, _ = pair
     graph = trace(teacher)
-    walk = Walk(graph, executor(teacher, graph), executor(student, graph), [torch.randn(4, 3, 16, 16)], 100)
+    walk = Walk(graph, *(executor(each, graph, teacher) for each in pair[:2]), [torch.randn(4, 3, 16, 16)], 100)
     for node in calls(graph, student, (QuantizedLayer,)):
         list(walk.inputs(node))
     (values, quantized_values) = walk.kept[0]

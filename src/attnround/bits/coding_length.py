@@ -25,7 +25,7 @@ def coding_rate(squared_singular_values: Tensor, n: int, m: int, eps: float) -> 
     return 0.5 * torch.log1p(n / (m * eps**2) * squared_singular_values).sum().item() / math.log(2)
 
 
-def weight_rate(weight: Tensor, eps: float, codebook: bool = False) -> float:
+def weight_rate(weight: Tensor, eps: float = 0.1, codebook: bool = False) -> float:
     """Bits per weight of a layer: R / n, whose vectors are the output filters.
 
     weight: [O, *rest], batch norm folded; m = O, n = the product of rest. eps is relative to the layer's rms weight:

@@ -6,12 +6,13 @@ with r_l the coding length of layer l in bits per weight and b0 found by bisecti
 last step spends what the rounding to candidates left. Source of the idea: arXiv 2207.03088; the rule is this project's.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from attnround.bits.allocation import Allocation, Allocator, WeightedLayer, check_bit_width
 from attnround.bits.coding_length import weight_rate
-from attnround.errors import InputError
+from attnround.errors import InputError, check_number
 
 BISECTIONS = 60  # halves the interval of b0 to below float64's resolution
 
@@ -33,11 +34,10 @@ class Mixed(Allocator):
     def __post_init__(self) -> None:
         for candidate in self.candidates:
             check_bit_width("bits.candidates", candidate)
-        if not self.candidates or self.eps <= 0:
-            raise InputError(
-                f"bits.candidates={list(self.candidates)}, bits.eps={self.eps}: "
-                "name at least one bit width, and an eps above 0"
-            )
+        if not self.candidates:
+            raise InputError("bits.candidates=[]: name at least one bit width from 2 to 8")
+        check_number("bits.budget", self.budget, above=0)
+        check_number("bits.eps", self.eps, above=0)
 
     def allocate(self, layers: Sequence[WeightedLayer]) -> Allocation:
         """Raises InputError where the budget is out of reach, with the range within it."""
@@ -48,9 +48,10 @@ class Mixed(Allocator):
         candidates = sorted(set(self.candidates))
         low, high = ((pinned_bits + sum(free.values()) * bits) / total for bits in (candidates[0], candidates[-1]))
         if not low <= self.budget <= high:
+            low, high = math.ceil(low * 1000) / 1000, math.floor(high * 1000) / 1000  # what is said can be given
             raise InputError(
                 f"bits.budget={self.budget} mean bits is out of reach: with bits.candidates={candidates} and "
-                f"bits.pinned={dict(self.pinned)} this model takes {low:.3f} to {high:.3f}"
+                f"bits.pinned={dict(self.pinned)} this model takes {low} to {high}"
             )
         score = {layer.name: weight_rate(layer.weight, self.eps, self.codebook) for layer in layers}
         chosen = waterfill({name: score[name] for name in free}, free, candidates, self.budget * total - pinned_bits)

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from attnround.errors import InputError
+from attnround.errors import InputError, check_number
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,13 @@ class Calibration:
 
 class ImageData(pl.LightningDataModule, ABC):
     """Base of the data modules. `match` tells it which model will look at the images, before anything is read."""
+
+    def __init__(self, num_calibration: int, batch_size: int, seed: int):
+        super().__init__()
+        check_number("data.num_calibration", num_calibration, least=1, whole=True)
+        check_number("data.batch_size", batch_size, least=1, whole=True)
+        check_number("seed", seed, least=0, whole=True)
+        self.num_calibration, self.batch_size, self.seed = num_calibration, batch_size, seed
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Fit the images to a model: timm's data config (input_size, mean, std, crop_pct, ...) and its output size."""

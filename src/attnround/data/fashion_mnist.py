@@ -5,6 +5,7 @@ with `full_train`; they come from `train_root` (where Debian's package dataset-f
 """
 
 import gzip
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -31,11 +32,8 @@ class FashionMNIST(ImageData):
         train_root: str | None = None,
         download_root: str | None = None,
     ):
-        super().__init__()
+        super().__init__(num_calibration, batch_size, seed)
         self.root = Path(root)
-        self.num_calibration = num_calibration
-        self.batch_size = batch_size
-        self.seed = seed
         self.full_train = full_train
         self.train_root = train_root
         self.download_root = download_root
@@ -113,5 +111,5 @@ def read_idx(path: Path) -> Tensor:
         return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * num_dims).reshape(shape).copy())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: data.root must be a folder with the Fashion-MNIST files") from error
-    except (OSError, EOFError, ValueError, IndexError) as error:
+    except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:
         raise InputError(f"{path} is not a gzipped IDX file ({error}): put the published file in its place") from error

@@ -13,7 +13,7 @@ from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from attnround.data.base import Calibration, ImageData, draw
-from attnround.errors import InputError, reason
+from attnround.errors import InputError, check_number, reason
 
 log = logging.getLogger(__name__)
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -36,13 +36,11 @@ class ImageFolder(ImageData):
         num_workers: int = 2,
         seed: int = 0,
     ):
-        super().__init__()
+        super().__init__(num_calibration, batch_size, seed)
         self.root = Path(root)
         self.calibration_root = Path(calibration) if calibration else self.root / "train"
-        self.num_calibration = num_calibration
-        self.batch_size = batch_size
+        check_number("data.num_workers", num_workers, least=0, whole=True)
         self.num_workers = num_workers
-        self.seed = seed
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Read the folders' lists now, so that what is wrong with them is said before the work begins."""
@@ -93,7 +91,8 @@ class ImageFolder(ImageData):
         if not folder.is_dir():
             what = "has no folder val" if self.root.is_dir() else "is not there"
             raise InputError(f"data.root={self.root} {what}: give a folder with val/<class>/<images>")
-        places = class_places(sorted(each.name for each in folder.iterdir() if each.is_dir()), self.num_classes, folder)
+        names = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
+        places = class_places(names, self.num_classes, folder)
 
         class Mapped(datasets.ImageFolder):
             def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
@@ -118,10 +117,10 @@ def class_places(names: list[str], num_classes: int, folder: Path) -> dict[str, 
     """Class folder name -> index of the model's output. Raises InputError naming folders that map to nothing."""
     subset = infer_imagenet_subset({"num_classes": num_classes})
     synsets = {name: i for i, name in enumerate(ImageNetInfo(subset).label_names())} if subset else {}
-    if names and all(WORDNET_ID.fullmatch(name) for name in names):
+    if any(WORDNET_ID.fullmatch(name) for name in names):
         places = {name: synsets[name] for name in names if name in synsets}
-    elif names and all(name.isdecimal() for name in names):
-        places = {name: int(name) for name in names if int(name) < num_classes}
+    elif any(name.isdecimal() for name in names):
+        places = {name: int(name) for name in names if name.isdecimal() and int(name) < num_classes}
     else:
         places = {name: i for i, name in enumerate(names)} if len(names) == num_classes else {}
     lost = [name for name in names if name not in places]

@@ -47,12 +47,33 @@ class TimmModel:
                 "or model.random_init=true where only cost matters"
             )
         model = self._create(self._infer_num_classes(state))
+        if self.pretrained and state is None and model.num_classes != model.pretrained_cfg["num_classes"]:
+            raise InputError(
+                f"model.num_classes={model.num_classes}: the pretrained weights of {self.name} are for "
+                f"{model.pretrained_cfg['num_classes']} classes, so the classifier would be random; leave it out"
+            )
         if self.small_image_stem:
             replace_stem(model)
         if state is not None:
             load_exactly(model, state, self.checkpoint)
-        model.preprocessing = resolve_data_config(args=self.preprocessing or {}, pretrained_cfg=model.pretrained_cfg)
+        model.preprocessing = self._preprocessing_of(model)
         return model.eval()
+
+    def _preprocessing_of(self, model: nn.Module) -> dict:
+        """timm's data config with the overrides. Raises InputError where it is not what the model takes."""
+        settings = resolve_data_config(args=self.preprocessing or {}, pretrained_cfg=model.pretrained_cfg)
+        unknown = sorted(set(self.preprocessing or {}) - set(settings))
+        if unknown:
+            raise InputError(f"model.preprocessing has no {', '.join(unknown)}: there are {', '.join(settings)}")
+        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+        channels = first.in_channels if first else settings["input_size"][0]
+        if not channels == settings["input_size"][0] == len(settings["mean"]) == len(settings["std"]):
+            raise InputError(
+                f"model.preprocessing does not fit {self.name}, which takes {channels} channels: input_size is "
+                f"{list(settings['input_size'])}, mean {list(settings['mean'])}, std {list(settings['std'])}; "
+                "give as many channels, as in model.preprocessing={input_size:[1,28,28],mean:[0.29],std:[0.35]}"
+            )
+        return settings
 
     def _check_name(self) -> None:
         base = self.name.split(".")[0]
@@ -70,10 +91,10 @@ class TimmModel:
         except TypeError as error:
             raise InputError(f"model.arguments={arguments} do not fit {self.name}: {error}") from error
         except (RuntimeError, OSError, ValueError) as error:
-            wanted = f"pretrained weights of {self.name}" if self.pretrained else f"model {self.name}"
+            hint = "; without a network, fetch the weights elsewhere and give model.checkpoint=<file>"
             raise InputError(
-                f"could not make {wanted} ({type(error).__name__}: {reason(error)}); "
-                "without a network, fetch the weights elsewhere and give model.checkpoint=<file>"
+                f"timm could not make {self.name} ({type(error).__name__}: {reason(error)})"
+                + (hint if self.pretrained else "")
             ) from error
 
     def _read_checkpoint(self) -> dict[str, Tensor]:

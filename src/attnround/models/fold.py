@@ -10,7 +10,7 @@ import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnround.models.trace import calls, trace
+from attnround.models.trace import QUANTIZABLE, calls, trace
 
 
 @torch.no_grad()
@@ -19,7 +19,7 @@ def fold_batch_norms(model: nn.Module) -> tuple[list[str], list[str]]:
     graph = trace(model)
     folded, left = [], []
     for node in calls(graph, model, (_BatchNorm,)):
-        layer = _feeding_layer(node, model)
+        layer = _feeding_layer(node, model) if _runs_once(node) else None
         norm = model.get_submodule(node.target)
         if layer is None or norm.running_var is None:
             left.append(node.target)
@@ -31,11 +31,15 @@ def fold_batch_norms(model: nn.Module) -> tuple[list[str], list[str]]:
 
 
 def _feeding_layer(node: fx.Node, model: nn.Module) -> nn.Module | None:
-    feeder = node.args[0]
-    alone = isinstance(feeder, fx.Node) and feeder.op == "call_module" and len(feeder.users) == 1
-    layer = model.get_submodule(feeder.target) if alone else None
-    once = alone and sum(other.target == feeder.target for other in feeder.graph.nodes) == 1
-    return layer if once and isinstance(layer, (nn.Conv2d, nn.Linear)) else None
+    (feeder,) = node.all_input_nodes
+    if feeder.op != "call_module" or len(feeder.users) > 1 or not _runs_once(feeder):
+        return None
+    layer = model.get_submodule(feeder.target)
+    return layer if type(layer) in QUANTIZABLE else None
+
+
+def _runs_once(node: fx.Node) -> bool:
+    return sum(other.target == node.target for other in node.graph.nodes) == 1
 
 
 def _scale_layer(layer: nn.Module, norm: _BatchNorm) -> None:

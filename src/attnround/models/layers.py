@@ -3,16 +3,14 @@
 import copy
 from dataclasses import dataclass
 
-from timm.layers import Conv2dSame
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.errors import InputError
-from attnround.models.trace import calls, trace
+from attnround.models.trace import QUANTIZABLE, calls, trace
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 
-QUANTIZABLE = (nn.Conv2d, Conv2dSame, nn.Linear)  # exactly these: a subclass may do more to its weight than multiply
 FLOAT = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)  # weights that scale features, a value a channel
 
 
@@ -47,7 +45,9 @@ def _check(name: str, module: nn.Module, names: list[str]) -> None:
         if not module.weight.isfinite().all():
             raise InputError(f"{name} ({kind}) has NaN or infinity in its weight: use an intact checkpoint")
     elif isinstance(module, QUANTIZABLE):
-        raise InputError(f"{name} ({kind}) cannot be handled: it changes its weight in the forward")
+        raise InputError(
+            f"{name} ({kind}) cannot be handled: it is no plain Conv2d or Linear and may change its weight"
+        )
     elif not isinstance(module, FLOAT):
         own = [key for key, parameter in module.named_parameters(recurse=False) if parameter.ndim > 1]
         if "weight" in own or "in_proj_weight" in own:

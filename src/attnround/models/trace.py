@@ -2,13 +2,20 @@
 
 import operator
 
-from timm.layers import get_notrace_functions, get_notrace_modules
+import timm.layers
+from timm.layers import Conv2dSame, get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.errors import InputError, reason
 
-OUT_OF_PLACE = {operator.iadd: operator.add, operator.imul: operator.mul, operator.isub: operator.sub}
+QUANTIZABLE = (nn.Conv2d, Conv2dSame, nn.Linear, timm.layers.Linear)  # exactly these: a subclass may do more
+OUT_OF_PLACE = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    operator.isub: operator.sub,
+    operator.itruediv: operator.truediv,
+}
 
 
 class _Tracer(fx.Tracer):
@@ -45,6 +52,10 @@ def trace(model: nn.Module) -> fx.Graph:
         node.target = OUT_OF_PLACE.get(node.target, node.target) if node.op == "call_function" else node.target
         if node.kwargs.get("inplace"):
             node.update_kwarg("inplace", False)
+        if node.op == "call_method" and node.target.endswith("_") and not node.target.endswith("__"):
+            raise InputError(
+                f"{type(model).__name__} cannot be handled: it calls {node.target} in place at {node.name}"
+            )
     return graph
 
 
@@ -55,6 +66,9 @@ def calls(graph: fx.Graph, model: nn.Module, kinds: tuple[type[nn.Module], ...])
     ]
 
 
-def executor(model: nn.Module, graph: fx.Graph) -> fx.Interpreter:
-    """What runs single nodes of the graph with this model's modules."""
+def executor(model: nn.Module, graph: fx.Graph, traced: nn.Module) -> fx.Interpreter:
+    """What runs single nodes of the graph of `traced` with the modules of `model`, a copy of it."""
+    for node in graph.nodes:  # a constant made in the forward became an attribute of what was traced
+        if node.op == "get_attr" and node.target.startswith("_tensor_constant"):
+            setattr(model, node.target, getattr(traced, node.target))
     return fx.Interpreter(fx.GraphModule(model, graph), garbage_collect_values=False)

@@ -1,6 +1,6 @@
 """The uniform grid: integer levels qmin..qmax, a scale and a zero point per output channel.
 
-    quantize:    q = clip(round(w / scale) + zero_point, qmin, qmax)
+    quantize:    q = clip(round(w / scale + zero_point), qmin, qmax)
     dequantize:  w' = scale * (q - zero_point)
 
 Scales and zero points are [O] for a weight [O, *rest]: one for each slice along axis 0.
@@ -57,8 +57,7 @@ def steps(weight: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
 
 def quantize(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
     """The nearest levels, as floats."""
-    rounded = (weight / per_channel(scale, weight)).round_()
-    return rounded.add_(per_channel(zero_point, weight)).clamp_(grid.qmin, grid.qmax)
+    return steps(weight, scale, zero_point).round_().clamp_(grid.qmin, grid.qmax)
 
 
 def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:

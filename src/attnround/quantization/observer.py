@@ -3,12 +3,16 @@
 Source: the norm 2.4 and the 80 clip ratios are the convention of BRECQ (arXiv 2102.05426) and QDrop (arXiv 2203.05740).
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attnround.errors import check_number
 from attnround.quantization.grid import Grid, fake_quantize
+
+TINY = 1e-30  # keeps the ratio for a signal of zeros finite
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,10 @@ class ClipSearch:
     num_candidates: int = 80
     symmetric: bool = True
     input_weighted: bool = False
+
+    def __post_init__(self) -> None:
+        check_number("reconstruction.observer.norm", self.norm, above=0)
+        check_number("reconstruction.observer.num_candidates", self.num_candidates, least=1, whole=True)
 
     def grid(self, bit_width: int) -> Grid:
         """The grid that this search finds scales for."""
@@ -58,7 +66,8 @@ class ClipSearch:
 
 
 def sqnr_db(reference: Tensor, noisy: Tensor) -> float:
-    """Signal to quantization-noise ratio in dB: 10 log10(sum reference^2 / sum (reference - noisy)^2)."""
+    """Signal to quantization-noise ratio in dB, 10 log10(sum reference^2 / sum (reference - noisy)^2); inf for none."""
     reference, noisy = reference.double(), noisy.double()
-    noise = (reference - noisy).square().sum()
-    return (10 * torch.log10(reference.square().sum() / noise)).item()
+    noise = (reference - noisy).square().sum().item()
+    signal = reference.square().sum().item()
+    return 10 * math.log10(max(signal, TINY) / noise) if noise > 0 else math.inf

@@ -11,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from attnround.errors import check_number
 from attnround.models.patches import Patches
 from attnround.models.trace import calls, executor, trace
 from attnround.progress import ReconstructionBar
@@ -38,12 +39,18 @@ class LayerReconstruction:
     burst: int = 100
     cache_mib: float = 2048
 
+    def __post_init__(self) -> None:
+        check_number("reconstruction.ridge", self.ridge, above=0)
+        check_number("reconstruction.cache_mib", self.cache_mib, least=0)
+        for option in ("num_positions", "batch_size", "burst"):
+            check_number(f"reconstruction.{option}", getattr(self, option), least=1, whole=True)
+
 
 class ReconstructionModule(pl.LightningModule):
     """A thin shell: it walks to the next unit as an epoch starts, runs its bursts, and bakes it as the epoch ends.
 
-    student: the float model `teacher` with quantized layers in place. The teacher is no submodule, so that checkpoints
-    hold the student alone.
+    student: the float model `teacher` with quantized layers in place. The teacher is no submodule, so that the
+    module's state is the student's alone.
     """
 
     def __init__(
@@ -84,7 +91,7 @@ class ReconstructionModule(pl.LightningModule):
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
         batches = list(self.images.to(self.device).split(self.settings.batch_size))
-        teacher, student = executor(self.teacher, self.graph), executor(self.student, self.graph)
+        teacher, student = (executor(model, self.graph, self.teacher) for model in (self.teacher, self.student))
         self.walk = Walk(self.graph, teacher, student, batches, self.settings.cache_mib)
 
     def on_train_epoch_start(self) -> None:
@@ -131,6 +138,8 @@ def reconstruct(
     """
     start = time.perf_counter()
     module = ReconstructionModule(teacher, student, images, quantizer, settings, seed)
-    fit = trainer.make(max_epochs=len(module.nodes), logger=list(loggers), callbacks=[ReconstructionBar()])
+    fit = trainer.make(
+        precision="32-true", max_epochs=len(module.nodes), logger=list(loggers), callbacks=[ReconstructionBar()]
+    )
     fit.fit(module)
     return module.reports, time.perf_counter() - start

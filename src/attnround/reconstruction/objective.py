@@ -18,7 +18,8 @@ from torch import Tensor
 
 from attnround.reconstruction.moments import Moments
 
-TINY = 1e-30  # keeps a ratio of energies finite where a layer puts out a constant
+ROUNDING = 1e-5  # of the inputs' energy, what float32 sums of constant inputs may leave in H below zero
+TINY = 1e-30  # keeps H invertible where the inputs are zero
 
 
 class LayerObjective:
@@ -30,11 +31,13 @@ class LayerObjective:
     def __init__(self, weight: Tensor, moments: Moments, scale: Tensor, zero_point: Tensor, ridge: float):
         groups, rows, n = weight.shape
         dtype, weight = weight.dtype, weight.double()
-        added = ridge * moments.second.diagonal(dim1=1, dim2=2).mean(1, keepdim=True).clamp(min=TINY)
+        diagonal = moments.second.diagonal(dim1=1, dim2=2)
+        noise = ROUNDING * (diagonal + moments.mean_quantized.square()).mean(1, keepdim=True)
+        added = torch.maximum(ridge * diagonal.mean(1, keepdim=True), noise).clamp(min=TINY)
         second = moments.second + torch.diag_embed(added.expand(groups, n))
         pull = weight @ moments.drift
         offset = torch.cholesky_solve(pull.mT, torch.linalg.cholesky(second)).mT
-        percent = 100 / max(moments.signal, TINY)
+        percent = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
         self.floor = percent * (moments.carried - (pull * offset).sum().item())
         scale = scale.double().reshape(groups, rows, 1)
         self.start = (weight / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)

@@ -15,15 +15,15 @@ from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction.loop import descend
 from attnround.reconstruction.moments import gather_moments
-from attnround.reconstruction.objective import LayerObjective, corrected_bias
+from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias
 
 
 @dataclass(frozen=True)
 class LayerReport:
     """What a layer's reconstruction gave. Errors are on the calibration images, SQNR in dB, `moved` in percent.
 
-    output_sqnr_db is of the layer's output for the inputs of the model quantized so far, against the float model's;
-    nearest_output_sqnr_db the same for rounding to nearest there; moved: weights that are not at their nearest level.
+    output_sqnr_db is of the layer's output for the inputs of the model quantized so far, against the float model's, the
+    bias corrected; nearest_output_sqnr_db the same for rounding to nearest there; moved: weights not at their nearest.
     """
 
     name: str
@@ -66,7 +66,8 @@ class LayerUnit:
         if not (self.moments.second.isfinite().all() and self.moments.drift.isfinite().all()):
             raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
         if observer.input_weighted:
-            diagonal = self.moments.second.diagonal(dim1=1, dim2=2)[:, None, :].to(weight.dtype)
+            diagonal = self.moments.second.diagonal(dim1=1, dim2=2)[:, None, :].clamp(min=0)
+            diagonal = (diagonal + ridge * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
             importance = diagonal.expand(grouped_rows(float_layer, weight).shape).reshape(weight.shape)
             scale, zero_point = observer.search(weight, layer.grid, importance)
             layer.scale.copy_(scale)
@@ -98,7 +99,7 @@ class LayerUnit:
         weight, quantized = self.float_layer.weight, self.layer.layer.weight
         if not self.quantizer.data_free:
             rows = [grouped_rows(self.float_layer, each) for each in (weight, quantized)]
-            self.layer.layer.bias.copy_(corrected_bias(self.layer.layer.bias, *rows, self.moments))
+            self.layer.bake(levels, corrected_bias(self.layer.layer.bias, *rows, self.moments))
         return LayerReport(
             name=self.name,
             kind=type(self.float_layer).__name__,

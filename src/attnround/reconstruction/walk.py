@@ -32,7 +32,7 @@ class Walk:
     def inputs(self, layer: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch's input of this layer, in the float model and in the model quantized so far."""
         end = self.place[layer]
-        (source,) = layer.args
+        (source,) = layer.all_input_nodes
         keep = None
         for i, (teacher_values, student_values) in enumerate(self.kept):
             x = self._run(self.teacher, teacher_values, end)
@@ -59,6 +59,9 @@ class Walk:
 
 
 def num_bytes(*values: Values) -> int:
-    """Bytes of the tensors, each counted once however many share it."""
-    tensors = {id(value): value for each in values for value in each.values() if isinstance(value, Tensor)}
+    """Bytes of the tensors, in tuples too, each counted once however many share it."""
+    flat = [
+        part for each in values for value in each.values() for part in (value if isinstance(value, tuple) else [value])
+    ]
+    tensors = {id(part): part for part in flat if isinstance(part, Tensor)}
     return sum(tensor.nbytes for tensor in tensors.values())

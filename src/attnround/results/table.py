@@ -30,8 +30,13 @@ def csv_text(rows: Sequence[dict[str, object]]) -> str:
     writer = csv.DictWriter(out, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: "x".join(map(str, v)) if isinstance(v, list) else v for key, v in row.items()})
+        writer.writerow({key: plain(value) for key, value in row.items()})
     return out.getvalue()
+
+
+def plain(value: object) -> object:
+    """A shape as 16x3x3; anything else as it is."""
+    return "x".join(map(str, value)) if isinstance(value, list) else value
 
 
 def comparison(method: str, metrics: dict[str, float]) -> str:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from attnround.errors import check_number
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -22,9 +24,14 @@ class Recipe:
     warmup: float = 0.2
     momentum: float = 0.9
 
+    def __post_init__(self) -> None:
+        check_number("training.num_epochs", self.num_epochs, least=1, whole=True)
+        check_number("training.lr", self.lr, above=0)
+        check_number("training.warmup", self.warmup, least=0, most=1)
+
 
 class SupervisedModule(pl.LightningModule):
-    """Trains `model` on batches (images [N, C, H, W], labels [N]); logs `loss` and `lr`."""
+    """Trains `model` on batches (images [N, C, H, W], labels [N]); logs `loss`."""
 
     def __init__(self, model: nn.Module, recipe: Recipe):
         super().__init__()

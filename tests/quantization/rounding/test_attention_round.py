@@ -96,7 +96,7 @@ def test_a_narrow_gaussian_is_its_decision():
 
 @pytest.mark.parametrize("sigma", [0, -1])
 def test_sigma_must_be_positive(sigma):
-    with pytest.raises(InputError, match="above 0"):
+    with pytest.raises(InputError, match=r"quantizer\.sigma=.*above 0"):
         AttentionRound(sigma=sigma)
     with pytest.raises(InputError, match="above 0"):
         AttentionRound(sigma_end=sigma)

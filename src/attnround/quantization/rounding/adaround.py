@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnround.errors import InputError
+from attnround.errors import check_number
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Objective, Quantizer, Rounding
 
@@ -34,11 +34,12 @@ class AdaRound(Quantizer):
     warmup: float = 0.2
 
     def __post_init__(self) -> None:
-        if self.lr <= 0 or self.num_steps < 1 or self.regularization < 0:
-            raise InputError(
-                f"quantizer.lr={self.lr}, num_steps={self.num_steps}, regularization={self.regularization}: "
-                "lr must be above 0, num_steps at least 1, regularization at least 0"
-            )
+        check_number("quantizer.lr", self.lr, above=0)
+        check_number("quantizer.num_steps", self.num_steps, least=1, whole=True)
+        check_number("quantizer.regularization", self.regularization, least=0)
+        check_number("quantizer.beta_start", self.beta_start, above=0)
+        check_number("quantizer.beta_end", self.beta_end, above=0)
+        check_number("quantizer.warmup", self.warmup, least=0, most=0.9)
 
     def start(self, u: Tensor, grid: Grid, objective: Objective) -> Rounding:
         nearest = u.round().clamp(grid.qmin, grid.qmax)

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnround.errors import InputError
+from attnround.errors import check_number
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Objective, Quantizer, Rounding
 
@@ -35,15 +35,10 @@ class AttentionRound(Quantizer):
     num_steps: int = 200
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma_end <= self.sigma:
-            raise InputError(
-                f"quantizer.sigma={self.sigma}, quantizer.sigma_end={self.sigma_end}: sigma shrinks from the first to "
-                "the second, both above 0 and in quantization steps; try 0.5 and 0.05"
-            )
-        if self.lr <= 0 or self.num_steps < 1:
-            raise InputError(
-                f"quantizer.lr={self.lr}, num_steps={self.num_steps}: lr must be above 0, num_steps at least 1"
-            )
+        check_number("quantizer.sigma", self.sigma, above=0)
+        check_number("quantizer.sigma_end", self.sigma_end, above=0, most=self.sigma)
+        check_number("quantizer.lr", self.lr, above=0)
+        check_number("quantizer.num_steps", self.num_steps, least=1, whole=True)
 
     def start(self, u: Tensor, grid: Grid, objective: Objective) -> Rounding:
         return _AttentionRound(u, grid, self)
