@@ -1,5 +1,7 @@
 """Every option of every group composes, and instantiates with the signature its class has."""
 
+import inspect
+
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
@@ -43,10 +45,9 @@ def test_an_experiment_says_how_to_run_it(name):
 @pytest.mark.parametrize("name", [each.stem for each in sorted((CONF / "experiment").glob("*.yaml"))])
 def test_the_parts_of_an_experiment_fit_its_task(name):
     config = composed(f"experiment={name}")
-    import inspect
-
-    wanted = set(inspect.signature(get_method(config.task)).parameters) - {"run"}
+    wanted = set(inspect.signature(get_method(config.task)).parameters) - {"run", "seed", "logger"}
     assert wanted <= set(config)
+    assert all(instantiate(config[part], _convert_="all") for part in wanted)
 
 
 def test_both_loggers_at_once():

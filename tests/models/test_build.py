@@ -93,7 +93,8 @@ def test_the_small_stem_keeps_the_size_of_small_images(name):
     ("settings", "word"),
     [
         ({"arguments": {"in_chans": 1}}, "takes 1 channels"),
-        ({"preprocessing": {"mean": [0.5, 0.5]}}, "takes 3 channels"),
+        ({"preprocessing": {"input_size": [1, 32, 32]}}, "takes 3 channels"),
+        ({"preprocessing": {"mean": [0.5, 0.5]}}, "a value a channel"),
         ({"preprocessing": {"crop_pcct": 0.9}}, "no crop_pcct"),
     ],
 )

@@ -88,7 +88,7 @@ def test_a_method_that_works_in_place_is_refused():
             x.relu_()
             return x
 
-    with pytest.raises(InputError, match=r"relu_, in place"):
+    with pytest.raises(InputError, match="relu_"):
         find_layers(InPlace())
 
 

@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import pytest
 from tests.conftest import ROOT
 
 from attnround.results.record import config_hash, git_revision, write_atomically
@@ -24,6 +25,9 @@ def test_the_hash_is_of_what_changes_a_result():
 def test_a_file_is_whole_or_not_there(tmp_path):
     write_atomically(tmp_path / "record.json", "{}")
     assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
+    with pytest.raises(UnicodeEncodeError):
+        write_atomically(tmp_path / "record.json", "half\ud800")
+    assert (tmp_path / "record.json").read_text() == "{}"
 
 
 def test_git_revision_marks_changes(tmp_path):
@@ -52,7 +56,7 @@ def test_csv_has_a_line_a_row():
 
 
 def test_results_need_no_torch():
-    rooms = "attnround.results.record, attnround.results.table, attnround.results.plot"
+    rooms = "attnround.results.record, attnround.results.rows, attnround.results.plot"
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True)
     assert done.stdout.strip() == "False"

@@ -61,7 +61,13 @@ class TimmModel:
 
     def _preprocessing_of(self, model: nn.Module) -> dict:
         """timm's data config with the overrides. Raises InputError where it is not what the model takes."""
-        settings = resolve_data_config(args=self.preprocessing or {}, pretrained_cfg=model.pretrained_cfg)
+        try:
+            settings = resolve_data_config(args=self.preprocessing or {}, pretrained_cfg=model.pretrained_cfg)
+        except (AssertionError, TypeError, ValueError) as error:
+            raise InputError(
+                f"model.preprocessing={self.preprocessing} is not what timm's data config takes: give "
+                "input_size:[channels,height,width], mean and std with a value a channel, interpolation, crop_pct"
+            ) from error
         unknown = sorted(set(self.preprocessing or {}) - set(settings))
         if unknown:
             raise InputError(f"model.preprocessing has no {', '.join(unknown)}: there are {', '.join(settings)}")

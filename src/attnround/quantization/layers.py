@@ -34,8 +34,8 @@ class QuantizedLayer(nn.Module):
         if bias is not None:
             self.layer.bias.copy_(bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.layer(x)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name; some models call it by keyword)
+        return self.layer(input)
 
     def extra_repr(self) -> str:
         return f"bit_width={self.grid.bit_width}, symmetric={self.grid.symmetric}"

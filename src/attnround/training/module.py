@@ -52,7 +52,7 @@ class SupervisedModule(pl.LightningModule):
         optimizer = torch.optim.SGD(
             groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(
-            optimizer, recipe.lr, int(self.trainer.estimated_stepping_batches), pct_start=recipe.warmup
-        )
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        warmup = max(recipe.warmup, 2 / num_steps)  # torch divides by one step less than that
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, num_steps, pct_start=warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -77,15 +77,6 @@ def test_the_straight_through_gradient_is_as_exact_as_the_series_says(sigma, off
     assert (slope - 1).abs().max().item() == pytest.approx(off, abs=0.02 if sigma < 0.5 else 0.002)
 
 
-def test_every_level_has_its_chance_and_far_levels_have_less():
-    grid = Grid(3)
-    probability = torch.diff(torch.special.ndtr((torch.arange(-4, 4).double() + 0.5 - 0.3) / 1.5))
-    assert (probability > 0).all()
-    assert probability.argmax() == 3  # the level 0, nearest to 0.3; the first difference is of the level -3
-    mean, _ = gaussian_moments(torch.tensor([0.3]), 1.5, grid)
-    assert grid.qmin < mean.item() < grid.qmax
-
-
 def test_a_narrow_gaussian_is_its_decision():
     grid = Grid(4)
     u = torch.tensor([-9.3, -8.0, -0.2, 0.7, 3.4, 11.0])

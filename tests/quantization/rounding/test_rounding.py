@@ -9,7 +9,7 @@ from attnround.reconstruction.loop import descend
 
 METHODS = {
     "nearest": Nearest(),
-    "adaround": AdaRound(num_steps=300, lr=0.03),
+    "adaround": AdaRound(),
     "attention_round": AttentionRound(num_steps=200),
 }
 LEARNED = [name for name, method in METHODS.items() if method.num_steps]
