@@ -28,7 +28,7 @@ class AdaRound(Quantizer):
 
     lr: float = 0.01
     num_steps: int = 2000
-    regularization: float = 1.0
+    regularization: float = 10.0
     beta_start: float = 20.0
     beta_end: float = 2.0
     warmup: float = 0.2
