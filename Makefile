@@ -33,9 +33,10 @@ test-slow: $(STAMP) ## the tests that take minutes
 
 rounding: $(STAMP) ## the rounding methods side by side over three seeds, into results/rounding.* (some 50 minutes on two cores)
 	rm -rf outputs/rounding
-	for model in resnet18_slim mobilenetv2_050; do \
+	running=; for model in resnet18_slim mobilenetv2_050; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m model=$$model bits=uniform bits.bit_width=4,3,2 \
-	    quantizer=attention_round,adaround seed=0,1,2 hydra.sweep.dir=outputs/rounding/$$model & done; wait
+	    quantizer=attention_round,adaround seed=0,1,2 hydra.sweep.dir=outputs/rounding/$$model & \
+	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
 	$(BIN)/python -m attnround.results.rows outputs/rounding results/rounding
 
 cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 at 224 pixels, into results/cost.*

@@ -1,5 +1,6 @@
 """What the README tells a newcomer to type works, and the numbers it shows are those of committed rows."""
 
+import csv
 import re
 import shlex
 
@@ -11,7 +12,6 @@ from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text()
 COMMANDS = sorted(set(re.findall(r"python (src/train\.py (?:[^\n#]*\\\n)*[^\n#]*)", TEXT.replace("`", "\n"))))
-HELP = "python src/train.py --help"
 
 
 @pytest.mark.parametrize("command", [each.strip() for each in COMMANDS])
@@ -40,6 +40,13 @@ def test_committed_tables_are_those_of_the_committed_rows(path):
 
 def test_the_readme_shows_the_committed_table():
     assert (ROOT / "results/rounding.md").read_text().strip() in TEXT
+
+
+def test_the_readme_shows_the_committed_costs():
+    with (ROOT / "results/cost.csv").open() as file:
+        for row in csv.DictReader(file):
+            cost = f"| {float(row['time/total_s']):.0f} | {float(row['memory/peak_mib']) / 1024:.1f} GiB |"
+            assert cost in TEXT
 
 
 def test_files_that_are_linked_exist():

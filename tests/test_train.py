@@ -49,6 +49,7 @@ def test_a_run_with_ones_own_model_and_data(train, own, tmp_path):
         assert word in out
     assert "\r" not in out + done.stderr
     assert "broken.png" in out
+    assert "1 unreadable files skipped" in out
     run = tmp_path / "run"
     record = json.loads((run / "record.json").read_text())
     metrics = record["metrics"]

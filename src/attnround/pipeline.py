@@ -48,7 +48,8 @@ def quantize(
     say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     data.match(teacher.preprocessing, teacher.num_classes)
     calibration = data.calibration()
-    say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels")
+    skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
+    say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels{skipped}")
     fold(teacher, calibration.images[:PROBES])
     layers = find_layers(teacher)
     allocation = bits.allocate(layers)

@@ -24,7 +24,7 @@ def row_of(record: dict) -> dict[str, object]:
     config = record["config"]
     bits = config["bits"]
     return {
-        "model": record["choices"]["model"],
+        "model": config["model"]["name"] if record["choices"]["model"] == "timm" else record["choices"]["model"],
         "quantizer": record["choices"]["quantizer"],
         "bits": record["choices"]["bits"],
         "weight_bits": bits.get("bit_width", bits.get("budget")),
