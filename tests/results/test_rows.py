@@ -11,7 +11,8 @@ def record(seed: int, quantizer: str, top1: float) -> dict:
     return {
         "choices": {"model": "m", "quantizer": quantizer, "bits": "uniform"}, "seed": seed, "metrics": metrics,
         "config_hash": f"{quantizer}{seed}", "git_revision": "abc", "versions": {"torch": "2"}, "device": "cpu",
-        "processor": "p, 2 cores", "num_threads": 2, "date": "2026-01-01", "config": {"bits": {"bit_width": 3}, "model": {"name": "n"}},
+        "processor": "p, 2 cores", "num_threads": 2, "date": "2026-01-01",
+        "config": {"bits": {"bit_width": 3}, "model": {"name": "n"}},
     }  # fmt: skip
 
 
