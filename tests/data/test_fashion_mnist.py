@@ -62,15 +62,15 @@ def test_the_full_training_set_is_asked_for_in_words_where_it_is_nowhere(tmp_pat
         module.train_dataloader()
 
 
-@pytest.mark.parametrize(
-    "content",
-    [
-        b"nothing",
-        gzip.compress(b"\0\0\x08\x01\0\0\0\x09abc"),
-        gzip.compress(b""),
-        gzip.compress(bytes(99))[:-12] + bytes(12),
-    ],
-)
+BROKEN = {
+    "no gzip": b"nothing",
+    "empty": gzip.compress(b""),
+    "cut off": gzip.compress(b"\0\0\x08\x01\0\0\0\x09abc"),
+    "damaged": gzip.compress(bytes(range(99)))[:20] + bytes(60),
+}
+
+
+@pytest.mark.parametrize("content", BROKEN.values(), ids=BROKEN)
 def test_a_broken_file_is_named(tmp_path, content):
     (tmp_path / "images.gz").write_bytes(content)
     with pytest.raises(InputError, match=r"images\.gz is not a gzipped IDX file"):
