@@ -18,6 +18,11 @@ def reason(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
+def listed(keys: list[str], most: int = 3) -> str:
+    """The first few names of a list, and how many more there are."""
+    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
 def check_number(
     option: str,
     value: object,

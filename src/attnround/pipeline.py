@@ -162,5 +162,5 @@ def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]
 
 def layer_rows(reports: list[LayerReport], layers: list[Layer], allocation: Allocation) -> list[dict]:
     """A row for each layer; its coding length is the allocator's, or in the default convention where it needed none."""
-    lengths = {layer.name: allocation.score.get(layer.name, weight_rate(layer.weight)) for layer in layers}
+    lengths = allocation.score or {layer.name: weight_rate(layer.weight) for layer in layers}
     return [report.row() | {"coding_length": lengths[report.name]} for report in reports]

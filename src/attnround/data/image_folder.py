@@ -13,7 +13,7 @@ from torchvision import datasets
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from attnround.data.base import Calibration, ImageData, draw
-from attnround.errors import InputError, check_number, reason
+from attnround.errors import InputError, check_number, listed, reason
 
 log = logging.getLogger(__name__)
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -125,7 +125,7 @@ def class_places(names: list[str], num_classes: int, folder: Path) -> dict[str, 
         places = {name: i for i, name in enumerate(names)} if len(names) == num_classes else {}
     lost = [name for name in names if name not in places]
     if lost or not names:
-        given = f"{', '.join(lost[:3])}{' ...' if len(lost) > 3 else ''} map to none" if lost else "there is no folder"
+        given = f"{listed(lost)} map to none" if lost else "there is no folder"
         raise InputError(
             f"{folder}: of the model's {num_classes} classes, {given}: name class folders by WordNet id (n01440764) "
             f"for an ImageNet model, by class index (0 to {num_classes - 1}), or give exactly {num_classes} folders"

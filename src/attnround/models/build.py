@@ -10,7 +10,7 @@ from timm.data import resolve_data_config
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from attnround.errors import InputError, reason
+from attnround.errors import InputError, listed, reason
 
 logging.getLogger("timm").setLevel(logging.WARNING)  # our own lines say what is loaded
 
@@ -151,11 +151,6 @@ def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str) -> Non
             "Check model.name, model.num_classes and model.arguments"
         )
     model.load_state_dict(state, strict=False)  # only num_batches_tracked may be missing
-
-
-def listed(keys: list[str], most: int = 3) -> str:
-    """The first few names of a list, and how many more there are."""
-    return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
 
 
 def replace_stem(model: nn.Module) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from attnround.errors import InputError
 from attnround.models.patches import Patches, grouped_rows
-from attnround.quantization.grid import quantize, steps
+from attnround.quantization.grid import dequantize, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import Quantizer
@@ -94,12 +94,12 @@ class LayerUnit:
     @torch.no_grad()
     def finish(self) -> LayerReport:
         """Bake the decided levels, and with them the bias that keeps the mean output."""
-        levels = self.rounding.decide()
-        self.layer.bake(levels)
-        weight, quantized = self.float_layer.weight, self.layer.layer.weight
+        levels, bias = self.rounding.decide(), None
+        weight, quantized = self.float_layer.weight, dequantize(levels, self.layer.scale, self.layer.zero_point)
         if not self.quantizer.data_free:
             rows = [grouped_rows(self.float_layer, each) for each in (weight, quantized)]
-            self.layer.bake(levels, corrected_bias(self.layer.layer.bias, *rows, self.moments))
+            bias = corrected_bias(self.layer.layer.bias, *rows, self.moments)
+        self.layer.bake(levels, bias)
         return LayerReport(
             name=self.name,
             kind=type(self.float_layer).__name__,
