@@ -47,9 +47,8 @@ def test_more_images_than_there_are():
 
 def test_a_colour_model_is_told_what_to_do():
     module = FashionMNIST(str(ASSETS))
-    module.match(GREY | {"input_size": (3, 224, 224)}, 10)
     with pytest.raises(InputError, match="data=image_folder"):
-        module.calibration()
+        module.match(GREY | {"input_size": (3, 224, 224)}, 10)
 
 
 def test_the_full_training_set_is_asked_for_in_words_where_it_is_nowhere(tmp_path, monkeypatch):

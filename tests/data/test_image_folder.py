@@ -1,5 +1,7 @@
+import traceback
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -89,9 +91,95 @@ def test_a_broken_evaluation_image_is_named_in_one_line(tmp_path, num_workers):
     with pytest.raises(InputError, match=r"^\S*bad\.jpg is not a readable image") as caught:
         list(data(tmp_path, num_workers=num_workers).val_dataloader())
     assert "\n" not in str(caught.value)
+    traceback.clear_frames(caught.tb)  # they hold the loader, and one that is garbage waits 5 s for its worker
 
 
 def test_grey_models_get_one_channel(image_folder):
     module = ImageFolder(str(image_folder), str(image_folder / "calibration"), num_calibration=2, num_workers=0)
     module.match(SETTINGS | {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}, 10)
     assert module.calibration().images.shape == (2, 1, 32, 32)
+
+
+def images(root: Path, *names: str) -> Path:
+    rng = np.random.default_rng(0)
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(root / name)
+    return root
+
+
+def test_one_calibration_image_and_a_batch_larger_than_the_set(image_folder):
+    module = data(image_folder, calibration=str(image_folder / "calibration"), num_calibration=1, batch_size=500)
+    assert module.calibration().images.shape == (1, 3, 32, 32)
+    assert sum(len(labels) for _, labels in module.val_dataloader()) == 6
+
+
+def test_a_limited_part_is_balanced_and_no_larger_than_the_set(image_folder):
+    calibration = str(image_folder / "calibration")
+    ((_, labels),) = data(image_folder, calibration=calibration, limit=4).val_dataloader()
+    assert labels.tolist() == [0, 0, 7, 7]
+    with pytest.raises(InputError, match=r"data\.limit=7: there are 6"):
+        data(image_folder, calibration=calibration, limit=7)
+
+
+def test_a_part_of_imagenet_is_evaluated_on_its_classes_and_says_how_many(tmp_path, caplog):
+    root = images(tmp_path, "train/n01440764/1.JPEG", "val/n03888257/1.JPEG", "val/n01440764/2.JPEG")
+    (root / "val" / "n02979186").mkdir()
+    module = ImageFolder(str(root), num_calibration=1, num_workers=0)
+    module.match(SETTINGS, 1000)
+    assert [labels.tolist() for _, labels in module.val_dataloader()] == [[0, 701]]
+    assert "images of 2 of the model's 1000 classes" in caplog.text
+
+
+def test_all_classes_are_nothing_to_speak_of(tmp_path, caplog):
+    root = images(tmp_path, "train/1.png", *(f"val/{i}/1.png" for i in range(10)))
+    data(root, num_calibration=1)
+    assert not caplog.records
+
+
+def test_unsorted_validation_images_are_told_how_to_be_sorted(tmp_path):
+    root = images(tmp_path, "train/n01440764/1.JPEG", "val/ILSVRC2012_val_00000001.JPEG")
+    with pytest.raises(InputError, match=r"val has 1 images and no class folders: .* run valprep\.sh") as caught:
+        data(root)
+    assert "\n" not in str(caught.value)
+
+
+def test_calibration_draws_over_all_class_folders_the_same_images_for_a_seed(tmp_path):
+    names = [f"train/{i}/{j}.png" for i in range(10) for j in range(3)]
+    root = images(tmp_path, "val/0/1.png", *names)
+    one, two = (data(root, num_calibration=20, seed=5).calibration() for _ in range(2))
+    assert one.indices == two.indices
+    assert torch.equal(one.images, two.images)
+    assert data(root, num_calibration=30).calibration().source.endswith("train (30 files)")
+
+
+def test_training_takes_root_train_with_the_classes_of_val(tmp_path):
+    root = images(tmp_path, "val/0/1.png", *(f"train/{i}/{j}.png" for i in (3, 8) for j in range(4)))
+    loader = data(root, batch_size=4).train_dataloader()
+    batches = list(loader)
+    assert sorted(torch.cat([labels for _, labels in batches]).tolist()) == [3] * 4 + [8] * 4
+    assert batches[0][0].shape == (4, 3, 32, 32)
+    assert not torch.equal(loader.dataset[0][0], loader.dataset[0][0])  # augmented
+
+
+def test_names_mean_the_same_class_in_train_and_val(tmp_path):
+    names = [f"{part}/{name}/1.png" for part in ("train", "val") for name in ("cat", "dog")]
+    module = ImageFolder(str(images(tmp_path, *names)), num_workers=0)
+    module.match(SETTINGS, 2)
+    assert module.train_dataloader().dataset.labels == [0, 1]
+    (tmp_path / "train/dog").rename(tmp_path / "train/emu")  # else emu would be 1, as dog is in val
+    with pytest.raises(InputError, match="cat, dog, emu map to none"):
+        module.train_dataloader()
+
+
+def test_training_without_class_folders_is_told_where_they_belong(image_folder):
+    module = data(image_folder, calibration=str(image_folder / "calibration"))
+    with pytest.raises(InputError, match=r"train has no class folders: training takes .* from data\.root/train"):
+        module.train_dataloader()
+
+
+def test_grey_images_are_trained_on_too(tmp_path):
+    module = ImageFolder(str(images(tmp_path, "val/0/1.png", "train/3/1.png")), num_workers=0)
+    module.match(SETTINGS | {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}, 10)
+    ((batch, _),) = module.train_dataloader()
+    assert batch.shape == (1, 1, 32, 32)

@@ -1,7 +1,8 @@
 """Data modules: evaluation images with labels, calibration images without."""
 
-from attnround.data.base import Calibration, ImageData, draw
+from attnround.data.base import Calibration, ImageData, draw, draw_balanced
+from attnround.data.cifar import CIFAR10, CIFAR100
 from attnround.data.fashion_mnist import FashionMNIST
 from attnround.data.image_folder import ImageFolder
 
-__all__ = ["Calibration", "FashionMNIST", "ImageData", "ImageFolder", "draw"]
+__all__ = ["CIFAR10", "CIFAR100", "Calibration", "FashionMNIST", "ImageData", "ImageFolder", "draw", "draw_balanced"]

@@ -1,13 +1,19 @@
 """What every data module offers: labelled evaluation batches and an unlabelled calibration set."""
 
+import os
 from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from attnround.errors import InputError, check_number
+
+MOST_WORKERS = 8  # each holds batches ready, and the memory for them
 
 
 @dataclass(frozen=True)
@@ -29,14 +35,27 @@ class Calibration:
 
 
 class ImageData(pl.LightningDataModule, ABC):
-    """Base of the data modules. `match` tells it which model will look at the images, before anything is read."""
+    """Base of the data modules. `match` tells it which model will look at the images, before the work begins.
 
-    def __init__(self, num_calibration: int, batch_size: int, seed: int):
+    limit: how many evaluation images, a class-balanced draw, null for all; num_workers: processes that prepare images,
+    null for one a usable core and at most 8. A subclass sets `self.evaluation` in `match`.
+    """
+
+    evaluation: Dataset
+
+    def __init__(
+        self, num_calibration: int, batch_size: int, seed: int, limit: int | None = None, num_workers: int | None = 0
+    ):
         super().__init__()
         check_number("data.num_calibration", num_calibration, least=1, whole=True)
         check_number("data.batch_size", batch_size, least=1, whole=True)
         check_number("seed", seed, least=0, whole=True)
-        self.num_calibration, self.batch_size, self.seed = num_calibration, batch_size, seed
+        if limit is not None:
+            check_number("data.limit", limit, least=1, whole=True)
+        if num_workers is not None:
+            check_number("data.num_workers", num_workers, least=0, whole=True)
+        self.num_calibration, self.batch_size, self.seed, self.limit = num_calibration, batch_size, seed, limit
+        self.num_workers = min(MOST_WORKERS, num_cores()) if num_workers is None else num_workers
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Fit the images to a model: timm's data config (input_size, mean, std, crop_pct, ...) and its output size."""
@@ -46,6 +65,29 @@ class ImageData(pl.LightningDataModule, ABC):
     @abstractmethod
     def calibration(self) -> Calibration:
         """The seeded calibration images."""
+
+    def val_dataloader(self) -> DataLoader:
+        """The evaluation images with labels, in a fixed order."""
+        return self._loader(self.evaluation)
+
+    def _limited(self, dataset: Dataset, labels: Sequence[int]) -> Dataset:
+        """The part of an evaluation set that `limit` asks for."""
+        return dataset if self.limit is None else Subset(dataset, draw_balanced(labels, self.limit, self.seed))
+
+    def _training_loader(self, dataset: Dataset) -> DataLoader:
+        """Whole batches in seeded order; one smaller batch where there are no more images than that."""
+        generator = torch.Generator().manual_seed(self.seed)
+        whole = len(dataset) >= self.batch_size
+        return self._loader(dataset, shuffle=True, drop_last=whole, generator=generator)
+
+    def _loader(self, dataset: Dataset, **more: object) -> DataLoader:
+        on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        return DataLoader(dataset, self.batch_size, num_workers=self.num_workers, pin_memory=on_cuda, **more)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def draw(num_available: int, num_wanted: int, seed: int, source: str) -> list[int]:
@@ -61,3 +103,24 @@ def draw(num_available: int, num_wanted: int, seed: int, source: str) -> list[in
             f"data.num_calibration={num_wanted}: {source} offers {num_available} images; ask for 1 to {num_available}"
         )
     return torch.randperm(num_available, generator=torch.Generator().manual_seed(seed))[:num_wanted].tolist()
+
+
+def draw_balanced(labels: Sequence[int], num_wanted: int, seed: int) -> list[int]:
+    """Indices, ascending, of `num_wanted` items with as equal a number of every label as there are items for.
+
+    The items are shuffled and taken in rounds, one of every label that has one left, so that a seed's larger draw holds
+    its smaller ones. Raises InputError where there are too few.
+
+    >>> draw_balanced([5, 5, 5, 5, 5, 5, 7, 7, 9, 9], 6, seed=0)
+    [1, 4, 6, 7, 8, 9]
+    """
+    if not 1 <= num_wanted <= len(labels):
+        raise InputError(
+            f"data.limit={num_wanted}: there are {len(labels)} evaluation images; give 1 to {len(labels)}, null for all"
+        )
+    seen, rounds = Counter(), []
+    for index in torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist():
+        rounds.append((seen[labels[index]], index))
+        seen[labels[index]] += 1
+    rounds.sort(key=lambda each: each[0])  # stable: the shuffled order holds within a round
+    return sorted(index for _, index in rounds[:num_wanted])

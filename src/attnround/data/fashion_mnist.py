@@ -27,24 +27,27 @@ class FashionMNIST(ImageData):
         root: str,
         num_calibration: int = 1024,
         batch_size: int = 500,
+        limit: int | None = None,
         seed: int = 0,
         full_train: bool = False,
         train_root: str | None = None,
         download_root: str | None = None,
     ):
-        super().__init__(num_calibration, batch_size, seed)
+        super().__init__(num_calibration, batch_size, seed, limit)
         self.root = Path(root)
         self.full_train = full_train
         self.train_root = train_root
         self.download_root = download_root
 
+    def match(self, preprocessing: dict, num_classes: int) -> None:
+        super().match(preprocessing, num_classes)
+        test = self._labelled(self.root, "t10k")
+        self.evaluation = self._limited(test, test.tensors[1].tolist())
+
     def calibration(self) -> Calibration:
         images = self._normalise(read_idx(self.root / "train10k-images-idx3-ubyte.gz"))
         indices = draw(len(images), self.num_calibration, self.seed, "the shipped part of Fashion-MNIST")
         return Calibration(images[indices], indices, "Fashion-MNIST, first 10,000 training images", [])
-
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(self._labelled(self.root, "t10k"), batch_size=self.batch_size)
 
     def train_dataloader(self) -> DataLoader:
         data = (
@@ -52,8 +55,7 @@ class FashionMNIST(ImageData):
             if self.full_train
             else self._labelled(self.root, "train10k")
         )
-        generator = torch.Generator().manual_seed(self.seed)
-        return DataLoader(data, batch_size=self.batch_size, shuffle=True, drop_last=True, generator=generator)
+        return self._training_loader(data)
 
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> list[Tensor]:
         """In training every image is shifted by up to two pixels and mirrored with probability a half."""

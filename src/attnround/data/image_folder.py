@@ -1,19 +1,16 @@
-"""Folders of images: a labelled one to evaluate on, any other to calibrate with."""
+"""Folders of images: a labelled one to evaluate on, another to train on, any other to calibrate with."""
 
 import logging
 import re
 from pathlib import Path
 
 import torch
-from PIL import Image
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
-from torch import Tensor
 from torch.utils.data import DataLoader
-from torchvision import datasets
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from attnround.data.base import Calibration, ImageData, draw
-from attnround.errors import InputError, check_number, listed, reason
+from attnround.data.files import EXTENSIONS, LabelledFiles, list_folders, list_images, open_image
+from attnround.errors import InputError, listed
 
 log = logging.getLogger(__name__)
 WORDNET_ID = re.compile(r"n\d{8}")
@@ -24,7 +21,8 @@ class ImageFolder(ImageData):
 
     Class folders are WordNet ids or class indices of the model's outputs, so that a subset of ImageNet evaluates
     rightly on a model of 1,000 classes; other names stand for the classes in alphabetical order, if there are as many.
-    Without `calibration` it is root/train. Images pass through timm's evaluation transform for the model.
+    Without `calibration` it is root/train. Images pass through timm's evaluation transform for the model; those of
+    root/train/<class>, which training with labels takes, through its training transform.
     """
 
     def __init__(
@@ -33,14 +31,13 @@ class ImageFolder(ImageData):
         calibration: str | None = None,
         num_calibration: int = 1024,
         batch_size: int = 64,
-        num_workers: int = 2,
+        num_workers: int | None = None,
+        limit: int | None = None,
         seed: int = 0,
     ):
-        super().__init__(num_calibration, batch_size, seed)
+        super().__init__(num_calibration, batch_size, seed, limit, num_workers)
         self.root = Path(root)
         self.calibration_root = Path(calibration) if calibration else self.root / "train"
-        check_number("data.num_workers", num_workers, least=0, whole=True)
-        self.num_workers = num_workers
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Read the folders' lists now, so that what is wrong with them is said before the work begins."""
@@ -56,61 +53,73 @@ class ImageFolder(ImageData):
         """Files in seeded order until there are enough; unreadable ones are named, skipped and counted."""
         source = f"{self.calibration_root} ({len(self.calibration_files)} files)"
         draw(len(self.calibration_files), self.num_calibration, self.seed, source)
-        images, indices, skipped = [], [], []
+        images = torch.empty(self.num_calibration, *self.preprocessing["input_size"])
+        indices, skipped = [], []
         for index in draw(len(self.calibration_files), len(self.calibration_files), self.seed, source):
-            if len(images) == self.num_calibration:
+            if len(indices) == self.num_calibration:
                 break
+            path = self.calibration_root / self.calibration_files[index]
             try:
-                images.append(self._load(self.calibration_files[index]))
+                images[len(indices)] = self.transform(open_image(path, self.mode))
                 indices.append(index)
             except InputError as error:
                 log.warning("skipped: %s", error)
-                skipped.append(str(self.calibration_files[index]))
-        if len(images) < self.num_calibration:
+                skipped.append(str(path))
+        if len(indices) < self.num_calibration:
             raise InputError(
-                f"data.num_calibration={self.num_calibration}: {self.calibration_root} has only {len(images)} readable "
-                f"images, {len(skipped)} files are not; ask for fewer or mend them"
+                f"data.num_calibration={self.num_calibration}: {self.calibration_root} has only {len(indices)} "
+                f"readable images, {len(skipped)} files are not; ask for fewer or mend them"
             )
-        return Calibration(torch.stack(images), indices, source, skipped)
+        return Calibration(images, indices, source, skipped)
 
-    def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.evaluation, batch_size=self.batch_size, num_workers=self.num_workers)
+    def train_dataloader(self) -> DataLoader:
+        """The images of root/train, whose class folders mean what those of root/val do."""
+        folder = self.root / "train"
+        names = list_folders(folder) if folder.is_dir() else []
+        if not names:
+            raise InputError(f"{folder} has no class folders: training takes its images from data.root/train/<class>")
+        together = sorted({*names, *list_folders(self.root / "val")})
+        places = class_places(together, self.num_classes, folder)
+        transform = create_transform(**self.preprocessing, is_training=True)
+        return self._training_loader(labelled(folder, {name: places[name] for name in names}, self.mode, transform))
 
-    def _load(self, path: Path | str) -> Tensor:
-        return self.transform(self._open(path))
-
-    def _open(self, path: Path | str) -> Image.Image:
-        try:
-            with Image.open(path) as image:
-                return image.convert(self.mode)
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise InputError(f"{path} is not a readable image ({reason(error)})") from error
-
-    def _evaluation_set(self) -> datasets.ImageFolder:
+    def _evaluation_set(self) -> LabelledFiles:
         folder = self.root / "val"
         if not folder.is_dir():
             what = "has no folder val" if self.root.is_dir() else "is not there"
             raise InputError(f"data.root={self.root} {what}: give a folder with val/<class>/<images>")
-        names = sorted(each.name for each in folder.iterdir() if each.is_dir() and not each.name.startswith("."))
-        places = class_places(names, self.num_classes, folder)
+        names = list_folders(folder)
+        if not names and (flat := list_images(folder)):
+            raise InputError(
+                f"{folder} has {len(flat)} images and no class folders: sort them into one folder a class; for "
+                "ImageNet run valprep.sh of github.com/soumith/imagenetloader.torch inside it"
+            )
+        found = labelled(folder, class_places(names, self.num_classes, folder), self.mode, self.transform)
+        if (num_found := len(set(found.labels))) < self.num_classes:
+            text = "%s has images of %d of the model's %d classes; accuracies are over these"
+            log.warning(text, folder, num_found, self.num_classes)
+        return self._limited(found, found.labels)
 
-        class Mapped(datasets.ImageFolder):
-            def find_classes(self, directory: str) -> tuple[list[str], dict[str, int]]:
-                return list(places), places
-
-        found = Mapped(str(folder), transform=self.transform, loader=self._open, allow_empty=True)
-        if not found.samples:
-            raise InputError(f"{folder}: its class folders hold no image ({', '.join(IMG_EXTENSIONS)})")
-        return found
-
-    def _calibration_files(self) -> list[Path]:
+    def _calibration_files(self) -> list[str]:
         folder = self.calibration_root
         if not folder.is_dir():
             raise InputError(f"data.calibration={folder} is not there: give any folder of images, no labels needed")
-        files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in IMG_EXTENSIONS)
+        files = list_images(folder)
         if not files:
-            raise InputError(f"data.calibration={folder} holds no image ({', '.join(IMG_EXTENSIONS)})")
+            raise InputError(f"data.calibration={folder} holds no image ({EXTENSIONS})")
         return files
+
+
+def labelled(folder: Path, places: dict[str, int], mode: str, transform: object) -> LabelledFiles:
+    """The images of these class folders, in the order of the names. Raises InputError where there is none."""
+    files, labels = [], []
+    for name, place in places.items():
+        images = list_images(folder / name)
+        files += [f"{name}/{image}" for image in images]
+        labels += [place] * len(images)
+    if not files:
+        raise InputError(f"{folder}: its class folders hold no image ({EXTENSIONS})")
+    return LabelledFiles(folder, files, labels, mode, transform)
 
 
 def class_places(names: list[str], num_classes: int, folder: Path) -> dict[str, int]:
