@@ -90,3 +90,15 @@ def test_a_norm_that_runs_twice_stays():
 def test_a_layer_that_standardises_its_weight_keeps_its_norm():
     model = awaken_norms(nn.Sequential(timm.layers.StdConv2d(3, 4, 1), nn.BatchNorm2d(4)))
     assert fold_batch_norms(model) == ([], ["1"])
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-30])
+@torch.no_grad()
+def test_a_channel_that_never_varied_folds_finitely(value):
+    model = awaken_norms(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)))
+    model[1].running_var[2] = value
+    x = torch.randn(2, 3, 5, 5)
+    expected = model(x)
+    assert fold_batch_norms(model) == (["1"], [])
+    assert model[0].weight.isfinite().all()
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-3)

@@ -5,7 +5,7 @@ from timm.layers import StdConv2d
 from torch import nn
 
 from attnround.errors import InputError
-from attnround.models import find_layers, fold_batch_norms, swap_layers
+from attnround.models import find_layers, fold_batch_norms, left_float, swap_layers
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 
@@ -68,28 +68,107 @@ def test_a_broken_weight_is_named(network):
         find_layers(network)
 
 
-def test_control_flow_on_the_data_is_refused():
-    class Flow(nn.Module):
-        def forward(self, x):
-            return x if x.sum() > 0 else -x
-
-    with pytest.raises(InputError, match=r"Flow.*traced"):
-        find_layers(Flow())
+class Flow(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
 
 
-def test_a_method_that_works_in_place_is_refused():
-    class InPlace(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.conv = nn.Conv2d(3, 3, 1)
+class Inputs(nn.Module):
+    def forward(self, x, mask):
+        return x * mask
 
-        def forward(self, x):
-            x = self.conv(x)
-            x.relu_()
-            return x
 
-    with pytest.raises(InputError, match="relu_"):
-        find_layers(InPlace())
+class Outputs(nn.Module):
+    def forward(self, x):
+        return x, -x
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.two(self.one(x))
+
+
+class Shared(nn.Module):
+    """One module under two names."""
+
+    def __init__(self):
+        super().__init__()
+        self.one = self.two = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.two(self.one(x))
+
+
+class Read(nn.Module):
+    """A weight that is read where its layer does not run."""
+
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(x) @ self.fc.weight
+
+
+class Idle(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc, self.spare = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.fc(x)
+
+
+@pytest.mark.parametrize(
+    ("model", "reason"),
+    [
+        (Flow(), r"Flow.*traced.*control flow"),
+        (Inputs(), r"Inputs.*traced.*mask"),
+        (Outputs(), r"Outputs.*several values"),
+        (Tied(), r"one\.weight and two\.weight are one tensor"),
+        (Shared(), r"one.*more than once"),
+        (Read(), r"fc\.weight.*read outside its layer"),
+        (Idle(), r"spare.*never calls it"),
+        (
+            timm.create_model("tiny_vit_5m_224"),
+            r"attn\.qkv.*is inside stages\.1\.blocks\.0, whose forward cannot be traced",
+        ),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_models_that_cannot_be_handled_are_refused_in_a_line(model, reason):
+    with pytest.raises(InputError, match=reason) as refusal:
+        find_layers(model.eval())
+    assert "\n" not in str(refusal.value)
+
+
+def test_tied_weights_are_refused_before_a_norm_is_folded_into_both():
+    with pytest.raises(InputError, match="one tensor"):
+        fold_batch_norms(nn.Sequential(Tied(), nn.BatchNorm1d(4)).eval())
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("resnet18", []),
+        ("test_vit", ["cls_token", "LayerNorm at blocks.0.norm1", "scaled_dot_product_attention at blocks.5.attn"]),
+        ("convnext_atto", ["stages.0.blocks.0.gamma", "LayerNorm2d at head.norm"]),
+        ("densenet121", ["BatchNormAct2d at features.denseblock1.denselayer1.norm1"]),
+        ("swin_tiny_patch4_window7_224", ["layers.0.blocks.0.attn.relative_position_bias_table"]),
+    ],
+)
+def test_what_stays_float_is_listed(name, expected):
+    model = timm.create_model(name).eval()
+    fold_batch_norms(model)
+    left = left_float(model, [layer.name for layer in find_layers(model)])
+    assert set(expected) <= set(left)
+    assert bool(left) == bool(expected)
+    assert len(set(left)) == len(left)
 
 
 def test_timms_own_linear_is_a_linear_layer():

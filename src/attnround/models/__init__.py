@@ -1,7 +1,8 @@
-"""timm's side: build a model, fold its batch norms, order its layers, swap in quantized ones."""
+"""timm's side: build a model, fold its batch norms, order its layers, cut it into units, swap in quantized ones."""
 
 from attnround.models.build import TimmModel
 from attnround.models.fold import fold_batch_norms
-from attnround.models.layers import Layer, find_layers, swap_layers
+from attnround.models.layers import Layer, find_layers, left_float, swap_layers
+from attnround.models.units import Unit, cut
 
-__all__ = ["Layer", "TimmModel", "find_layers", "fold_batch_norms", "swap_layers"]
+__all__ = ["Layer", "TimmModel", "Unit", "cut", "find_layers", "fold_batch_norms", "left_float", "swap_layers"]

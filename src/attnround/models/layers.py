@@ -12,6 +12,7 @@ from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 
 FLOAT = (_BatchNorm, nn.LayerNorm, nn.GroupNorm)  # weights that scale features, a value a channel
+PRODUCTS = {"matmul", "bmm", "baddbmm", "einsum", "scaled_dot_product_attention", "linear", "conv2d"}  # as functions
 
 
 @dataclass(frozen=True)
@@ -29,17 +30,20 @@ def find_layers(model: nn.Module) -> list[Layer]:
     """
     graph = trace(model)
     names = [node.target for node in calls(graph, model, QUANTIZABLE)]
+    called = {node.target for node in graph.nodes if node.op == "call_module"}
     for name, module in model.named_modules():
-        _check(name, module, names)
+        _check(name, module, names, called)
     return [Layer(name, model.get_submodule(name).weight.detach()) for name in names]
 
 
-def _check(name: str, module: nn.Module, names: list[str]) -> None:
+def _check(name: str, module: nn.Module, names: list[str], called: set[str]) -> None:
     kind = type(module).__name__
     if type(module) in QUANTIZABLE:
         if names.count(name) != 1:
-            how_often = "never" if name not in names else "more than once"
-            raise InputError(f"{name} ({kind}) cannot be handled: the forward calls it {how_often}")
+            around = next((outer for outer in called if name.startswith(f"{outer}.")), None)
+            why = f"it is inside {around}, whose forward cannot be traced" if around else "the forward never calls it"
+            why = "the forward calls it more than once" if name in names else why
+            raise InputError(f"{name} ({kind}) cannot be handled: {why}")
         if getattr(module, "padding_mode", "zeros") != "zeros":
             raise InputError(f"{name} ({kind}) cannot be handled: padding_mode={module.padding_mode}, only zeros is")
         if not module.weight.isfinite().all():
@@ -52,6 +56,29 @@ def _check(name: str, module: nn.Module, names: list[str]) -> None:
         own = [key for key, parameter in module.named_parameters(recurse=False) if parameter.ndim > 1]
         if "weight" in own or "in_proj_weight" in own:
             raise InputError(f"{name} ({kind}) cannot be handled yet: only Conv2d and Linear weights are quantized")
+
+
+def left_float(model: nn.Module, names: list[str]) -> list[str]:
+    """What stays float where the layers of these names are quantized, in execution order.
+
+    Norms and products of two activations as `kind at module`; other parameters (class tokens, position embeddings,
+    layer scales) by their names.
+    """
+    kept = []
+    parameters = dict(model.named_parameters())
+    for node in trace(model).nodes:
+        kind = getattr(node.target, "__name__", node.target)
+        if node.op == "call_module":
+            module = model.get_submodule(node.target)
+            if node.target not in names and any(True for _ in module.parameters()):
+                kept.append(f"{type(module).__name__} at {node.target}")
+        elif node.op == "get_attr" and node.target in parameters:
+            name = node.target.rpartition(".")[0]
+            module = model.get_submodule(name)
+            kept.append(f"{type(module).__name__} at {name}" if isinstance(module, FLOAT) else node.target)
+        elif node.op in ("call_function", "call_method") and kind in PRODUCTS:
+            kept.append(f"{kind} at {next(reversed(node.meta.get('nn_module_stack', {'the model': None})))}")
+    return list(dict.fromkeys(kept))
 
 
 def swap_layers(model: nn.Module, bit_widths: dict[str, int], observer: ClipSearch) -> nn.Module:

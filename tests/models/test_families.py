@@ -1,0 +1,183 @@
+"""timm's families, each a small variant: traced, folded, cut into units, rounded. A new family is a new line here."""
+
+import functools
+
+import pytest
+import timm
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from tests.conftest import ROOT
+from torch import nn
+from torch.nn.functional import interpolate
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from attnround.data.fashion_mnist import read_idx
+from attnround.evaluation import agreement
+from attnround.models import cut, find_layers, fold_batch_norms, swap_layers
+from attnround.models.trace import QUANTIZABLE, executor, trace
+from attnround.quantization.observer import ClipSearch, sqnr_db
+from attnround.quantization.rounding import AttentionRound
+from attnround.reconstruction import LayerReconstruction, reconstruct
+from attnround.trainer import TrainerSettings
+
+SLIM = {"layers": (1, 1, 1, 1), "channels": (16, 24, 32, 48)}
+FAMILIES = {  # name: (arguments, units of the blocks)
+    "resnet18": (SLIM, "conv1 layer1.0 layer2.0 layer3.0 layer4.0 fc"),
+    "resnet50": (SLIM, "conv1 layer1.0 layer2.0 layer3.0 layer4.0 fc"),
+    "resnext50_32x4d": (SLIM | {"channels": (64, 64, 64, 64)}, "conv1 layer1.0 layer2.0 layer3.0 layer4.0 fc"),
+    "mobilenetv2_050": ({}, 20),
+    "mobilenetv2_100": ({}, 20),
+    "mobilenetv3_small_050": ({}, 15),
+    "mobilenetv3_large_100": ({}, 19),
+    "efficientnet_b0": ({}, 19),
+    "efficientnet_lite0": ({}, 19),
+    "tf_efficientnet_lite0": ({}, 19),
+    "regnetx_006": ({}, 18),
+    "regnetx_032": ({}, 27),
+    "regnety_002": ({}, 15),
+    "mnasnet_100": ({}, 20),
+    "densenet121": (
+        {"block_config": (2, 2, 2), "growth_rate": 8},
+        "features.conv0 features.denseblock1 features.transition1.conv features.denseblock2 features.transition2.conv "
+        "features.denseblock3 classifier",
+    ),
+    "VGG": (  # a neuron of vgg11's head has 25,088 inputs, whose moments take gigabytes
+        {"cfg": [8, "M", 16, "M", 24, 24, "M", 16, "M"], "mlp_ratio": 0.01, "norm_layer": nn.BatchNorm2d},
+        "features.0 features.4 features.8 features.11 features.15 pre_logits head.fc",
+    ),
+    "convnext_atto": (
+        {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)},
+        "stem.0 stages.0.blocks.0 stages.1.downsample.1 stages.1.blocks.0 stages.2.downsample.1 stages.2.blocks.0 "
+        "stages.3.downsample.1 stages.3.blocks.0 head.fc",
+    ),
+    "vit_tiny_patch16_224": (
+        {"img_size": 64, "depth": 2, "embed_dim": 48},
+        "patch_embed.proj blocks.0.attn blocks.0.mlp blocks.1.attn blocks.1.mlp head",
+    ),
+    "deit_tiny_distilled_patch16_224": (
+        {"img_size": 64, "depth": 2, "embed_dim": 48},
+        "patch_embed.proj blocks.0.attn blocks.0.mlp blocks.1.attn blocks.1.mlp head..head_dist",
+    ),
+    "swin_tiny_patch4_window7_224": (
+        {"img_size": 64, "window_size": 4, "depths": (2, 2), "embed_dim": 24, "num_heads": (2, 4)},
+        "patch_embed.proj layers.0.blocks.0.attn layers.0.blocks.0.mlp layers.0.blocks.1.attn layers.0.blocks.1.mlp "
+        "layers.1.downsample.reduction layers.1.blocks.0.attn layers.1.blocks.0.mlp layers.1.blocks.1.attn "
+        "layers.1.blocks.1.mlp head.fc",
+    ),
+    "MlpMixer": (
+        {"img_size": 64, "num_blocks": 2, "embed_dim": 48},
+        "stem.proj blocks.0.mlp_tokens blocks.0.mlp_channels blocks.1.mlp_tokens blocks.1.mlp_channels head",
+    ),
+    "test_resnet": ({}, "conv1.0 conv1.3 conv1.6 layer1.0 layer2.0 layer3.0 layer4.0 fc"),
+    "test_efficientnet": ({}, 8),
+    "test_efficientnet_gn": ({}, 8),
+    "test_byobnet": ({}, "stem.conv stages.0.0 stages.1.0 stages.2.0 stages.3.0 head.fc"),
+    "test_coatnet": ({"img_size": 64}, 8),
+    "test_convnext": ({}, 14),
+    "test_mambaout": ({}, 11),
+    "test_maxvit": ({"img_size": 64}, 22),
+    "test_vit": ({"img_size": 64}, 14),
+    "test_vit3": ({"img_size": 64}, 21),
+    "test_vit_relpos": ({"img_size": 64}, 20),
+}
+SLOW = {"mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "efficientnet_lite0", "tf_efficientnet_lite0"}
+SLOW |= {"mnasnet_100", "regnetx_006", "regnetx_032"}
+NUM_CALIBRATION = 64
+SETTINGS = LayerReconstruction(observer=ClipSearch(num_candidates=20), batch_size=16, num_positions=16)
+
+families = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FAMILIES]
+)
+
+
+@torch.no_grad()
+def awaken(model: nn.Module, images: torch.Tensor) -> nn.Module:
+    """As after training: no weight, norm or scale is zero or one throughout, and the statistics are the images'."""
+    for module in model.modules():
+        if type(module) in QUANTIZABLE:
+            module.weight.normal_(std=module.weight[0].numel() ** -0.5)
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 1:
+                parameter.normal_(std=0.1).add_(0.0 if key == "bias" else 1.0)
+        if isinstance(module, _BatchNorm):
+            module.bias.add_(1.0)  # with half of its activations shut, a random network is chaos: it amplifies errors
+            module.momentum = None  # the statistics of these images alone
+    model.train()(images)
+    return model.eval()
+
+
+@functools.cache
+def folded(name: str):
+    """The folded model, images, and the logits of the model before it was folded."""
+    torch.manual_seed(0)
+    make = functools.partial(timm.create_model, name) if timm.is_model(name) else getattr(timm.models, name)
+    model = make(num_classes=10, **FAMILIES[name][0])
+    images = interpolate(torch.randn(128, 3, 4, 4), 64, mode="bicubic") + 0.1 * torch.randn(128, 3, 64, 64)
+    awaken(model, images[:NUM_CALIBRATION])
+    with torch.no_grad():
+        expected = model(images)
+    fold_batch_norms(model)
+    return model, images, expected
+
+
+@families
+@torch.no_grad()
+def test_folding_changes_no_logit(name):
+    model, images, expected = folded(name)
+    assert expected.std(0).min() > 0.01  # the images make a difference
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
+
+
+@families
+@torch.no_grad()
+def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(name):
+    model, images, _ = folded(name)
+    names = [layer.name for layer in find_layers(model)]
+    graph = trace(model)
+    for granularity in ("layer", "network", "block"):
+        units = cut(graph, model, granularity, images[:1])
+        assert [layer for unit in units for layer in unit.layers] == names
+        assert len({unit.name for unit in units}) == len(units)
+    found, expected = [unit.name for unit in units], FAMILIES[name][1]
+    assert (len(found) if isinstance(expected, int) else " ".join(found)) == expected
+
+    interpreter, value = executor(model, graph, model), images[:3]
+    for unit in units:
+        interpreter.env = {unit.start: value}
+        for node in unit.nodes():
+            interpreter.env[node] = interpreter.run_node(node)
+        value = interpreter.env[unit.end]
+    assert torch.equal(value, model(images[:3]))
+
+
+@families
+@torch.no_grad()
+def test_eight_bits_follow_the_float_model(name):
+    model, images, _ = folded(name)
+    student = swap_layers(model, {layer.name: 8 for layer in find_layers(model)}, SETTINGS.observer)
+    assert sqnr_db(model(images), student(images)) > 20
+
+
+@families
+def test_four_bits_reconstructed_are_closer_to_float_than_nearest_ones(name):
+    model, images, _ = folded(name)
+    student = swap_layers(model, {layer.name: 4 for layer in find_layers(model)}, SETTINGS.observer)
+    with torch.no_grad():
+        reference, nearest = model(images[NUM_CALIBRATION:]), student(images[NUM_CALIBRATION:])
+    reconstruct(model, student, images[:NUM_CALIBRATION], AttentionRound(num_steps=20), SETTINGS, TrainerSettings())
+    with torch.no_grad():
+        assert sqnr_db(reference, student(images[NUM_CALIBRATION:])) > sqnr_db(reference, nearest) + 3
+
+
+@pytest.mark.parametrize("name", ["resnet18_slim", "mobilenetv2_050"])
+@torch.no_grad()
+def test_eight_bits_of_trained_networks_agree_with_the_float_ones(name):
+    config = OmegaConf.create({"paths": {"assets": str(ROOT / "assets")}})
+    config.model = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
+    model = instantiate(config.model, _convert_="all").build()
+    pixels = read_idx(ROOT / "assets/fashion_mnist/t10k-images-idx3-ubyte.gz")[:500, None]
+    images = (pixels / 255 - model.preprocessing["mean"][0]) / model.preprocessing["std"][0]
+    fold_batch_norms(model)
+    student = swap_layers(model, {layer.name: 8 for layer in find_layers(model)}, ClipSearch())
+    assert agreement(model(images), student(images)) >= 98

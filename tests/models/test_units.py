@@ -1,0 +1,120 @@
+import copy
+
+import pytest
+import timm
+import torch
+from torch import fx, nn
+
+from attnround.errors import InputError
+from attnround.models import cut, fold_batch_norms
+from attnround.models.localize import localize
+from attnround.models.trace import trace
+
+IMAGE = torch.zeros(1, 3, 64, 64)
+
+
+def units(model: nn.Module, granularity: str = "block", image: torch.Tensor = IMAGE):
+    return cut(trace(model), model, granularity, image)
+
+
+def folded(name: str, **arguments) -> nn.Module:
+    model = timm.create_model(name, **arguments).eval()
+    fold_batch_norms(model)
+    return model
+
+
+def test_an_inverted_residual_is_a_block_with_a_shortcut_or_without():
+    found = {unit.name: unit.layers for unit in units(folded("mobilenetv3_small_050"))}
+    assert found["blocks.2.0"] == tuple(  # no shortcut, with squeeze and excitation
+        f"blocks.2.0.{part}" for part in ("conv_pw", "conv_dw", "se.conv_reduce", "se.conv_expand", "conv_pwl")
+    )
+    assert len(found["blocks.2.1"]) == 5
+    assert found["conv_stem"] == ("conv_stem",)
+    assert found["classifier"] == ("classifier",)
+
+
+def test_an_activation_goes_with_the_block_before_it_and_a_pooling_with_the_one_after():
+    first, second, *_ = units(folded("resnet18"))
+    assert [node.name for node in first.nodes()] == ["conv1", "bn1", "act1"]
+    assert second.nodes()[0].name == "maxpool"
+    assert second.end.name.startswith("layer1_0_act2")
+
+
+def test_a_layer_is_cut_with_its_activation(network):
+    found = units(network, "layer", torch.zeros(1, 3, 16, 16))
+    ends = {unit.name: [node.name for node in unit.nodes()] for unit in found}
+    assert ends == {
+        "stem": ["stem", "norm", "act"],
+        "depthwise": ["depthwise", "act_1"],
+        "grouped": ["grouped"],  # the sum has another input
+        "head": ["head"],
+    }
+    assert found[1].start is found[0].end
+
+
+def test_layers_without_an_activation_between_them_stay_apart():
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1), nn.ReLU())
+    for granularity in ("layer", "block"):
+        assert [[node.name for node in unit.nodes()] for unit in units(model, granularity)] == [["_0"], ["_1", "_2"]]
+
+
+def test_a_shortcut_layer_is_cut_from_its_own_input():
+    found = {unit.name: unit for unit in units(folded("resnet18"), "layer")}
+    shortcut, main = found["layer2.0.downsample.0"], found["layer2.0.conv1"]
+    assert shortcut.start is main.start
+    assert not set(shortcut.nodes()) & set(main.nodes())
+
+
+def test_a_wrapped_model_has_the_blocks_of_the_bare_one():
+    model = folded("mobilenetv2_050")
+    wrapped = units(Wrapper(model))
+    assert [unit.name for unit in wrapped] == [f"inner.{unit.name}" for unit in units(model)]
+
+
+class Wrapper(nn.Module):
+    def __init__(self, inner: nn.Module):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return self.inner(x)
+
+
+def test_the_network_is_one_unit():
+    model = folded("test_resnet")
+    (unit,) = units(model, "network")
+    assert (unit.name, unit.start.op, unit.end.name) == ("network", "placeholder", "fc")
+    assert len(unit.layers) == 16
+
+
+def test_another_granularity_is_refused():
+    with pytest.raises(InputError, match=r"granularity=stage: give one of layer, block, network"):
+        units(folded("test_resnet"), "stage")
+
+
+SWIN = {"img_size": 64, "window_size": 4, "depths": (2, 2), "embed_dim": 24, "num_heads": (2, 4)}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [("swin_tiny_patch4_window7_224", SWIN), ("test_vit", {"img_size": 64}), ("test_efficientnet_evos", {})],
+)
+@torch.no_grad()
+def test_localizing_changes_no_value_for_any_number_of_images(name, arguments):
+    model = timm.create_model(name, **arguments).eval()
+    graph = trace(model)
+    num_nodes = len(graph.nodes)
+    values = localize(graph, model, IMAGE)
+    assert len(graph.nodes) < num_nodes
+    images = torch.randn(3, 3, 64, 64)
+    assert torch.equal(fx.Interpreter(fx.GraphModule(model, graph)).run(images), model(images))
+    once = str(graph)
+    assert set(localize(graph, model, IMAGE)) == set(graph.nodes) <= set(values)
+    assert str(graph) == once
+
+
+def test_cutting_leaves_the_model_alone():
+    model = folded("test_vit", img_size=64)
+    before = copy.deepcopy(model.state_dict())
+    units(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
