@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from attnround.errors import InputError
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding import AttentionRound
-from attnround.quantization.rounding.attention_round import gaussian_moments
+from attnround.quantization.rounding import AttentionRound, gaussian
+from attnround.quantization.rounding.gaussian import gaussian_moments
 
 grids = st.builds(Grid, st.integers(2, 8), st.booleans())
 sigmas = st.floats(0.03, 1.5)
@@ -85,9 +85,84 @@ def test_a_narrow_gaussian_is_its_decision():
     assert variance.max() < 1e-6
 
 
+def begin(estimator, u, **settings):
+    method = AttentionRound(estimator=estimator, **settings)
+    return method.start(u, Grid(3), None, torch.Generator().manual_seed(0))
+
+
+def test_the_draws_of_sampled_have_the_mean_and_the_gradient_of_expected():
+    u = torch.linspace(-5, 5, 21)
+    expected, sampled = begin("expected", u), begin("sampled", u)
+    expected.anneal(0.2)
+    sampled.anneal(0.2)
+    mean, variance = expected.moments()
+    draws = torch.stack([sampled.moments()[0].detach() for _ in range(4000)])
+    assert torch.equal(draws, draws.round())
+    torch.testing.assert_close(draws.mean(0), mean.detach(), rtol=0, atol=0.05)
+    torch.testing.assert_close(draws.var(0), variance.detach(), rtol=0, atol=0.05)
+    mean.sum().backward()
+    sampled.moments()[0].sum().backward()
+    torch.testing.assert_close(sampled.alpha.grad, expected.alpha.grad)
+
+
+@pytest.mark.parametrize(
+    ("alpha", "step", "share"),
+    [
+        (0.0, 0.1, 0.5),
+        (0.3, 0.1, 0.2743),
+        (-0.3, -0.1, 0.2743),
+        (0.3, -0.1, 0.7257),
+        (-0.3, 0.1, 0.7257),
+        (0.3, 0.0, 1),
+    ],
+)
+def test_the_gate_lets_the_mass_ahead_of_a_step_pass(alpha, step, share):
+    """Phi(0.3 / 0.5) = 0.7257: most of a step back to the weight, little of one further away."""
+    rounding = begin("gated", torch.zeros(1, 1))
+    rounding.alpha.data.fill_(alpha)
+    rounding.anneal(0.0)
+    rounding.alpha.data.add_(step)
+    rounding.after_step()
+    assert rounding.alpha.item() == pytest.approx(alpha + share * step, abs=1e-5)
+
+
+def test_gateds_gradient_is_straight_through_inside_the_range_and_none_outside():
+    rounding = begin("gated", torch.tensor([[-6.0, -4.4, -4.0, 0.3, 3.0, 3.4, 3.6]]))
+    rounding.moments()[0].sum().backward()
+    assert rounding.alpha.grad.tolist() == [[0, 1, 1, 1, 1, 1, 0]]
+
+
 @pytest.mark.parametrize("sigma", [0, -1])
 def test_sigma_must_be_positive(sigma):
     with pytest.raises(InputError, match=r"quantizer\.sigma=.*above 0"):
         AttentionRound(sigma=sigma)
     with pytest.raises(InputError, match="above 0"):
         AttentionRound(sigma_end=sigma)
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.05])
+def test_the_fused_pass_gives_what_the_plain_one_gives(sigma, generator):
+    """Where no compiler is, the fused pass is the plain one, and this holds all the same."""
+    centre = (torch.randn(40, 7, 3, 3, generator=generator) * 4).requires_grad_()
+    results = []
+    for fused in (False, True):
+        mean, variance = gaussian_moments(centre, sigma, Grid(3), fused)
+        (slope,) = torch.autograd.grad(mean.sum() + 3 * variance.sum(), centre)
+        results.append((mean.detach(), variance.detach(), slope))
+    for plain, fused in zip(*results, strict=True):
+        torch.testing.assert_close(plain, fused, rtol=1e-5, atol=1e-4)
+
+
+def test_without_a_compiler_it_runs_unfused_and_says_so(monkeypatch, caplog):
+    def no_compiler(*_, **__):
+        raise RuntimeError("no C++ compiler")
+
+    caplog.set_level("INFO")
+    gaussian._fused_window_sums.cache_clear()
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: no_compiler)
+    try:
+        centre = torch.linspace(-3, 3, 9)
+        assert torch.equal(gaussian_moments(centre, 0.5, Grid(4), True)[0], gaussian_moments(centre, 0.5, Grid(4))[0])
+    finally:
+        gaussian._fused_window_sums.cache_clear()
+    assert "no compiler" in caplog.text

@@ -2,7 +2,24 @@
 
 from attnround.quantization.rounding.adaround import AdaRound
 from attnround.quantization.rounding.attention_round import AttentionRound
-from attnround.quantization.rounding.base import Quantizer, Rounding
+from attnround.quantization.rounding.base import Decided, Objective, Quadratic, Quantizer, Rounding
+from attnround.quantization.rounding.coordinate_descent import CoordinateDescent
+from attnround.quantization.rounding.flexround import FlexRound
+from attnround.quantization.rounding.gptq import GPTQ
 from attnround.quantization.rounding.nearest import Nearest
+from attnround.quantization.rounding.stochastic import Stochastic
 
-__all__ = ["AdaRound", "AttentionRound", "Nearest", "Quantizer", "Rounding"]
+__all__ = [
+    "GPTQ",
+    "AdaRound",
+    "AttentionRound",
+    "CoordinateDescent",
+    "Decided",
+    "FlexRound",
+    "Nearest",
+    "Objective",
+    "Quadratic",
+    "Quantizer",
+    "Rounding",
+    "Stochastic",
+]

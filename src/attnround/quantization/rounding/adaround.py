@@ -7,7 +7,7 @@ arXiv 2004.10568.
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from attnround.errors import check_number
 from attnround.quantization.grid import Grid
@@ -21,9 +21,10 @@ EDGE = 1e-3  # keeps the start of V finite where a weight lies on a level
 class AdaRound(Quantizer):
     """q = clip(floor(u) + h(V)), h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1), started so that h = frac(u).
 
-    The regulariser lambda * mean(1 - |2h - 1|^beta) drives h to 0 or 1: it begins after `warmup` of the steps, while
-    beta falls from beta_start to beta_end. `regularization` is lambda in units of nearest's error, so that one value
-    serves every layer.
+    The regulariser lambda * R(1 - |2h - 1|^beta) drives h to 0 or 1: it begins after `warmup` of the steps, while beta
+    falls from beta_start to beta_end. With `relative`, R is the mean over the weights and `regularization` is lambda in
+    units of nearest's error, so that one value serves every layer. Without, as its authors state it, R is the sum, and
+    lambda in units of the squared output error, summed over channels and averaged over images and places.
     """
 
     lr: float = 0.01
@@ -32,6 +33,7 @@ class AdaRound(Quantizer):
     beta_start: float = 20.0
     beta_end: float = 2.0
     warmup: float = 0.2
+    relative: bool = True
 
     def __post_init__(self) -> None:
         check_number("quantizer.lr", self.lr, above=0)
@@ -41,17 +43,23 @@ class AdaRound(Quantizer):
         check_number("quantizer.beta_end", self.beta_end, above=0)
         check_number("quantizer.warmup", self.warmup, least=0, most=0.9)
 
-    def start(self, u: Tensor, grid: Grid, objective: Objective) -> Rounding:
+    def start(
+        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+    ) -> Rounding:
+        if not self.relative:
+            return _AdaRound(u, grid, self, self.regularization * objective.unit)
         nearest = u.round().clamp(grid.qmin, grid.qmax)
-        return _AdaRound(u, grid, self, float(objective(nearest, None)))
+        return _AdaRound(u, grid, self, self.regularization * float(objective(nearest)) / u.numel())
 
 
 class _AdaRound(Rounding):
-    def __init__(self, u: Tensor, grid: Grid, settings: AdaRound, nearest_error: float):
+    """strength: what an undecided weight adds to the objective."""
+
+    def __init__(self, u: Tensor, grid: Grid, settings: AdaRound, strength: float):
         super().__init__()
         self.grid = grid
         self.settings = settings
-        self.strength = settings.regularization * nearest_error
+        self.strength = strength
         self.register_buffer("floor", u.floor())
         fraction = (u - self.floor).clamp(EDGE, 1 - EDGE)
         self.v = nn.Parameter(torch.logit((fraction - GAMMA) / (ZETA - GAMMA)))
@@ -63,15 +71,45 @@ class _AdaRound(Rounding):
         self.beta = settings.beta_end + (settings.beta_start - settings.beta_end) * (1 - done) if done >= 0 else None
 
     def moments(self) -> tuple[Tensor, None]:
-        return (self.floor + self._up()).clamp(self.grid.qmin, self.grid.qmax), None
+        self.up = _Up.apply(self.v)
+        return (self.floor + self.up).clamp(self.grid.qmin, self.grid.qmax), None
 
     def penalty(self) -> Tensor | float:
-        if self.beta is None:
-            return 0.0
-        return self.strength * (1 - (2 * self._up() - 1).abs().pow(self.beta)).mean()
+        """Of the latest moments."""
+        return self.strength * _Undecided.apply(self.up, self.beta) if self.beta is not None else 0.0
 
     def decide(self) -> Tensor:
         return (self.floor + (self.v >= 0)).clamp(self.grid.qmin, self.grid.qmax)
 
-    def _up(self) -> Tensor:
-        return (torch.sigmoid(self.v) * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+
+class _Up(torch.autograd.Function):
+    """h(V), with its slope found on the way."""
+
+    @staticmethod
+    def forward(ctx, v: Tensor) -> Tensor:
+        chance = torch.sigmoid(v)
+        up = (chance * (ZETA - GAMMA)).add_(GAMMA)
+        slope = chance.mul_(1 - chance).mul_(ZETA - GAMMA).mul_((up > 0) & (up < 1))
+        ctx.save_for_backward(slope)
+        return up.clamp_(0, 1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> Tensor:
+        return grad * ctx.saved_tensors[0]
+
+
+class _Undecided(torch.autograd.Function):
+    """sum (1 - |2h - 1|^beta): one power gives the value and the slope."""
+
+    @staticmethod
+    def forward(ctx, up: Tensor, beta: float) -> Tensor:
+        side = (2 * up).sub_(1)
+        distance = side.abs()
+        power = distance.pow(beta - 1)
+        total = up.numel() - (power.flatten() @ distance.flatten())
+        ctx.save_for_backward(power.mul_(side.sign_()).mul_(-2 * beta))
+        return total
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+        return grad * ctx.saved_tensors[0], None

@@ -8,97 +8,109 @@ idea; the formulae here are this project's reading of it:
     E[q^2] = qmin^2 + sum_k (2k + 1) Phi((c - k - 1/2) / sigma)
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
-from attnround.errors import check_number
+from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Objective, Quantizer, Rounding
+from attnround.quantization.rounding.base import Objective, Quantizer, Rounding, round_through
+from attnround.quantization.rounding.coordinate_descent import polish
+from attnround.quantization.rounding.gaussian import gaussian_moments
 
-REACH = 4.0  # thresholds further than this many sigma from c count as passed or not: Phi(-4) = 3e-5
+WORTH_COMPILING = 1e9  # weights times steps; then a fused pass saves more than the seconds it takes to compile
 
 
 @dataclass(frozen=True)
 class AttentionRound(Quantizer):
-    """The expected weight meets the objective, the variance enters it, and sigma shrinks until the decision is clear.
+    """alpha is learned while sigma shrinks until the decision is clear; `estimator` says how draws meet the objective.
+
+    expected: the mean stands for the weight, and the variance enters the objective: no draw, exact gradient.
+    sampled: one draw a step, and the mean's gradient.
+    gated: the decision, with the gradient straight through inside the range. Each of Adam's steps on alpha is scaled by
+    the Gaussian's mass ahead: Phi(-|alpha|/sigma) away from the weight, Phi(|alpha|/sigma) back to it.
 
     sigma, sigma_end: width of the Gaussian in quantization steps at the start and the end, geometric in between;
-    lr: Adam's rate for alpha, in steps.
+    lr: Adam's rate for alpha, in steps; polish: the decision then descends by coordinates, on the layer objective only.
     """
 
     sigma: float = 0.5
     sigma_end: float = 0.05
     lr: float = 0.05
     num_steps: int = 200
+    estimator: str = "expected"
+    polish: bool = False
 
     def __post_init__(self) -> None:
         check_number("quantizer.sigma", self.sigma, above=0)
         check_number("quantizer.sigma_end", self.sigma_end, above=0, most=self.sigma)
         check_number("quantizer.lr", self.lr, above=0)
         check_number("quantizer.num_steps", self.num_steps, least=1, whole=True)
+        if self.estimator not in ESTIMATORS:
+            raise InputError(f"quantizer.estimator={self.estimator}: give one of {', '.join(ESTIMATORS)}")
 
-    def start(self, u: Tensor, grid: Grid, objective: Objective) -> Rounding:
-        return _AttentionRound(u, grid, self)
+    @property
+    def layer_only(self) -> bool:
+        return self.polish
+
+    def start(
+        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+    ) -> Rounding:
+        return ESTIMATORS[self.estimator](u, grid, self, objective, generator)
 
 
 class _AttentionRound(Rounding):
-    def __init__(self, u: Tensor, grid: Grid, settings: AttentionRound):
+    def __init__(self, u: Tensor, grid: Grid, settings: AttentionRound, objective: Objective, generator: Generator):
         super().__init__()
-        self.grid = grid
-        self.settings = settings
+        self.grid, self.settings, self.generator = grid, settings, generator
+        self.quadratic = objective if settings.polish else None
         self.register_buffer("u", u)
         self.alpha = nn.Parameter(torch.zeros_like(u))
         self.sigma = settings.sigma
+        self.fused = u.numel() * settings.num_steps > WORTH_COMPILING
 
     def anneal(self, progress: float) -> None:
         self.sigma = self.settings.sigma * (self.settings.sigma_end / self.settings.sigma) ** progress
 
-    def moments(self) -> tuple[Tensor, Tensor]:
-        return gaussian_moments(self.u + self.alpha, self.sigma, self.grid)
+    def moments(self) -> tuple[Tensor, Tensor | None]:
+        return gaussian_moments(self.u + self.alpha, self.sigma, self.grid, self.fused)
 
     def decide(self) -> Tensor:
-        return (self.u + self.alpha.detach()).round_().clamp_(self.grid.qmin, self.grid.qmax)
+        levels = (self.u + self.alpha.detach()).round_().clamp_(self.grid.qmin, self.grid.qmax)
+        return polish(levels, self.grid, self.quadratic) if self.quadratic else levels
 
 
-def gaussian_moments(centre: Tensor, sigma: float, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Mean and variance of clip(round(c + sigma * xi)), differentiable in the centre c; sigma in steps."""
-    return _GaussianMoments.apply(centre, sigma, grid.qmin, grid.qmax)
+class _Sampled(_AttentionRound):
+    """The generator's state is part of the rounding's, so that a resumed run draws what an unbroken one draws."""
+
+    def moments(self) -> tuple[Tensor, None]:
+        centre = self.u + self.alpha
+        noise = torch.randn(centre.shape, dtype=centre.dtype, device=centre.device, generator=self.generator)
+        draw = (centre.detach() + self.sigma * noise).round_().clamp_(self.grid.qmin, self.grid.qmax)
+        mean, _ = gaussian_moments(centre, self.sigma, self.grid, self.fused)
+        return draw + (mean - mean.detach()), None
+
+    def get_extra_state(self) -> Tensor:
+        return self.generator.get_state()
+
+    def set_extra_state(self, state: Tensor) -> None:
+        self.generator.set_state(state)
 
 
-class _GaussianMoments(torch.autograd.Function):
-    """Sums over the window of thresholds within REACH sigma of c, relative to the level nearest to c.
+class _Gated(_AttentionRound):
+    def anneal(self, progress: float) -> None:
+        super().anneal(progress)
+        self.before = self.alpha.detach().clone()
 
-    With d = q - near, lowest = the window's lower end - near, and j the offset of a threshold near + j + 1/2:
-    E[d] = lowest + sum_j Phi(z_j), E[d^2] = lowest^2 + sum_j (2j + 1) Phi(z_j), over the thresholds that exist.
-    """
+    def moments(self) -> tuple[Tensor, None]:
+        return round_through(self.u + self.alpha, self.grid), None
 
-    @staticmethod
-    def forward(ctx, centre: Tensor, sigma: float, qmin: int, qmax: int) -> tuple[Tensor, Tensor]:
-        reach = math.ceil(REACH * sigma)
-        near = centre.round().clamp_(qmin, qmax)
-        offset = centre - near
-        lowest = (qmin - near).clamp_(min=-reach)
-        highest = (qmax - near).clamp_(max=reach)
-        first, second = lowest.clone(), lowest.square()
-        slope_first, slope_second = torch.zeros_like(centre), torch.zeros_like(centre)
-        for j in range(-reach, reach):
-            exists = (lowest <= j) & (j < highest)
-            z = (offset - (j + 0.5)).div_(sigma)
-            passed = torch.special.ndtr(z).mul_(exists)
-            density = z.square_().mul_(-0.5).exp_().mul_(exists)
-            first.add_(passed)
-            second.add_(passed, alpha=2 * j + 1)
-            slope_first.add_(density)
-            slope_second.add_(density, alpha=2 * j + 1)
-        slope_second.addcmul_(first, slope_first, value=-2)
-        norm = 1 / (sigma * math.sqrt(2 * math.pi))
-        ctx.save_for_backward(slope_first.mul_(norm), slope_second.mul_(norm))
-        return near.add_(first), second.addcmul_(first, first, value=-1).clamp_(min=0)
+    @torch.no_grad()
+    def after_step(self) -> None:
+        step = self.alpha - self.before
+        ahead = torch.special.ndtr(self.before * -step.sign() / self.sigma)
+        self.alpha.copy_(self.before + step * ahead)
 
-    @staticmethod
-    def backward(ctx, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, None, None, None]:
-        slope_mean, slope_variance = ctx.saved_tensors
-        return (grad_mean * slope_mean).addcmul_(grad_variance, slope_variance), None, None, None
+
+ESTIMATORS = {"expected": _AttentionRound, "sampled": _Sampled, "gated": _Gated}

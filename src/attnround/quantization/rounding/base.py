@@ -6,15 +6,34 @@ quantization steps: u = w / scale + zero_point, and the levels are the integers 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from attnround.quantization.grid import Grid
 
-Objective = Callable[[Tensor, Tensor | None], Tensor]
-"""(mean, variance or None) of the levels, both [O, *rest] -> the scalar error of the unit."""
+
+class Objective(Protocol):
+    """The error of a unit's output in percent of its float output's energy, a scalar differentiable in the levels.
+
+    Called with mean and variance (or None) of the levels, both [O, *rest]. unit: what one squared output error, summed
+    over channels and averaged over images and places, adds to the value.
+    """
+
+    unit: float
+
+    def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor: ...
+
+
+class Quadratic(Objective, Protocol):
+    """An objective that is the quadratic form sum gain * (q - centre) second (q - centre)^T, for G groups of rows.
+
+    second: [G, n, n]; centre: the best real-valued levels [G, o, n]; gain: [G, o, 1].
+    """
+
+    second: Tensor
+    centre: Tensor
+    gain: Tensor
 
 
 class Rounding(nn.Module, ABC):
@@ -31,22 +50,63 @@ class Rounding(nn.Module, ABC):
         """What the method adds to the objective."""
         return 0.0
 
+    def after_step(self) -> None:
+        """Called after each of the optimizer's steps."""
+
+    def gain(self) -> Tensor | None:
+        """The factor [O] on the scale that the method learned: w = scale * gain * (levels - zero_point).
+
+        The moments of such a method stay in the original steps: gain * (levels - zero_point) + zero_point.
+        """
+        return None
+
     @abstractmethod
     def decide(self) -> Tensor:
         """The levels decided for, as floats in qmin..qmax."""
+
+
+class Decided(Rounding):
+    """A point mass on levels that are decided already."""
+
+    def __init__(self, levels: Tensor):
+        super().__init__()
+        self.register_buffer("levels", levels)
+
+    def moments(self) -> tuple[Tensor, None]:
+        return self.levels, None
+
+    def decide(self) -> Tensor:
+        return self.levels
 
 
 class Quantizer(ABC):
     """Hyper-parameters of a rounding method, and the start of it for each weight.
 
     num_steps: iterations per unit, 0 where nothing is learned; lr: Adam's rate;
-    data_free: the method asks nothing of the data, so that the bias is left as it is too.
+    data_free: the method asks nothing of the data, so that the bias is left as it is too;
+    layer_only: the method reads a `Quadratic` objective, which only the layer objective is.
     """
 
     num_steps: int = 0
     lr: float = 0.0
     data_free: ClassVar[bool] = False
+    layer_only: ClassVar[bool] = False
 
     @abstractmethod
-    def start(self, u: Tensor, grid: Grid, objective: Objective) -> Rounding:
-        """The rounding of a weight u [O, *rest], in steps, whose error is `objective`."""
+    def start(
+        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+    ) -> Rounding:
+        """The rounding of a weight u [O, *rest], in steps, whose error is `objective`.
+
+        generator: on u's device, seeded by the unit, for methods that draw; zero_point: the level of a weight of zero,
+        0 on a symmetric grid, else [O, 1, ...].
+        """
+
+
+def round_through(x: Tensor, grid: Grid) -> Tensor:
+    """clip(round(x)), with the gradient straight through wherever nothing is clipped.
+
+    The range is half a step wider than the levels: a clamp's gradient at its very bound is not the same in every torch.
+    """
+    inside = x.clamp(grid.qmin - 0.5, grid.qmax + 0.5)
+    return inside + (x.round().clamp(grid.qmin, grid.qmax) - inside).detach()

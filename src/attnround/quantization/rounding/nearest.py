@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
+from torch import Generator, Tensor
 
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Objective, Quantizer, Rounding
+from attnround.quantization.rounding.base import Decided, Objective, Quantizer, Rounding
 
 
 @dataclass(frozen=True)
@@ -15,17 +15,7 @@ class Nearest(Quantizer):
 
     data_free: ClassVar[bool] = True
 
-    def start(self, u: Tensor, grid: Grid, objective: Objective) -> Rounding:
-        return _Nearest(u, grid)
-
-
-class _Nearest(Rounding):
-    def __init__(self, u: Tensor, grid: Grid):
-        super().__init__()
-        self.register_buffer("levels", u.round().clamp_(grid.qmin, grid.qmax))
-
-    def moments(self) -> tuple[Tensor, None]:
-        return self.levels, None
-
-    def decide(self) -> Tensor:
-        return self.levels
+    def start(
+        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+    ) -> Rounding:
+        return Decided(u.round().clamp_(grid.qmin, grid.qmax))

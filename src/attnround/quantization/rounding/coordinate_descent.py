@@ -1,0 +1,78 @@
+"""Coordinate descent: every weight in turn takes the best of all levels given the others, until nothing moves.
+
+With e = q - b and the gradient e H, the objective in one weight alone is a parabola with its lowest point at
+q_j - (e H)_j / H_jj, so the best level is the nearest to it. Rows don't meet, and move in parallel.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from attnround.errors import InputError, check_number
+from attnround.quantization.grid import Grid
+from attnround.quantization.rounding.base import Decided, Quadratic, Quantizer, Rounding
+from attnround.quantization.rounding.gptq import BLOCK, round_greedily
+
+INITS = ("nearest", "gptq")
+MARGIN = 1e-4  # steps by which a level must be nearer to the best point to be moved to: rounding errors never cycle
+
+
+@dataclass(frozen=True)
+class CoordinateDescent(Quantizer):
+    """Sweeps over the columns from `init` on, at most `max_sweeps` of them."""
+
+    init: str = "nearest"
+    max_sweeps: int = 50
+    layer_only: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_number("quantizer.max_sweeps", self.max_sweeps, least=1, whole=True)
+        if self.init not in INITS:
+            raise InputError(f"quantizer.init={self.init}: give one of {', '.join(INITS)}")
+
+    def start(
+        self, u: Tensor, grid: Grid, objective: Quadratic, generator: Generator, zero_point: Tensor | float = 0.0
+    ) -> Rounding:
+        if self.init == "gptq":
+            levels = round_greedily(objective.centre, objective.second, grid, order="activation").to(u.dtype)
+        else:
+            levels = u.round().clamp_(grid.qmin, grid.qmax)
+        return Decided(polish(levels.reshape(u.shape), grid, objective, self.max_sweeps))
+
+
+def polish(levels: Tensor, grid: Grid, objective: Quadratic, max_sweeps: int = 50) -> Tensor:
+    """Levels [O, *rest] that no change of a single one betters, from these on."""
+    rows = levels.reshape(objective.centre.shape)
+    return descend_coordinates(rows, objective.centre, objective.second, grid, max_sweeps).reshape(levels.shape)
+
+
+@torch.no_grad()
+def descend_coordinates(levels: Tensor, centre: Tensor, second: Tensor, grid: Grid, max_sweeps: int) -> Tensor:
+    """A local minimum of (q - b) H (q - b)^T over the grid; levels q, centre b: [G, o, n], second H: [G, n, n].
+
+    Columns outside a block of 128 learn of its moves by one matrix product, and each sweep starts from a fresh one.
+    """
+    levels, num_columns = levels.clone(), levels.shape[2]
+    for _ in range(max_sweeps):
+        slope, moved = (levels - centre) @ second, False
+        for first in range(0, num_columns, BLOCK):
+            last = min(first + BLOCK, num_columns)
+            block, within = slope[:, :, first:last], second[:, first:last, first:last]
+            before = levels[:, :, first:last].clone()
+            for i in range(last - first):
+                level = levels[:, :, first + i]
+                best_point = level - block[:, :, i] / within[:, i, i, None]
+                best = best_point.round().clamp_(grid.qmin, grid.qmax)
+                nearer = (level - best_point).abs_() - (best - best_point).abs_() > MARGIN
+                step = (best - level).mul_(nearer)
+                level += step
+                block.addcmul_(step[:, :, None], within[:, i, None, :])
+            change = levels[:, :, first:last] - before
+            if change.any():
+                moved = True
+                slope[:, :, last:] += change @ second[:, first:last, last:]
+        if not moved:
+            break
+    return levels

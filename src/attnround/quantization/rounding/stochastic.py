@@ -1,0 +1,26 @@
+"""Stochastic rounding: up with the probability that makes the mean exact; asks nothing of the data.
+
+Source: Gupta, Agrawal, Gopalakrishnan, Narayanan, "Deep Learning with Limited Numerical Precision", arXiv 1502.02551.
+"""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from attnround.quantization.grid import Grid
+from attnround.quantization.rounding.base import Decided, Objective, Quantizer, Rounding
+
+
+@dataclass(frozen=True)
+class Stochastic(Quantizer):
+    """q = clip(floor(u + xi)), xi uniform in [0, 1): E[q] = u inside the range. One seeded draw."""
+
+    data_free: ClassVar[bool] = True
+
+    def start(
+        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+    ) -> Rounding:
+        draw = torch.rand(u.shape, dtype=u.dtype, device=u.device, generator=generator)
+        return Decided((u + draw).floor_().clamp_(grid.qmin, grid.qmax))
