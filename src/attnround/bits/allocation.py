@@ -3,13 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from typing import Protocol
 
 from torch import Tensor
 
-from attnround.errors import InputError
-from attnround.quantization.grid import BIT_WIDTHS
+from attnround.quantization.pins import pinned_bits
 
 
 class WeightedLayer(Protocol):
@@ -44,19 +42,4 @@ class Allocator(ABC):
 
     def pins(self, layers: Sequence[WeightedLayer]) -> dict[str, int]:
         """Layer name -> bits for the pinned layers. Raises InputError for a pattern that names no layer."""
-        names = [layer.name for layer in layers]
-        pins = {}
-        for pattern, bit_width in self.pinned.items():
-            check_bit_width("bits.pinned", bit_width)
-            places = {"first": names[:1], "last": names[-1:]}
-            matches = places.get(pattern, [name for name in names if fnmatchcase(name, pattern)])
-            if not matches:
-                raise InputError(f"bits.pinned: no layer is called {pattern}; the layers are {', '.join(names)}")
-            pins.update(dict.fromkeys(matches, bit_width))
-        return pins
-
-
-def check_bit_width(option: str, bit_width: object) -> None:
-    """Raise InputError unless this is a whole number that the grid offers."""
-    if isinstance(bit_width, bool) or not isinstance(bit_width, int) or bit_width not in BIT_WIDTHS:
-        raise InputError(f"{option}={bit_width}: a bit width is a whole number from 2 to 8")
+        return pinned_bits("bits.pinned", self.pinned, [layer.name for layer in layers])

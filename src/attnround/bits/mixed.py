@@ -10,9 +10,10 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from attnround.bits.allocation import Allocation, Allocator, WeightedLayer, check_bit_width
+from attnround.bits.allocation import Allocation, Allocator, WeightedLayer
 from attnround.bits.coding_length import weight_rate
 from attnround.errors import InputError, check_number
+from attnround.quantization.pins import check_bit_width
 
 BISECTIONS = 60  # halves the interval of b0 to below float64's resolution
 

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from attnround.bits.allocation import Allocation, Allocator, WeightedLayer, check_bit_width
+from attnround.bits.allocation import Allocation, Allocator, WeightedLayer
+from attnround.quantization.pins import check_bit_width
 
 
 @dataclass(frozen=True)

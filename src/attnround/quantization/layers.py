@@ -1,8 +1,9 @@
-"""A layer whose weight is integers on a grid."""
+"""A layer whose weight is integers on a grid, and its input too where that has a quantizer."""
 
 import torch
 from torch import Tensor, nn
 
+from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid, dequantize, quantize
 
 
@@ -12,12 +13,14 @@ class QuantizedLayer(nn.Module):
     The integers are the truth: `bake` derives the inner layer's float weight from them. Until the first `bake` of a
     rounding the levels are the nearest ones.
 
-    layer: the inner module, which keeps geometry and padding; levels: int [O, *rest]; scale, zero_point: [O].
+    layer: the inner module, which keeps geometry and padding; levels: int [O, *rest]; scale, zero_point: [O];
+    activation: the quantizer of the input, None at first, when the input stays float.
     """
 
     def __init__(self, layer: nn.Module, grid: Grid, scale: Tensor, zero_point: Tensor):
         super().__init__()
         self.layer = layer
+        self.activation: ActivationQuantizer | None = None
         self.grid = grid
         if layer.bias is None:
             layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
@@ -35,7 +38,7 @@ class QuantizedLayer(nn.Module):
             self.layer.bias.copy_(bias)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name; some models call it by keyword)
-        return self.layer(input)
+        return self.layer(input if self.activation is None else self.activation(input))
 
     def extra_repr(self) -> str:
         return f"bit_width={self.grid.bit_width}, symmetric={self.grid.symmetric}"

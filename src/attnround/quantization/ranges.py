@@ -1,0 +1,170 @@
+"""The searches for an activation's range: from a histogram of its values to a scale and a zero point."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from attnround.errors import check_number
+from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.grid import Grid
+from attnround.quantization.histogram import Histogram
+from attnround.quantization.pins import check_bit_width, pinned_bits
+
+TINY = 1e-30  # a range below it is that of zeros
+OCTAVE, NUM_OCTAVES, NUM_PLACES = 12, 6, 9  # ranges that Mse tries: 12 an octave down to 1/64, at up to 9 places each
+NUM_FINE = 8  # and around the best of them 8 sizes and 4 places to either side
+
+
+@dataclass(frozen=True)
+class RangeSearch(ABC):
+    """Base of the searches, one scale and zero point for each quantized layer's input.
+
+    bit_width: of every input but the pinned ones; pinned: `first`, `last` or a name pattern of a layer -> the bits of
+    its input, so that `first` is the image; drop: QDrop's probability that a value stays float, in block training.
+    """
+
+    bit_width: int = 8
+    pinned: dict[str, int] = field(default_factory=dict)
+    drop: float = 0.0
+    learned: ClassVar[bool] = False
+    scale_gradient: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_bit_width("activation.bit_width", self.bit_width)
+        for pattern, bit_width in self.pinned.items():
+            check_bit_width(f"activation.pinned.{pattern}", bit_width)
+        check_number("activation.drop", self.drop, least=0, most=1)
+
+    def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
+        """Bits of these layers' inputs, which come in execution order. Raises InputError as `pinned_bits` does."""
+        return dict.fromkeys(names, self.bit_width) | pinned_bits("activation.pinned", self.pinned, names)
+
+    def quantizer(self, histogram: Histogram, bit_width: int) -> ActivationQuantizer:
+        """The quantizer of inputs with this histogram."""
+        scale, zero_point = 1.0, 0
+        if histogram.high - histogram.low > TINY:
+            scale, zero_point = self.search(histogram, Grid(bit_width, symmetric=False))
+        return ActivationQuantizer(
+            scale, zero_point, bit_width, learned=self.learned, scale_gradient=self.scale_gradient, drop=self.drop
+        )
+
+    @abstractmethod
+    def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        """Scale and zero point for a histogram whose range is not empty."""
+
+
+@dataclass(frozen=True)
+class Float(RangeSearch):
+    """No input is quantized."""
+
+    def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
+        return {}
+
+    def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class MinMax(RangeSearch):
+    """The range of all values seen."""
+
+    def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        return affine(histogram.low, histogram.high, grid)
+
+
+@dataclass(frozen=True)
+class Percentile(RangeSearch):
+    """The range within these percentiles: 99.99 clips a value in 10,000 at each end that is not zero."""
+
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("activation.percentile", self.percentile, above=50, most=100)
+
+    def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        low, high = (histogram.quantile(percent / 100) for percent in (100 - self.percentile, self.percentile))
+        if max(high, 0) - min(low, 0) <= 2 * histogram.width:  # hardly a value is not zero, but those count
+            low, high = histogram.low, histogram.high
+        return affine(low, high, grid)
+
+
+@dataclass(frozen=True)
+class Mse(RangeSearch):
+    """The range of least mean squared error, both ends free where values of both signs occur."""
+
+    def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        best = least(histogram, *coarse(histogram.low, histogram.high, grid), grid)
+        return least(histogram, *fine(*best, grid), grid)
+
+
+@dataclass(frozen=True)
+class Lsq(Mse):
+    """Starts where Mse ends, and the scale is learned with the block objective (arXiv 1902.08153).
+
+    The layer objective does not learn it, as it sees no activation but through its moments: there it is Mse.
+    """
+
+    scale_gradient: bool = True
+    learned: ClassVar[bool] = True
+
+
+def affine(low: float, high: float, grid: Grid) -> tuple[float, int]:
+    """Scale and zero point of the range low..high and zero, for a grid from 0."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    scale = (high - low) / grid.qmax
+    return scale, round(-low / scale)
+
+
+def coarse(low: float, high: float, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Scales and zero points [K] of ranges within low..high: sizes from all of it down, each at some places.
+
+    A place runs from clipping above alone to clipping below alone; where no value is negative there is only the first.
+    """
+    scale, _ = affine(low, high, grid)
+    scale = scale * 2 ** (-torch.arange(OCTAVE * NUM_OCTAVES + 1, dtype=torch.float64) / OCTAVE)
+    places = torch.linspace(0, 1, NUM_PLACES if low < 0 < high else 1, dtype=torch.float64)
+    all_below = (-low / scale).round_().clamp_(0, grid.qmax)[:, None]
+    all_above = (grid.qmax - high / scale).round_().clamp_(0, grid.qmax)[:, None]
+    return pairs(scale[:, None], (all_below + places * (all_above - all_below)).round_())
+
+
+def fine(scale: float, zero_point: int, grid: Grid) -> tuple[Tensor, Tensor]:
+    """Scales and zero points [K] around these; an end that is zero stays there."""
+    scales = scale * 2 ** (torch.arange(-NUM_FINE, NUM_FINE + 1, dtype=torch.float64) / (NUM_FINE * OCTAVE))
+    shifts = torch.arange(-4, 5) * math.ceil(grid.qmax / 64) if 0 < zero_point < grid.qmax else torch.zeros(1)
+    return pairs(scales[:, None], (zero_point + shifts).clamp_(0, grid.qmax).double())
+
+
+def pairs(scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
+    """The different pairs [K] of what broadcasts."""
+    scale, zero_point = torch.stack(torch.broadcast_tensors(scale, zero_point)).flatten(1).unique(dim=1)
+    return scale, zero_point
+
+
+def least(histogram: Histogram, scale: Tensor, zero_point: Tensor, grid: Grid) -> tuple[float, int]:
+    """The pair of scale and zero point [K] with the least squared error."""
+    best = squared_error(histogram, scale, zero_point, grid).argmin()
+    return scale[best].item(), int(zero_point[best])
+
+
+def squared_error(histogram: Histogram, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+    """Sum of (x' - x)^2 for scales and zero points [K], values spread evenly within a bin, exact zeros apart.
+
+    With n the level of u = x / scale and r = u - n, the integral of r^2 is n / 12 + r^3 / 3, outside the range too:
+    exact however wide the bins are against the steps.
+    """
+    spread = histogram.counts.double()
+    spread[-histogram.first] -= histogram.zeros
+    used = spread.nonzero().flatten()
+    ends = histogram.edges[torch.stack([used, used + 1])]
+    u = ends / scale[:, None, None]
+    lowest = -zero_point[:, None, None]
+    level = u.round().clamp_(lowest, lowest + grid.qmax)
+    integral = (u - level).pow_(3).div_(3).add_(level, alpha=1 / 12)
+    return (integral[:, 1] - integral[:, 0]) @ spread[used] * scale**3 / histogram.width
