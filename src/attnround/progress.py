@@ -50,22 +50,23 @@ class ReconstructionBar(pl.Callback):
     """Names the unit and shows its loss, in percent of its output's energy; plain lines where there is no terminal."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.num_units = trainer.max_epochs
-        self.bar = bar(self.num_units * pl_module.num_bursts, "reconstruct", "burst")
+        self.done, self.num_units = pl_module.num_done, pl_module.num_done + trainer.max_epochs
+        self.bar = bar(sum(pl_module.num_bursts), "reconstruct", "burst")
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar.set_description(
-            f"reconstruct {trainer.current_epoch + 1}/{self.num_units} {pl_module.labels[trainer.current_epoch]}"
-        )
+        self.bar.set_description(f"reconstruct {self._place(trainer)} {pl_module.label(trainer.current_epoch)}")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         self.bar.set_postfix_str(f"loss {pl_module.unit.loss:.3g} %", refresh=False)
         self.bar.update()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        place, label = f"{trainer.current_epoch + 1}/{self.num_units}", pl_module.labels[trainer.current_epoch]
+        place, label = self._place(trainer), pl_module.label(trainer.current_epoch)
         level = logging.INFO if self.bar.disable else logging.DEBUG
         log.log(level, "  %7s  %-40s loss %.3g %%", place, label, pl_module.unit.loss)
 
     def on_train_end(self, *_: object) -> None:
         self.bar.close()
+
+    def _place(self, trainer: pl.Trainer) -> str:
+        return f"{self.done + trainer.current_epoch + 1}/{self.num_units}"

@@ -137,3 +137,13 @@ def test_the_small_error_of_eight_bits_is_told_exactly_where_the_inputs_are_the_
     expected_db = 10 * torch.log10(energies[0] / energies[1]).item()
     assert 40 < expected_db < 60
     assert objective.sqnr_db(levels) == pytest.approx(expected_db, abs=0.05)
+
+
+def test_constant_inputs_have_no_variance():
+    """Products of large equal values, summed in float32, must not leave an H that is below zero."""
+    layer = nn.Conv2d(16, 4, 1)
+    x = torch.randn(16, 1, 1).expand(64, 16, 12, 12) * 100
+    patches = Patches(layer, 144, torch.Generator().manual_seed(0))
+    moments = gather_moments(layer, [(x, x + 1)] * 2, patches)
+    assert torch.linalg.eigvalsh(moments.second).abs().max() < 1e-6
+    torch.testing.assert_close(moments.mean_quantized[0], x[0, :, 0, 0].double() + 1, rtol=1e-6, atol=1e-4)

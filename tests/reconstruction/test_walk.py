@@ -39,7 +39,7 @@ def test_inputs_are_those_of_a_forward_pass_however_little_is_kept(pair, cache_m
     walk = Walk(graph, *(executor(each, graph, teacher) for each in pair[:2]), list(x.split(4)), cache_mib)
     expected, expected_quantized = recorded_inputs(teacher, names, x), recorded_inputs(student, names, x)
     for node in calls(graph, student, (QuantizedLayer,)):
-        inputs = list(walk.inputs(node))
+        inputs = list(walk.values(node.all_input_nodes[0]))
         torch.testing.assert_close(torch.cat([a for a, _ in inputs]), expected[node.target])
         torch.testing.assert_close(torch.cat([b for _, b in inputs]), expected_quantized[node.target])
 
@@ -54,7 +54,7 @@ def test_where_all_is_kept_no_layer_runs_twice(pair):
         graph, *(executor(each, graph, teacher) for each in pair[:2]), list(torch.randn(4, 3, 16, 16).split(2)), 100
     )
     for node in calls(graph, student, (QuantizedLayer,)):
-        list(walk.inputs(node))
+        list(walk.values(node.all_input_nodes[0]))
     assert counts == {**dict.fromkeys(names, 2), names[-1]: 0}  # two batches; nothing is behind the last layer
 
 
@@ -63,6 +63,6 @@ def test_the_cache_holds_only_what_later_layers_need(pair):
     graph = trace(teacher)
     walk = Walk(graph, *(executor(each, graph, teacher) for each in pair[:2]), [torch.randn(4, 3, 16, 16)], 100)
     for node in calls(graph, student, (QuantizedLayer,)):
-        list(walk.inputs(node))
+        list(walk.values(node.all_input_nodes[0]))
     (values, quantized_values) = walk.kept[0]
     assert len(values) == len(quantized_values) == 1  # the last layer's input

@@ -1,5 +1,22 @@
 """Reconstruction: calibration images carried through the network, objectives, and the module that runs them."""
 
-from attnround.reconstruction.module import LayerReconstruction, LayerReport, reconstruct
+from attnround.reconstruction.activations import activation_columns, attach_activations, calibrate_activations
+from attnround.reconstruction.block import BlockReconstruction
+from attnround.reconstruction.checkpoint import Checkpoint
+from attnround.reconstruction.layer import LayerReconstruction
+from attnround.reconstruction.module import reconstruct
+from attnround.reconstruction.plan import Reconstruction
+from attnround.reconstruction.report import LayerReport, UnitReport
 
-__all__ = ["LayerReconstruction", "LayerReport", "reconstruct"]
+__all__ = [
+    "BlockReconstruction",
+    "Checkpoint",
+    "LayerReconstruction",
+    "LayerReport",
+    "Reconstruction",
+    "UnitReport",
+    "activation_columns",
+    "attach_activations",
+    "calibrate_activations",
+    "reconstruct",
+]

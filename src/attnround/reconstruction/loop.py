@@ -17,4 +17,5 @@ def descend(
         optimizer.zero_grad()
         (loss + rounding.penalty()).backward()
         optimizer.step()
+        rounding.after_step()
     return float(error)

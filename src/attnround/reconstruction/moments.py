@@ -34,18 +34,24 @@ class Moments:
     carried: float
     num_samples: int
 
+    def is_finite(self) -> bool:
+        return bool(self.second.isfinite().all() and self.drift.isfinite().all())
+
 
 @torch.no_grad()
 def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], patches: Patches) -> Moments:
     """Moments of a float layer over batches of its inputs (in the float model, in the model quantized so far).
 
-    Products are float32 batch by batch and summed in float64; patches are never all held at once.
+    Products are float32 batch by batch and summed in float64; patches are never all held at once. Columns are taken
+    relative to the first batch's mean: of large constant inputs float32 products would leave an H below zero.
     """
     rows = grouped_rows(layer, layer.weight.detach())
-    count, sums = 0, [0.0] * 8
+    count, sums, origin = 0, [0.0] * 8, None
     for x, x_quantized in inputs:
         columns, columns_quantized = patches.draw(x, x_quantized)
         drift = columns_quantized - columns
+        origin = columns_quantized.mean(1, keepdim=True) if origin is None else origin
+        columns, columns_quantized = columns - origin, columns_quantized - origin
         outputs, output_drift = columns @ rows.mT, drift @ rows.mT
         batch = (
             columns_quantized.sum(1),
@@ -61,9 +67,10 @@ def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], pa
         count += columns.shape[1]
     mean, mean_drift, second, drift, *outputs = (total / count for total in sums)
     output, output_square, output_drift, output_drift_square = outputs
+    origin = origin[:, 0].double()
     return Moments(
-        mean - mean_drift,
-        mean,
+        origin + mean - mean_drift,
+        origin + mean,
         second - mean[:, :, None] * mean[:, None, :],
         drift - mean_drift[:, :, None] * mean[:, None, :],
         (output_square - output.square()).clamp(min=0).sum().item(),

@@ -11,6 +11,7 @@ levels with means E[q] and variances Var[q], Q = s (E[q] - z) and the expected e
 One matrix product a step serves the value and the gradient; its cost does not depend on the number of images.
 """
 
+import copy
 import math
 
 import torch
@@ -26,6 +27,7 @@ class LayerObjective:
     """Expected output error of a layer in percent of its float output's energy (variance, summed over channels).
 
     weight: float rows [G, o, n]; scale, zero_point: [O]; ridge: a fraction of the inputs' mean second moment.
+    It is a `Quadratic`: second [G, n, n], centre [G, o, n] and gain [G, o, 1] are for methods with a closed form.
     """
 
     def __init__(self, weight: Tensor, moments: Moments, scale: Tensor, zero_point: Tensor, ridge: float):
@@ -37,13 +39,14 @@ class LayerObjective:
         second = moments.second + torch.diag_embed(added.expand(groups, n))
         pull = weight @ moments.drift
         offset = torch.cholesky_solve(pull.mT, torch.linalg.cholesky(second)).mT
-        percent = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
-        self.floor = percent * (moments.carried - (pull * offset).sum().item())
+        self.unit = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
+        self.floor = self.unit * (moments.carried - (pull * offset).sum().item())
         scale = scale.double().reshape(groups, rows, 1)
-        self.start = (weight / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)
-        self.centre = ((weight - offset) / scale + zero_point.double().reshape(groups, rows, 1)).to(dtype)
+        self.zero_point = zero_point.to(dtype).reshape(groups, rows, 1)
+        self.start = (weight / scale).to(dtype) + self.zero_point
+        self.centre = ((weight - offset) / scale).to(dtype) + self.zero_point
         self.second = second.to(dtype)
-        self.gain = (percent * scale.square()).to(dtype)
+        self.gain = (self.unit * scale.square()).to(dtype)
         self.added = added[:, :, None].to(dtype)
         self.diagonal = second.diagonal(dim1=1, dim2=2)[:, None, :].to(dtype)
 
@@ -53,6 +56,24 @@ class LayerObjective:
         if variance is None:
             return error
         return error + (variance.reshape(self.centre.shape) * self.gain * self.diagonal).sum()
+
+    def rescaled(self, factor: Tensor) -> "LayerObjective":
+        """The same error, of levels whose scale is `factor` [O] times this one's."""
+        other, factor = copy.copy(self), factor.reshape(self.zero_point.shape)
+        other.start = (self.start - self.zero_point) / factor + self.zero_point
+        other.centre = (self.centre - self.zero_point) / factor + self.zero_point
+        other.gain = self.gain * factor.square()
+        return other
+
+    def best_factor(self, levels: Tensor) -> Tensor:
+        """The factor [O] on the scale that these levels [O, *rest] have the least error with; 1 where none is positive.
+
+        With a = q - z and b = centre - z it is a H b^T / a H a^T, row by row.
+        """
+        a, b = levels.reshape(self.centre.shape) - self.zero_point, self.centre - self.zero_point
+        product = a @ self.second
+        factor = (product * b).sum(2) / (product * a).sum(2)
+        return torch.where((factor > 0) & factor.isfinite(), factor, 1.0).flatten()
 
     def sqnr_db(self, levels: Tensor) -> float:
         """Output signal to quantization noise in dB, of decided levels [O, *rest] with the bias corrected."""
@@ -79,3 +100,14 @@ def corrected_bias(bias: Tensor, weight: Tensor, quantized: Tensor, moments: Mom
     """The bias [O] that gives the quantized rows the float layer's mean output; rows [G, o, n]."""
     shift = weight.double() @ moments.mean[:, :, None] - quantized.double() @ moments.mean_quantized[:, :, None]
     return (bias.double() + shift.flatten()).to(bias.dtype)
+
+
+def output_error(weight: Tensor, quantized: Tensor, moments: Moments) -> float:
+    """The error of the quantized rows' output against the float rows', in percent of its energy; rows [G, o, n].
+
+    With the means aside, which the bias takes up.
+    """
+    difference, weight = quantized.double() - weight.double(), weight.double()
+    product = difference @ moments.second + 2 * weight @ moments.drift
+    error = (product * difference).sum().item() + moments.carried
+    return 100 * error / moments.signal if moments.signal > 0 else 100 * error

@@ -1,9 +1,12 @@
-"""Carry the calibration images through the network, the float and the quantized one side by side, layer by layer."""
+"""Carry the calibration images through the network, the float and the quantized one side by side."""
 
+import itertools
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor, fx
+
+from attnround.reconstruction.cache import ActivationCache, Slice
 
 Values = dict[fx.Node, object]
 
@@ -11,9 +14,9 @@ Values = dict[fx.Node, object]
 class Walk:
     """Where the calibration images are in the network: for each batch, the values that later nodes still need.
 
-    A step to the next layer runs only the nodes between. The values are then kept where they are if they fit into
-    `cache_mib`, in place of the earlier ones, so that no node runs twice; where they do not fit (an expanded
-    activation) the earlier ones stay, and the nodes between run again for the next layer.
+    A step onward runs only the nodes between. The values are then kept where they are if they fit into `cache_mib`, in
+    place of the earlier ones, so that no node runs twice; where they do not fit (an expanded activation) the earlier
+    ones stay, and the nodes between run again for the next place.
     """
 
     def __init__(
@@ -27,13 +30,21 @@ class Walk:
         start = next(node for node in self.nodes if node.op == "placeholder" and node.users)
         self.at = self.place[start] + 1
         self.kept: list[tuple[Values, Values]] = [({start: batch}, {start: batch}) for batch in batches]
+        self.sizes = [len(batch) for batch in batches]
+
+    def fork(self) -> "Walk":
+        """Another walk from here on; what is kept is shared."""
+        walk = object.__new__(Walk)
+        walk.__dict__.update(self.__dict__, kept=list(self.kept))
+        return walk
 
     @torch.no_grad()
-    def inputs(self, layer: fx.Node) -> Iterator[tuple[Tensor, Tensor]]:
-        """Each batch's input of this layer, in the float model and in the model quantized so far."""
-        end = self.place[layer]
-        (source,) = layer.all_input_nodes
-        keep = None
+    def values(self, node: fx.Node, keep: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each batch's value of this node, in the float model and in the model quantized so far.
+
+        keep: whether to go on from here later; None leaves it to the budget.
+        """
+        end = max(self.place[node] + 1, self.at)
         for i, (teacher_values, student_values) in enumerate(self.kept):
             x = self._run(self.teacher, teacher_values, end)
             x_quantized = self._run(self.student, student_values, end)
@@ -41,13 +52,27 @@ class Walk:
                 keep = num_bytes(x, x_quantized) * len(self.kept) <= self.cache_bytes
             if keep:
                 self.kept[i] = (x, x_quantized)
-            yield x[source], x_quantized[source]
+            yield x[node], x_quantized[node]
         if keep:
             self.at = end
 
+    def is_alone(self, node: fx.Node) -> bool:
+        """Whether all nodes after this one need nothing from before it but its value."""
+        place = self.place[node]
+        return all(self.last_use[other] <= place for other in self.nodes[:place] if other.op != "get_attr")
+
+    def adopt(self, node: fx.Node, cache: ActivationCache, quantized: ActivationCache) -> None:
+        """Go on from these values of `node`, the only ones that later nodes need, in place of all that is kept."""
+        ends = list(itertools.accumulate(self.sizes))
+        self.kept = [
+            ({node: Slice(cache, end - size, end)}, {node: Slice(quantized, end - size, end)})
+            for end, size in zip(ends, self.sizes, strict=True)
+        ]
+        self.at = self.place[node] + 1
+
     def _run(self, interpreter: fx.Interpreter, kept: Values, end: int) -> Values:
         """The values that the node at `end` and those after it need, from those kept at `self.at`."""
-        values = interpreter.env = dict(kept)
+        values = interpreter.env = {node: _loaded(value) for node, value in kept.items()}
         for i in range(self.at, end):
             node = self.nodes[i]
             if self.last_use[node] >= 0:
@@ -56,6 +81,10 @@ class Walk:
                 if self.last_use[used] <= i:
                     values.pop(used, None)
         return {node: value for node, value in values.items() if self.last_use[node] >= end}
+
+
+def _loaded(value: object) -> object:
+    return value.load() if isinstance(value, Slice) else value
 
 
 def num_bytes(*values: Values) -> int:

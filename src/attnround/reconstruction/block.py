@@ -1,0 +1,327 @@
+"""The block objective: the output error of a part of the network, on mini-batches of captured activations.
+
+The unit's input is captured in the float model (x) and in the model quantized so far (x'), its output in the float one
+(y). With the soft weights s (E[q] - z) in all its layers at once, and f the unit's output, the loss is
+
+    mean (f(x') - y)^2  +  sum over weights of  c s^2 Var[q]        c = E |df/dw|^2, estimated once
+
+in percent of the variance of y. The second term is what the roundings' variances add to the expected loss, to second
+order. Elements of x' are replaced by those of x with probability `mix`.
+
+Sources: block units and the Fisher weighting, BRECQ (arXiv 2102.05426); mixed inputs, QDrop (arXiv 2203.05740).
+"""
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
+from attnround.errors import InputError, check_number
+from attnround.models.segment import segment
+from attnround.models.units import Unit, cut
+from attnround.quantization.grid import dequantize, per_channel, quantize, steps
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.rounding import Quantizer, Rounding
+from attnround.reconstruction.capture import Captured, capture
+from attnround.reconstruction.checkpoint import layer_state, restore_layer
+from attnround.reconstruction.layer import LayerReconstruction
+from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
+from attnround.reconstruction.report import UnitReport, decibel, report_layer
+
+CURVATURE_DRAWS = 8  # random projections behind c; each costs a backward pass
+EDGE = 0.49  # in steps: a start from given levels stays inside their cells
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockReconstruction(Reconstruction):
+    """The block objective's settings.
+
+    granularity: layer, block (residual, inverted-residual, attention, ...) or network; num_steps, lr: in place of the
+    quantizer's, which are made for the layer objective, None leaves them; minibatch: images a step; mix: probability
+    that an element of the input is the float model's; loss: mse, or fisher, which weighs the squared errors by the
+    squared gradient of the float model's own log-likelihood; activation_lr: Adam's for learned scales of activations,
+    with a cosine to zero; layer_first: the layer objective gives a block its start.
+    """
+
+    granularity: str = "block"
+    num_steps: int | None = None
+    lr: float | None = None
+    minibatch: int = 32
+    mix: float = 0.0
+    loss: str = "mse"
+    activation_lr: float = 4e-5
+    layer_first: LayerReconstruction | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("reconstruction.minibatch", self.minibatch, least=1, whole=True)
+        check_number("reconstruction.mix", self.mix, least=0, most=1)
+        check_number("reconstruction.activation_lr", self.activation_lr, above=0)
+        if self.num_steps is not None:
+            check_number("reconstruction.num_steps", self.num_steps, least=1, whole=True)
+        if self.lr is not None:
+            check_number("reconstruction.lr", self.lr, above=0)
+        if self.loss not in ("mse", "fisher"):
+            raise InputError(f"reconstruction.loss={self.loss}: give mse or fisher")
+
+    def plan(self, graph: fx.Graph, model: nn.Module, example: Tensor) -> Sequence[Step]:
+        layer_units = {unit.layers[0]: unit for unit in cut(graph, model, "layer", example)}
+        plan = []
+        for unit in cut(graph, model, self.granularity, example):
+            if self.layer_first:
+                plan += [Step(self.layer_first, layer_units[name], fork=unit.start) for name in unit.layers]
+            plan.append(Step(self, unit))
+        return plan
+
+    def adapt(self, quantizer: Quantizer) -> Quantizer:
+        if quantizer.layer_only:
+            raise InputError(
+                f"quantizer={type(quantizer).__name__} has a closed form for the layer objective alone: "
+                "give reconstruction=layer, or another quantizer"
+            )
+        given = {"num_steps": self.num_steps, "lr": self.lr} if quantizer.num_steps else {}
+        return dataclasses.replace(quantizer, **{key: value for key, value in given.items() if value is not None})
+
+    def begin(self, unit: Unit, bench: Bench) -> "BlockUnit":
+        captured = capture(unit, bench, self.batch_size, self.cache_mib, self.loss == "fisher")
+        layers = {name: bench.student.get_submodule(name) for name in unit.layers}
+        weights = {name: bench.teacher.get_submodule(name).weight.detach() for name in unit.layers}
+        part = segment(bench.student, bench.graph, unit.start, unit.end)
+        return BlockUnit(unit.name, part, layers, weights, captured, self, bench)
+
+
+class BlockObjective:
+    """Loss of the unit's output against the target, in percent of the target's variance.
+
+    unit: what one squared output error, summed over channels and averaged over images and places, adds to it.
+    """
+
+    def __init__(self, captured: Captured, batch_size: int):
+        count, total, square = 0, 0.0, 0.0
+        for first in range(0, captured.num_learned, batch_size):
+            batch = captured.targets[first : min(first + batch_size, captured.num_learned)].double()
+            count, total, square = count + batch.numel(), total + batch.sum(), square + batch.square().sum()
+        variance = float(square / count - (total / count) ** 2)
+        self.percent = 100 / variance if variance > 0 else 100.0  # a unit that puts out a constant
+        self.unit = self.percent / captured.targets.data.shape[1]
+
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        error = (output.float() - target).square()
+        return (error if weight is None else error * weight).mean() * self.percent
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """The objective that one layer's rounding meets at its start: the unit's loss with the other layers as they are."""
+
+    loss_with: Callable[[Tensor], Tensor]
+    unit: float
+
+    @torch.no_grad()
+    def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+        return self.loss_with(mean)
+
+
+class BlockUnit(UnitWork):
+    """Starts the roundings of all its layers on construction, and takes every step on all of them at once.
+
+    part: the student's nodes of the unit, its layers among them; layers, weights: by name, the weights float.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        part: fx.GraphModule,
+        layers: dict[str, QuantizedLayer],
+        weights: dict[str, Tensor],
+        captured: Captured,
+        settings: BlockReconstruction,
+        bench: Bench,
+    ):
+        self.name, self.part, self.layers, self.weights, self.captured = name, part, layers, weights, captured
+        self.settings, self.generator, self.autocast = settings, bench.generator, bench.autocast
+        self.quantizer = settings.adapt(bench.quantizer)
+        self.objective = BlockObjective(captured, settings.batch_size)
+        self.before = {key: layer_state(layer) for key, layer in layers.items()}
+        self.start_error = self.loss = self._held_out_error()
+        self.roundings = {key: self._begin(key) for key in layers}
+        self.curvature = self._curvature()
+        self.optimizer = self._optimizer()
+        self.losses: list[float] = []
+
+    def run(self, steps: range) -> None:
+        if self.optimizer is None:
+            return
+        with self._dropping():
+            for step in steps:
+                self._step(step / self.quantizer.num_steps)
+        self.loss = float(self.loss)
+        self.losses.append(self.loss)
+        if not math.isfinite(self.loss):
+            raise InputError(f"{self.name}: the loss became {self.loss}; lower the learning rate {self.quantizer.lr}")
+
+    @torch.enable_grad()
+    def _step(self, progress: float) -> None:
+        images = self._draw()
+        for group in self.optimizer.param_groups[1:]:  # learned scales of activations
+            group["lr"] = self.settings.activation_lr * (1 + math.cos(math.pi * progress)) / 2
+        weights, added = {}, 0.0
+        for key, rounding in self.roundings.items():
+            rounding.anneal(progress)
+            mean, variance = rounding.moments()
+            weights[key] = self._weight(key, mean)
+            added = added + rounding.penalty()
+            if variance is not None:
+                added = added + (variance * self.curvature[key]).sum()
+        output = self._forward(weights, self._input(images))
+        loss = self.objective(output, self.captured.targets[images], self._loss_weights(images))
+        self.optimizer.zero_grad()
+        (loss + added).backward()
+        self.optimizer.step()
+        for rounding in self.roundings.values():
+            rounding.after_step()
+        self.loss = loss.detach()
+
+    @contextlib.contextmanager
+    def _dropping(self) -> Iterator[None]:
+        """Let the quantizers of activations drop (QDrop) inside, and nowhere else."""
+        activations = [layer.activation for layer in self.layers.values() if layer.activation is not None]
+        for activation in activations:
+            activation.dropping = True
+        try:
+            yield
+        finally:
+            for activation in activations:
+                activation.dropping = False
+
+    def _optimizer(self) -> torch.optim.Optimizer | None:
+        """Adam on the roundings, and at a rate of their own on the learned scales of activations."""
+        learned = [parameter for rounding in self.roundings.values() for parameter in rounding.parameters()]
+        if not learned:
+            return None
+        scales = [layer.activation.scale for layer in self.layers.values() if layer.activation is not None]
+        scales = [scale for scale in scales if scale.requires_grad]
+        groups = [{"params": learned}, {"params": scales}] if scales else [{"params": learned}]
+        return torch.optim.Adam(groups, self.quantizer.lr, fused=True)
+
+    @torch.no_grad()
+    def finish(self) -> UnitReport:
+        for key, layer in self.layers.items():
+            factor = self.roundings[key].gain()
+            if factor is not None:
+                layer.scale.mul_(factor)
+            layer.bake(self.roundings[key].decide())
+        error = self._held_out_error()
+        kept = self.quantizer.data_free or error <= self.start_error
+        if not kept:
+            for key, layer in self.layers.items():
+                restore_layer(layer, self.before[key])
+        return UnitReport(
+            name=self.name,
+            objective=f"{self.settings.granularity} {self.settings.loss}",
+            layers=[
+                report_layer(key, layer, self.weights[key], self._nearest(key)) for key, layer in self.layers.items()
+            ],
+            start_sqnr_db=decibel(self.start_error),
+            sqnr_db=decibel(error if kept else self.start_error),
+            kept=kept,
+            losses=self.losses,
+        )
+
+    def _begin(self, key: str) -> Rounding:
+        """The rounding of a layer, from the levels that it has."""
+        layer = self.layers[key]
+        images = torch.arange(min(self.settings.minibatch, self.captured.num_learned))
+        x, target, weight = self.captured.quantized[images], self.captured.targets[images], self._loss_weights(images)
+
+        def loss_with(mean: Tensor) -> Tensor:
+            return self.objective(self._forward({key: self._weight(key, mean)}, x), target, weight)
+
+        levels = layer.levels.to(self.weights[key].dtype)
+        u = steps(self.weights[key], layer.scale, layer.zero_point)
+        u = torch.minimum(torch.maximum(u, levels - EDGE), levels + EDGE)
+        return self.quantizer.start(
+            u, layer.grid, LayerError(loss_with, self.objective.unit), self.generator, per_channel(layer.zero_point, u)
+        )
+
+    def _curvature(self) -> dict[str, Tensor]:
+        """c s^2 of every layer, [O, *rest]: what a variance of 1 level^2 adds to the loss; none if none is asked for.
+
+        For random signs v, E[(d(v f)/dw)^2] is the sum of (df_k/dw)^2 over outputs k. The few draws are averaged over
+        rows and over columns: c is close to a product of the two, inputs' energy times outputs' sensitivity.
+        """
+        if all(rounding.moments()[1] is None for rounding in self.roundings.values()):
+            return {}
+        totals = {key: torch.zeros_like(weight) for key, weight in self.weights.items()}
+        count = 0
+        for _ in range(CURVATURE_DRAWS):
+            images = self._draw()
+            weights = {key: layer.layer.weight.detach().clone().requires_grad_() for key, layer in self.layers.items()}
+            with torch.enable_grad():
+                output = self._forward(weights, self.captured.quantized[images]).float()
+                signs = (
+                    torch.randint(0, 2, output.shape, generator=self.generator, device=output.device)
+                    .to(output)
+                    .mul_(2)
+                    .sub_(1)
+                )
+                importance = self._loss_weights(images)
+                projected = (output * (signs if importance is None else signs * importance.sqrt())).sum()
+                gradients = torch.autograd.grad(projected, list(weights.values()))
+            for total, gradient in zip(totals.values(), gradients, strict=True):
+                total += gradient.square()
+            count += output.numel()
+        curvature = {}
+        for key, total in totals.items():
+            flat = total.flatten(1)
+            product = flat.mean(1, keepdim=True) * flat.mean(0, keepdim=True) / flat.mean().clamp(min=1e-30)
+            scale = per_channel(self.layers[key].scale, total)
+            curvature[key] = product.reshape(total.shape) * scale.square() * (self.objective.percent / count)
+        return curvature
+
+    def _weight(self, key: str, mean: Tensor) -> Tensor:
+        return dequantize(mean, self.layers[key].scale, self.layers[key].zero_point)
+
+    def _nearest(self, key: str) -> Tensor:
+        layer = self.layers[key]
+        return quantize(self.weights[key], layer.scale, layer.zero_point, layer.grid)
+
+    def _forward(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+        """The unit's output with these weights in place of the layers' own."""
+        replaced = {f"{key}.layer.weight": weight for key, weight in weights.items()}
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.autocast):
+            return functional_call(self.part, replaced, (x,))
+
+    def _draw(self) -> Tensor:
+        available = self.captured.num_learned
+        return torch.randperm(available, generator=self.generator, device=self.generator.device)[
+            : min(self.settings.minibatch, available)
+        ]
+
+    def _input(self, images: Tensor) -> Tensor:
+        quantized = self.captured.quantized[images]
+        if not self.settings.mix:
+            return quantized
+        chance = torch.rand(quantized.shape, generator=self.generator, device=quantized.device)
+        return torch.where(chance < self.settings.mix, self.captured.inputs[images], quantized)
+
+    def _loss_weights(self, images: Tensor | slice) -> Tensor | None:
+        return self.captured.weights[images] if self.captured.weights else None
+
+    @torch.no_grad()
+    def _held_out_error(self) -> float:
+        """The loss of the layers as they are, on the images kept from learning (all, where none are)."""
+        last = len(self.captured.inputs)
+        first = self.captured.num_learned if self.captured.num_held_out else 0
+        total, size = 0.0, self.settings.batch_size
+        for start in range(first, last, size):
+            images = slice(start, min(start + size, last))
+            output = self._forward({}, self.captured.quantized[images])
+            loss = self.objective(output, self.captured.targets[images], self._loss_weights(images))
+            total += loss.item() * len(output)
+        return total / (last - first)

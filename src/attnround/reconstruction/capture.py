@@ -1,0 +1,95 @@
+"""What a block learns from: its input in both models, its output in the float one, its loss weights, image by image."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from attnround.errors import InputError
+from attnround.models.segment import output_of, segment
+from attnround.models.units import Unit
+from attnround.reconstruction.cache import ActivationCache, choose_storage
+from attnround.reconstruction.plan import Bench
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Captured:
+    """For N images, the last `num_held_out` kept from learning; weights: of the squared errors, None for all alike."""
+
+    inputs: ActivationCache
+    quantized: ActivationCache
+    targets: ActivationCache
+    weights: ActivationCache | None
+    num_held_out: int
+
+    @property
+    def num_learned(self) -> int:
+        return len(self.inputs) - self.num_held_out
+
+
+def capture(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher: bool) -> Captured:
+    """Run both models as far as the unit's input, and the float one through the unit.
+
+    The walk goes on from what is captured where nothing else is needed later, so that no node runs for two units.
+    """
+    teacher = segment(bench.teacher, bench.graph, unit.start, unit.end)
+    caches: dict[str, ActivationCache] = {}
+    first, num_caches = 0, 4 if fisher else 3
+    alone = bench.walk.is_alone(unit.start)
+    for x, x_quantized in bench.walk.values(unit.start, keep=False if alone else None):
+        with torch.no_grad():
+            y = teacher(x)
+        if not caches:
+            num_values = bench.num_images * (2 * x[0].numel() + (num_caches - 2) * y[0].numel())
+            storage = choose_storage(num_values, cache_mib)
+            level = logging.INFO if storage != "float32" else logging.DEBUG
+            log.log(level, "  %s: %.0f MiB of activations as %s", unit.name, num_values * 4 / 2**20, storage)
+            for key, example in (("inputs", x), ("quantized", x_quantized), ("targets", y)):
+                caches[key] = ActivationCache(bench.num_images, example.shape[1:], storage, example.device)
+        for key, values in (("inputs", x), ("quantized", x_quantized), ("targets", y)):
+            if not values.isfinite().all():
+                raise InputError(f"{unit.name}: its {key} hold NaN or infinity; the checkpoint or an image is broken")
+            caches[key].write(first, values)
+        first += len(x)
+    if alone and caches["inputs"].storage != "bfloat16":  # rounded, a resumed run would go on from other values
+        bench.walk.adopt(unit.start, caches["inputs"], caches["quantized"])
+    weights = fisher_weights(unit, bench, caches["targets"], batch_size) if fisher else None
+    return Captured(**caches, weights=weights, num_held_out=bench.num_held_out)
+
+
+def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_size: int) -> ActivationCache:
+    """Squares of the gradient of the log-likelihood at the unit's output, of mean 1, [N, *output].
+
+    The label is drawn from what the float model itself predicts, which makes it the Fisher information's diagonal (with
+    one draw an image), and asks for no labels.
+    """
+    if not bench.walk.is_alone(unit.end):
+        raise InputError(
+            f"{unit.name}: the Fisher weights need a unit whose output is all that the network goes on from; "
+            "give reconstruction.granularity=block or network, or reconstruction.loss=mse"
+        )
+    cache = ActivationCache(len(targets), targets.data.shape[1:], targets.storage, targets.device)
+    rest = segment(bench.teacher, bench.graph, unit.end, output_of(bench.graph))
+    total = 0.0
+    for first, y in _batches(targets, batch_size):
+        y.requires_grad_()
+        with torch.enable_grad():
+            logits = rest(y)
+            chance = logits.detach().softmax(1)
+            labels = torch.multinomial(chance, 1, generator=bench.generator).flatten()
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            (gradient,) = torch.autograd.grad(loss, y)
+        cache.write(first, gradient.square())
+        total += gradient.square().double().mean().item() * len(y)
+    mean = total / len(targets)
+    cache.factor = 1 / mean if mean > 0 else 1.0
+    return cache
+
+
+def _batches(cache: ActivationCache, size: int) -> Iterator[tuple[int, Tensor]]:
+    for first in range(0, len(cache), size):
+        yield first, cache[first : first + size]

@@ -1,0 +1,148 @@
+"""The layer objective's unit: a layer, from the moments of its inputs to the integers of its weight."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor, fx, nn
+
+from attnround.errors import InputError, check_number
+from attnround.models.patches import Patches, grouped_rows
+from attnround.models.units import Unit, cut
+from attnround.quantization.grid import dequantize, per_channel, quantize, steps
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.rounding import Quantizer
+from attnround.reconstruction.loop import descend
+from attnround.reconstruction.moments import Moments, gather_moments
+from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
+from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
+from attnround.reconstruction.report import UnitReport, decibel, report_layer
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerReconstruction(Reconstruction):
+    """The layer objective's settings.
+
+    ridge: pull of the weights to their float values, as a fraction of the inputs' mean second moment; num_positions:
+    output positions of an image that enter the moments; refit_scale: once a layer is decided, its scales take their
+    least-squares optimum for those levels.
+    """
+
+    ridge: float = 0.01
+    num_positions: int = 49
+    refit_scale: bool = False
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("reconstruction.ridge", self.ridge, above=0)
+        check_number("reconstruction.num_positions", self.num_positions, least=1, whole=True)
+
+    def plan(self, graph: fx.Graph, model: nn.Module, example: Tensor) -> Sequence[Step]:
+        return [Step(self, unit) for unit in cut(graph, model, "layer", example)]
+
+    def adapt(self, quantizer: Quantizer) -> Quantizer:
+        return quantizer
+
+    def begin(self, unit: Unit, bench: Bench) -> "LayerUnit":
+        name = unit.name
+        float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
+        places = torch.Generator().manual_seed(bench.generator.initial_seed())  # drawn on the CPU, on any device
+        patches = Patches(float_layer, self.num_positions, places)
+        inputs = bench.walk.values(unit.start)
+        if layer.activation is not None:  # so that the weights take up the error of the input too
+            inputs = ((x, layer.activation(x_quantized)) for x, x_quantized in inputs)
+        if bench.num_held_out:
+            learned = gather_moments(float_layer, islice(inputs, bench.num_learned_batches), patches)
+            held_out = gather_moments(float_layer, inputs, patches)
+        else:
+            held_out = learned = gather_moments(float_layer, inputs, patches)
+        return LayerUnit(name, float_layer, layer, learned, held_out, bench.quantizer, self, bench.generator)
+
+
+class LayerUnit(UnitWork):
+    """Starts the rounding on construction; moments: of the images learned from, and of those held out.
+
+    Raises InputError that names the layer where inputs or losses are not finite.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        float_layer: nn.Module,
+        layer: QuantizedLayer,
+        moments: Moments,
+        held_out: Moments,
+        quantizer: Quantizer,
+        settings: LayerReconstruction,
+        generator: torch.Generator,
+    ):
+        self.name, self.float_layer, self.layer, self.quantizer = name, float_layer, layer, quantizer
+        self.moments, self.held_out, self.settings = moments, held_out, settings
+        weight = float_layer.weight.detach()
+        if not (moments.is_finite() and held_out.is_finite()):
+            raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
+        if settings.observer.input_weighted:
+            diagonal = moments.second.diagonal(dim1=1, dim2=2)[:, None, :].clamp(min=0)
+            diagonal = (diagonal + settings.ridge * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
+            importance = diagonal.expand(grouped_rows(float_layer, weight).shape).reshape(weight.shape)
+            scale, zero_point = settings.observer.search(weight, layer.grid, importance)
+            layer.scale.copy_(scale)
+            layer.zero_point.copy_(zero_point)
+        rows = grouped_rows(float_layer, weight)
+        self.objective = LayerObjective(rows, moments, layer.scale, layer.zero_point, settings.ridge)
+        self.nearest = quantize(weight, layer.scale, layer.zero_point, layer.grid)
+        u = steps(weight, layer.scale, layer.zero_point)
+        zero_point = per_channel(layer.zero_point, u)
+        self.rounding = self.quantizer.start(u, layer.grid, self.objective, generator, zero_point)
+        self.loss = self.objective(*self.rounding.moments()).item()
+        self.losses: list[float] = []
+        learned = list(self.rounding.parameters())
+        self.optimizer = torch.optim.Adam(learned, self.quantizer.lr) if learned else None
+
+    @torch.enable_grad()
+    def run(self, steps: range) -> None:
+        if self.optimizer is None:
+            return
+        self.loss = descend(self.rounding, self.objective, self.optimizer, steps, self.quantizer.num_steps)
+        self.losses.append(self.loss)
+        if not self.loss < float("inf"):
+            raise InputError(f"{self.name}: the loss became {self.loss}; lower quantizer.lr={self.quantizer.lr}")
+
+    @torch.no_grad()
+    def finish(self) -> UnitReport:
+        """Bake the decided levels if they beat nearest, with their scales and the bias that keeps the mean output."""
+        levels = self.rounding.decide()
+        factor = self.objective.best_factor(levels) if self.settings.refit_scale else self.rounding.gain()
+        scale = self.layer.scale if factor is None else self.layer.scale * factor
+        start_error, error = self._error(self.nearest, self.layer.scale), self._error(levels, scale)
+        kept = self.quantizer.data_free or error <= start_error  # what asks nothing of the data isn't judged by it
+        if kept:
+            self.layer.scale.copy_(scale)
+        else:
+            levels, scale = self.nearest, self.layer.scale
+        bias = None
+        if not self.quantizer.data_free:
+            rows = [self._rows(each) for each in (self.float_layer.weight, self._dequantized(levels, scale))]
+            bias = corrected_bias(self.layer.layer.bias, *rows, self.moments)
+        self.layer.bake(levels, bias)
+        return UnitReport(
+            name=self.name,
+            objective="layer",
+            layers=[report_layer(self.name, self.layer, self.float_layer.weight.detach(), self.nearest)],
+            start_sqnr_db=decibel(start_error),
+            sqnr_db=decibel(error if kept else start_error),
+            kept=kept,
+            losses=self.losses,
+        )
+
+    def _error(self, levels: Tensor, scale: Tensor) -> float:
+        return output_error(
+            self._rows(self.float_layer.weight), self._rows(self._dequantized(levels, scale)), self.held_out
+        )
+
+    def _rows(self, weight: Tensor) -> Tensor:
+        return grouped_rows(self.float_layer, weight)
+
+    def _dequantized(self, levels: Tensor, scale: Tensor) -> Tensor:
+        return dequantize(levels, scale, self.layer.zero_point)

@@ -1,0 +1,93 @@
+"""What is reconstructed in which order: the steps of a plan, and the settings that all objectives share."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from attnround.errors import check_number
+from attnround.models.units import Unit
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.rounding import Quantizer
+from attnround.reconstruction.report import UnitReport
+from attnround.reconstruction.walk import Walk
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What a unit is worked on with: both models, the graph they share, and where the images are in them.
+
+    num_held_out: so many of the last images are kept from learning; num_learned_batches: the batches before them;
+    autocast: forward passes in bfloat16.
+    """
+
+    teacher: nn.Module
+    student: nn.Module
+    graph: fx.Graph
+    walk: Walk
+    quantizer: Quantizer
+    generator: torch.Generator
+    num_images: int
+    num_held_out: int
+    num_learned_batches: int
+    autocast: bool
+
+
+class UnitWork(ABC):
+    """A unit being reconstructed: `run` takes steps, `finish` decides, bakes and reports; `loss` is the latest."""
+
+    loss: float
+
+    @abstractmethod
+    def run(self, steps: range) -> None: ...
+
+    @abstractmethod
+    def finish(self) -> UnitReport: ...
+
+
+@dataclass(frozen=True)
+class Step:
+    """A unit and the settings it is reconstructed by. fork: the walk turns back to this value when the step is done."""
+
+    settings: "Reconstruction"
+    unit: Unit
+    fork: fx.Node | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruction(ABC):
+    """Settings of an objective.
+
+    observer: the search for a weight's scale; batch_size: images carried at a time; burst: iterations between two looks
+    at the loss; held_out: part of the calibration images on which a unit's result must beat its start to be kept;
+    cache_mib: memory for activations.
+    """
+
+    observer: ClipSearch
+    batch_size: int = 64
+    burst: int = 100
+    held_out: float = 0.125
+    cache_mib: float = 2048
+
+    def __post_init__(self) -> None:
+        check_number("reconstruction.held_out", self.held_out, least=0, most=0.5)
+        check_number("reconstruction.cache_mib", self.cache_mib, least=0)
+        for option in ("batch_size", "burst"):
+            check_number(f"reconstruction.{option}", getattr(self, option), least=1, whole=True)
+
+    @abstractmethod
+    def plan(self, graph: fx.Graph, model: nn.Module, example: Tensor) -> Sequence[Step]:
+        """The steps for a model; example: one image [1, C, H, W]."""
+
+    @abstractmethod
+    def adapt(self, quantizer: Quantizer) -> Quantizer:
+        """The quantizer with the number of steps and the rate that this objective takes.
+
+        Raises InputError where the method has no such objective.
+        """
+
+    @abstractmethod
+    def begin(self, unit: Unit, bench: Bench) -> UnitWork:
+        """Start on a unit: all those before it are final."""

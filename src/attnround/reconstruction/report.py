@@ -1,0 +1,87 @@
+"""What a reconstruction tells of its units and their layers."""
+
+import math
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.observer import sqnr_db
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """A layer as baked. moved_one, moved_more: percent of its weights one level, and more, from their nearest."""
+
+    name: str
+    kind: str
+    shape: list[int]
+    num_weights: int
+    bits: int
+    weight_sqnr_db: float
+    moved_one: float
+    moved_more: float
+
+
+@dataclass(frozen=True)
+class UnitReport:
+    """A unit as baked: SQNR of its output in dB, on held-out calibration images, before and after.
+
+    Before: as the unit was started, rounded to nearest or by an earlier stage. The input is that of the model quantized
+    so far; the reference the float model's output. kept: whether the result was better and thus taken; losses: what
+    was learned on, in percent of the output's variance, a value a burst; seconds: captured, learned and baked.
+    """
+
+    name: str
+    objective: str
+    layers: list[LayerReport]
+    start_sqnr_db: float
+    sqnr_db: float
+    kept: bool
+    losses: list[float]
+    seconds: float = 0.0
+
+    def rows(self) -> list[dict[str, object]]:
+        """A row for each layer, as plain values; a block's layers share what is the block's."""
+        shared = {
+            "unit": self.name,
+            "start_sqnr_db": self.start_sqnr_db,
+            "output_sqnr_db": self.sqnr_db,
+            "kept": self.kept,
+            "seconds": self.seconds,
+        }
+        return [asdict(layer) | shared for layer in self.layers]
+
+    @classmethod
+    def from_plain(cls, values: dict) -> "UnitReport":
+        """The report whose `asdict` these values are."""
+        return cls(**values | {"layers": [LayerReport(**layer) for layer in values["layers"]]})
+
+
+def report_layer(name: str, layer: QuantizedLayer, weight: Tensor, nearest: Tensor) -> LayerReport:
+    """Compare a baked layer with its float weight and its nearest levels, all [O, *rest]."""
+    moved = (layer.levels.to(nearest.dtype) - nearest).abs()
+    return LayerReport(
+        name=name,
+        kind=type(layer.layer).__name__,
+        shape=list(weight.shape),
+        num_weights=weight.numel(),
+        bits=layer.grid.bit_width,
+        weight_sqnr_db=sqnr_db(weight, layer.layer.weight.detach()),
+        moved_one=percent(moved == 1),
+        moved_more=percent(moved > 1),
+    )
+
+
+def percent(which: Tensor) -> float:
+    return 100 * which.to(torch.double).mean().item()
+
+
+def decibel(percent: float) -> float:
+    """An error in percent of the signal as a signal-to-noise ratio in dB.
+
+    >>> decibel(1.0)
+    20.0
+    """
+    return -10 * math.log10(max(percent, 1e-12) / 100)

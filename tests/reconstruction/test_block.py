@@ -1,0 +1,181 @@
+"""The block objective on a net of two residual blocks, and on units where the answer is known."""
+
+import pytest
+import torch
+from torch import nn
+
+from attnround.errors import InputError
+from attnround.models import fold_batch_norms
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.ranges import Lsq
+from attnround.quantization.rounding import GPTQ, AdaRound, AttentionRound, CoordinateDescent, FlexRound
+from attnround.reconstruction import BlockReconstruction, LayerReconstruction
+
+METHODS = {
+    "adaround": AdaRound(num_steps=100, lr=0.05),
+    "expected": AttentionRound(num_steps=100),
+    "sampled": AttentionRound(num_steps=100, estimator="sampled"),
+    "gated": AttentionRound(num_steps=100, estimator="gated"),
+    "flexround": FlexRound(num_steps=100, lr=0.005),
+}
+SHARED = {"observer": ClipSearch(), "batch_size": 16, "held_out": 0.25}
+ABSURD = AttentionRound(num_steps=3, lr=1000.0)
+
+
+def block(**options) -> BlockReconstruction:
+    return BlockReconstruction(**SHARED | {"minibatch": 12, "burst": 50} | options)
+
+
+def same_state(one, two) -> bool:
+    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
+    return all(torch.equal(value, other) for value, other in pairs)
+
+
+@pytest.mark.parametrize("granularity", ["layer", "block", "network"])
+@pytest.mark.parametrize("name", METHODS)
+def test_a_unit_comes_closer_to_float_on_images_it_did_not_learn_from(blocks, name, granularity):
+    student, reports = blocks.run(METHODS[name], block(granularity=granularity))
+    assert len(reports) == {"layer": 6, "block": 4, "network": 1}[granularity]
+    assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
+    assert sum(report.sqnr_db - report.start_sqnr_db for report in reports) > 0.3 * len(reports)
+    assert blocks.fidelity(student) > blocks.fidelity(blocks.student)
+
+
+def test_batch_norms_depthwise_and_grouped_layers_are_learned_in_a_block(network, problem_of):
+    fold_batch_norms(network)
+    problem = problem_of(network)
+    student, reports = problem.run(METHODS["expected"], block())
+    assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
+    assert problem.fidelity(student) > problem.fidelity(problem.student) + 1
+
+
+@pytest.mark.parametrize("options", [{}, {"mix": 0.5}, {"loss": "fisher"}], ids=["plain", "mix", "fisher"])
+def test_the_same_seed_gives_the_same_bits_and_another_gives_others(with_activations, options):
+    problem = with_activations(Lsq(4, drop=0.5))
+    quantizer = AttentionRound(num_steps=20, estimator="sampled")
+    one, two = (problem.run(quantizer, block(**options))[0] for _ in range(2))
+    assert same_state(one, two)
+    assert not same_state(one, problem.run(quantizer, block(**options), seed=1)[0])
+
+
+@pytest.mark.parametrize("quantizer", [GPTQ(), CoordinateDescent(), AttentionRound(polish=True)])
+def test_what_needs_the_layer_objective_is_refused_in_a_line(blocks, quantizer):
+    with pytest.raises(InputError, match=r"give reconstruction=layer") as caught:
+        blocks.run(quantizer, block())
+    assert "\n" not in str(caught.value)
+
+
+def test_a_worse_result_is_given_up_for_the_start(with_activations):
+    problem = with_activations(Lsq(4))
+    student, reports = problem.run(ABSURD, block(activation_lr=0.1))
+    assert not any(report.kept for report in reports)
+    assert all(report.sqnr_db == report.start_sqnr_db for report in reports)
+    assert all(layer.moved_one == layer.moved_more == 0 for report in reports for layer in report.layers)
+    assert same_state(student, problem.student)
+
+
+@pytest.mark.parametrize("num_images", [1, 5])
+def test_a_few_images_and_a_larger_minibatch_are_no_trouble(two_blocks, problem_of, num_images):
+    problem = problem_of(two_blocks, num_images=num_images)
+    _, reports = problem.run(AttentionRound(num_steps=20), block(minibatch=64, batch_size=64))
+    assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
+    assert any(report.sqnr_db > report.start_sqnr_db for report in reports)
+
+
+def test_fisher_weights_are_squared_gradients_for_drawn_labels(blocks):
+    unit, _ = blocks.begin(METHODS["expected"], block(loss="fisher"), index=1, seed=5)
+    weights, targets = unit.captured.weights[:], unit.captured.targets[:]
+    assert weights.mean().item() == pytest.approx(1, rel=1e-5)
+    generator = torch.Generator().manual_seed(5 + 1)
+    expected = []
+    for batch in targets.split(16):
+        chance = blocks.teacher.head(blocks.teacher.two(batch).mean((2, 3))).softmax(1)
+        for y, label in zip(batch, torch.multinomial(chance, 1, generator=generator), strict=True):
+            y = y[None].clone().requires_grad_()
+            logits = blocks.teacher.head(blocks.teacher.two(y).mean((2, 3)))
+            (gradient,) = torch.autograd.grad(-logits.log_softmax(1)[0, label.item()], y)
+            expected.append(gradient.square())
+    expected = torch.cat(expected)
+    torch.testing.assert_close(weights, expected / expected.mean(), rtol=1e-3, atol=1e-6)
+
+
+def test_fisher_weights_of_a_unit_inside_a_block_are_refused_in_a_line(blocks):
+    with pytest.raises(InputError, match=r"Fisher.*granularity=block") as caught:
+        blocks.run(AttentionRound(num_steps=2), block(loss="fisher", granularity="layer"))
+    assert "\n" not in str(caught.value)
+
+
+class Flat(nn.Module):
+    """A linear unit, whose loss is quadratic in the weights; inputs of very different size."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3 * 144, 128)
+
+    def forward(self, x):
+        return self.layer(x.flatten(1))
+
+
+def test_the_curvature_of_a_linear_unit_is_the_energy_of_its_inputs(problem_of):
+    torch.manual_seed(0)
+    problem = problem_of(Flat().eval())
+    problem.images *= torch.linspace(0.1, 3, 12)
+    unit, _ = problem.begin(METHODS["expected"], block(minibatch=36))
+    layer, targets = problem.student.layer, unit.captured.targets[:36].double()
+    energy = problem.images[:36].flatten(1).double().square().mean(0)
+    percent = 100 / targets.var(correction=0)
+    exact = percent / targets.shape[1] * energy * layer.scale.double()[:, None].square()
+    ratio = unit.curvature["layer"].double() / exact
+    assert ratio.mean().item() == pytest.approx(1, rel=0.03)
+    assert ratio.std() < 0.1
+
+
+@pytest.mark.parametrize("name", ["expected", "adaround"])
+def test_a_block_is_never_worse_than_the_layers_that_it_starts_from(blocks, name):
+    layer = LayerReconstruction(**SHARED)
+    student, reports = blocks.run(METHODS[name], block(layer_first=layer))
+    assert [report.objective for report in reports].count("layer") == 6
+    assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
+    assert blocks.fidelity(student) > blocks.fidelity(blocks.student) + 3
+
+
+def test_a_block_that_gives_up_leaves_the_layers_result(blocks, monkeypatch):
+    """Each layer then sees what it sees without blocks: the fork and the main walk carry the same values."""
+    layer = LayerReconstruction(**SHARED)
+    alone, _ = blocks.run(METHODS["expected"], layer, seed=0)
+    monkeypatch.setattr(BlockReconstruction, "adapt", lambda self, quantizer: ABSURD)
+    student, reports = blocks.run(METHODS["expected"], block(layer_first=layer))
+    assert not any(report.kept for report in reports if report.objective != "layer")
+    moved = [
+        (one != two).double().mean()
+        for (key, one), two in zip(alone.state_dict().items(), student.state_dict().values(), strict=True)
+        if key.endswith("levels")
+    ]
+    assert max(moved) < 0.02  # the positions that enter the moments are drawn by the step's seed
+
+
+def test_scales_of_activations_move_under_block_and_stay_under_layer(with_activations):
+    problem = with_activations(Lsq(3))
+
+    def scales(student):
+        return torch.stack([value.detach() for key, value in student.state_dict().items() if "activation.scale" in key])
+
+    student, _ = problem.run(METHODS["expected"], block(activation_lr=1e-2))
+    assert (scales(student) != scales(problem.student)).any()
+    assert (scales(student) > 0).all()
+    student, _ = problem.run(METHODS["expected"], LayerReconstruction(**SHARED))
+    assert torch.equal(scales(student), scales(problem.student))
+
+
+def test_bfloat16_lowers_the_error_too(blocks):
+    student, reports = blocks.run(METHODS["expected"], block(), precision="bf16-mixed")
+    assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
+    assert blocks.fidelity(student) > blocks.fidelity(blocks.student) + 2
+    assert all(value.dtype == torch.float32 for value in student.parameters())
+
+
+def test_images_that_are_not_finite_are_refused_with_the_unit(blocks):
+    blocks.images[7, 0, 0, 0] = float("nan")
+    with pytest.raises(InputError, match=r"^stem: its inputs hold NaN or infinity") as caught:
+        blocks.run(METHODS["expected"], block())
+    assert "\n" not in str(caught.value)
