@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ.setdefault("ATTNROUND_ROOT", str(ROOT))
+OmegaConf.register_new_resolver("first", lambda *values: next(value for value in values if value))
 
 
 @hydra.main(version_base="1.3", config_path=str(ROOT / "conf"), config_name="train")
@@ -55,6 +56,9 @@ def _run(cfg: DictConfig) -> dict[str, float]:
 def run() -> None:
     """`main`, with one clear line where the config does not compose or the output folder cannot be written."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
+    for folder in (each.removeprefix("resume=") for each in sys.argv[1:] if each.startswith("resume=")):
+        if folder not in ("", "null") and not Path(folder).is_dir():  # Hydra would make it
+            sys.exit(f"error: resume={folder} is not there: give the folder of the run that is to go on")
     try:
         main()
     except (HydraException, OmegaConfBaseException, OSError) as error:

@@ -12,7 +12,11 @@ from attnround.errors import InputError
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
-NEEDS = {"model=timm": ["model.name=test_resnet"], "data=image_folder": ["data.root=/images"]}
+NEEDS = {
+    "model=timm": ["model.name=test_resnet"],
+    "data=image_folder": ["data.root=/images"],
+    "data=imagenet": ["data.root=/images"],
+}
 OPTIONS = [f"{each.parent.name}={each.stem}" for each in sorted(CONF.glob("*/*.yaml")) if each.parent.name != "hydra"]
 
 
@@ -50,6 +54,12 @@ def test_the_parts_of_an_experiment_fit_its_task(name):
     assert all(instantiate(config[part], _convert_="all") for part in wanted)
 
 
+def test_other_data_takes_the_place_of_an_experiments():
+    assert composed("experiment=pretrain").data.full_train
+    config = composed("experiment=pretrain", "data=cifar10")
+    assert instantiate(config.data, _convert_="all").batch_size == config.data.batch_size == 256
+
+
 def test_both_loggers_at_once():
     assert set(composed("logger=[csv,wandb]").logger) == {"csv", "wandb"}
     assert set(composed("logger=wandb").logger) == {"wandb"}
@@ -63,9 +73,11 @@ WRONG = [
     "quantizer.sigma=-1",
     "quantizer.num_steps=1.5",
     "quantizer.sigma_end=0.9",
+    "quantizer.estimator=soft",
     "data.num_calibration=0",
     "data.batch_size=0",
     "data.seed=abc",
+    "data.limit=0",
     "reconstruction.batch_size=0",
     "reconstruction.burst=0",
     "reconstruction.ridge=0",
@@ -73,6 +85,10 @@ WRONG = [
     "reconstruction.num_positions=0",
     "reconstruction.observer.norm=0",
     "reconstruction.observer.num_candidates=0",
+    "activation.bit_width=9",
+    "activation.pinned.first=1",
+    "activation.drop=-0.1",
+    "activation.percentile=50",
 ]
 
 
@@ -80,6 +96,6 @@ WRONG = [
 def test_a_value_out_of_bounds_names_its_option(override):
     group, key = override.split("=")[0].split(".", 1)
     with pytest.raises(InstantiationException) as caught:
-        instantiate(composed(override)[group], _convert_="all")
+        instantiate(composed("activation=percentile", override)[group], _convert_="all")
     assert isinstance(caught.value.__cause__, InputError) or isinstance(caught.value.__cause__.__cause__, InputError)
     assert key.split(".")[-1] in str(caught.value)

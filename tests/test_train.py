@@ -65,7 +65,8 @@ def test_a_run_with_ones_own_model_and_data(train, own, tmp_path):
     layers = (run / "layers.csv").read_text().splitlines()
     assert len(layers) == 1 + len(record["allocation"]["bit_width"])
     assert {"name", "shape", "bits", "coding_length", "weight_sqnr_db", "output_sqnr_db"} <= set(layers[0].split(","))
-    assert (run / "layers.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("layers.png", "moved.png", "losses.png"):
+        assert (run / picture).read_bytes().startswith(b"\x89PNG")
     assert "reconstruction/conv1" in (run / "csv" / "metrics.csv").read_text()
     assert list((run / "wandb").glob("offline-run-*/*.wandb"))
 

@@ -2,6 +2,8 @@
 
 import logging
 import time
+from dataclasses import asdict
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -13,11 +15,20 @@ from attnround.bits import Allocation, Allocator, weight_rate
 from attnround.data import ImageData
 from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib
 from attnround.logs import closing, publish
-from attnround.models import Layer, TimmModel, find_layers, fold_batch_norms, swap_layers
+from attnround.models import Layer, TimmModel, find_layers, fold_batch_norms, left_float, swap_layers
 from attnround.progress import TrainingBar
+from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
-from attnround.reconstruction import LayerReconstruction, LayerReport, reconstruct
-from attnround.results.plot import draw_layers
+from attnround.reconstruction import (
+    Checkpoint,
+    Reconstruction,
+    UnitReport,
+    activation_columns,
+    attach_activations,
+    calibrate_activations,
+    reconstruct,
+)
+from attnround.results.plot import draw_layers, draw_losses, draw_moved
 from attnround.results.record import Run, peak_mib, write_atomically
 from attnround.results.table import comparison, csv_text
 from attnround.trainer import TrainerSettings
@@ -33,13 +44,14 @@ def quantize(
     data: ImageData,
     quantizer: Quantizer,
     bits: Allocator,
-    reconstruction: LayerReconstruction,
+    activation: RangeSearch,
+    reconstruction: Reconstruction,
     trainer: TrainerSettings,
     logger: dict[str, Logger],
     seed: int,
     run: Run,
 ) -> dict[str, float]:
-    """Quantize a model's weights; print and record how it compares with FP32 and with rounding to nearest."""
+    """Quantize a model's weights and its layers' inputs; print and record how that compares with FP32 and nearest."""
     begun = time.perf_counter()
     pl.seed_everything(seed, verbose=False)
     method, loggers = run.choices["quantizer"], list(logger.values())
@@ -60,15 +72,26 @@ def quantize(
     with closing(loggers, run.config):
         clock = time.perf_counter()
         student = swap_layers(teacher, allocation.bit_width, reconstruction.observer)
+        device = trainer.make().strategy.root_device
+        activations = calibrate_activations(teacher, calibration.images, activation, reconstruction.batch_size, device)
+        attach_activations(student, activations)
         scales_s = time.perf_counter() - clock
-        say("scales", f"found in {scales_s:.1f} s")
+        inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if activations else ""
+        say("scales", f"found in {scales_s:.1f} s{inputs}")
         reference = evaluate(teacher, data, trainer, "fp32")
         nearest = evaluate(student, data, trainer, "nearest")
         say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
+        checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.identity)
+        if run.config["resume"]:
+            say("resume", f"{len(checkpoint.restore(student))} finished units of {checkpoint.path}")
+        else:
+            checkpoint.path.unlink(missing_ok=True)  # an earlier run's, in a folder given twice
         reports, reconstruction_s = reconstruct(
-            teacher, student, calibration.images, quantizer, reconstruction, trainer, loggers, seed
+            teacher, student, calibration.images, quantizer, reconstruction, trainer, loggers, seed, checkpoint
         )
-        say("reconstruct", f"{method} in {reconstruction_s:.1f} s")
+        fallbacks = sum(not report.kept for report in reports)
+        worse = f", {fallbacks} of {len(reports)} units kept their start, which was better" if fallbacks else ""
+        say("reconstruct", f"{method} in {reconstruction_s:.1f} s{worse}")
         quantized = evaluate(student, data, trainer, method)
 
         metrics = {
@@ -76,6 +99,7 @@ def quantize(
             "fp32/size_mib": size_mib(teacher),
             **compare("nearest", nearest, reference),
             **compare("quantized", quantized, reference),
+            "reconstruction/fallbacks": fallbacks,
             "bits/mean": mean_bits,
             "bits/size_mib": size_mib(student),
             "time/scales_s": scales_s,
@@ -83,20 +107,24 @@ def quantize(
             "time/total_s": time.perf_counter() - begun,
             "memory/peak_mib": peak_mib(),
         }
-        rows = layer_rows(reports, layers, allocation)
-        picture = run.output_dir / "layers.png"
+        rows = [row | activation_columns(student, row["name"]) for row in layer_rows(reports, layers, allocation)]
         write_atomically(run.output_dir / "layers.csv", csv_text(rows))
-        draw_layers(rows, picture, f"{run.choices['model']}, {method}, {mean_bits:.2f} bits a weight")
-        publish(loggers, metrics, rows, [picture])
+        pictures = draw(
+            rows, reports, run.output_dir, f"{run.choices['model']}, {method}, {mean_bits:.2f} bits a weight"
+        )
+        publish(loggers, metrics, rows, pictures)
         run.write_record(
             metrics,
             device=trainer.device_name,
             num_threads=torch.get_num_threads(),
             calibration=calibration.provenance(),
             allocation={"bit_width": allocation.bit_width, "convention": allocation.convention},
+            activation_bits={name: each.bit_width for name, each in activations.items()},
+            left_float=left_float(teacher, [layer.name for layer in layers]),
         )
     log.info("\n%s\n", comparison(method, metrics))
-    say("record", f"{run.output_dir}: record.json, layers.csv, layers.png")
+    files = ["record.json", "layers.csv", *(picture.name for picture in pictures), checkpoint.path.name]
+    say("record", f"{run.output_dir}: {', '.join(files)}")
     return metrics
 
 
@@ -160,7 +188,23 @@ def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]
     }
 
 
-def layer_rows(reports: list[LayerReport], layers: list[Layer], allocation: Allocation) -> list[dict]:
-    """A row for each layer; its coding length is the allocator's, or in the default convention where it needed none."""
+def layer_rows(reports: list[UnitReport], layers: list[Layer], allocation: Allocation) -> list[dict]:
+    """A row for each layer, of the last unit that had it in.
+
+    Its coding length is the allocator's, or in the default convention where it needed none.
+    """
     lengths = allocation.score or {layer.name: weight_rate(layer.weight) for layer in layers}
-    return [report.row() | {"coding_length": lengths[report.name]} for report in reports]
+    rows = {row["name"]: row for report in reports for row in report.rows()}
+    return [rows[layer.name] | {"coding_length": lengths[layer.name]} for layer in layers]
+
+
+def draw(rows: list[dict], reports: list[UnitReport], folder: Path, title: str) -> list[Path]:
+    """The run's pictures; losses only where a unit learned."""
+    layers, moved, losses = (folder / f"{name}.png" for name in ("layers", "moved", "losses"))
+    draw_layers(rows, layers, title)
+    draw_moved(rows, moved, title)
+    learned = [asdict(report) for report in reports if report.losses]
+    if not learned:
+        return [layers, moved]
+    draw_losses(learned, losses, title)
+    return [layers, moved, losses]

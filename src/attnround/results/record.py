@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
-NO_RESULT = ("paths", "logger", "debug", "metric")  # groups that change where a result goes, not what it is
+NO_RESULT = ("paths", "logger", "debug", "metric", "resume")  # groups that change where a result goes, not what it is
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,15 @@ class Run:
     choices: dict[str, str]
     output_dir: Path
 
+    @property
+    def identity(self) -> str:
+        """The hash of the config, the same for every run that must give the same result."""
+        return config_hash(self.source)
+
     def write_record(self, metrics: dict[str, float], **more: object) -> None:
         """Write record.json, whole or not at all."""
         record = {
-            "config_hash": config_hash(self.source),
+            "config_hash": self.identity,
             "choices": self.choices,
             "seed": self.config["seed"],
             "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -28,6 +28,9 @@ def row_of(record: dict) -> dict[str, object]:
         "quantizer": record["choices"]["quantizer"],
         "bits": record["choices"]["bits"],
         "weight_bits": bits.get("bit_width", bits.get("budget")),
+        "reconstruction": record["choices"].get("reconstruction", "layer"),
+        "activation": record["choices"].get("activation", "none"),
+        "activation_bits": config.get("activation", {}).get("bit_width", 32),
         "seed": record["seed"],
         **{name: f"{record['metrics'][name]:.6g}" for name in METRICS},
         "config_hash": record["config_hash"],
@@ -42,14 +45,17 @@ def row_of(record: dict) -> dict[str, object]:
 def collect(folder: Path) -> list[dict[str, object]]:
     """The rows of all records below a folder, in the order of their choices and seeds."""
     rows = [row_of(json.loads(path.read_text())) for path in folder.rglob("record.json")]
-    return sorted(rows, key=lambda row: [str(value) for value in list(row.values())[:5]])
+    return sorted(rows, key=lambda row: [str(value) for value in list(row.values())[:8]])
 
 
 def summary(rows: list[dict[str, str]]) -> str:
     """Markdown: for each model and allocation, nearest and each quantizer; means and standard deviations over seeds."""
     groups = defaultdict(lambda: defaultdict(list))
     for row in rows:
-        groups[row["model"], row["bits"], -float(row["weight_bits"])][row["quantizer"]].append(row)
+        inputs = "" if row.get("activation", "none") == "none" else f", A{row['activation_bits']} {row['activation']}"
+        objective = "" if row.get("reconstruction", "layer") == "layer" else f", {row['reconstruction']}"
+        place = (row["model"], row["bits"], -float(row["weight_bits"]), inputs)
+        groups[place][row["quantizer"] + objective].append(row)
     header = [
         "model",
         "bits",
@@ -63,8 +69,8 @@ def summary(rows: list[dict[str, str]]) -> str:
         "seconds",
     ]
     lines = [header, ["---"] * len(header)]
-    for (model, bits, width), quantizers in sorted(groups.items()):
-        place = [model, f"{bits} {-width:g}"]
+    for (model, bits, width, inputs), quantizers in sorted(groups.items()):
+        place = [model, f"{bits} {-width:g}{inputs}"]
         lines.append([*place, "nearest", "1", *_cells("nearest", next(iter(quantizers.values()))[:1]), "-"])
         for quantizer, members in sorted(quantizers.items()):
             seconds = statistics.mean(float(row["time/reconstruction_s"]) for row in members)
