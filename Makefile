@@ -39,6 +39,17 @@ rounding: $(STAMP) ## the rounding methods side by side over three seeds, into r
 	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
 	$(BIN)/python -m attnround.results.rows outputs/rounding results/rounding
 
+objectives: $(STAMP) ## the layer and the block objective side by side at 2 bits, into results/objectives.* (some 10 minutes on two cores)
+	rm -rf outputs/objectives
+	running=; for seed in 0 1; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m bits=uniform bits.bit_width=2 seed=$$seed \
+	    reconstruction=layer,block,layer_then_block hydra.sweep.dir=outputs/objectives/$$seed & \
+	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
+	$(BIN)/python -m attnround.results.rows outputs/objectives results/objectives
+
+block-step: $(STAMP) ## what a step of block reconstruction costs against the bare float block, into results/block_step.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/block_step.py results/block_step.csv
+
 cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 at 224 pixels, into results/cost.*
 	rm -rf outputs/cost
 	$(BIN)/python src/train.py hydra.run.dir=outputs/cost/main
@@ -55,5 +66,5 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run test lint format test-slow rounding cost checkpoints clean
+.PHONY: help setup run test lint format test-slow rounding objectives block-step cost checkpoints clean
 .DEFAULT_GOAL := help
