@@ -6,10 +6,11 @@ from torch import nn
 
 from attnround.errors import InputError
 from attnround.models import fold_batch_norms
+from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.observer import ClipSearch
-from attnround.quantization.ranges import Lsq
+from attnround.quantization.ranges import Lsq, Mse
 from attnround.quantization.rounding import GPTQ, AdaRound, AttentionRound, CoordinateDescent, FlexRound
-from attnround.reconstruction import BlockReconstruction, LayerReconstruction
+from attnround.reconstruction import BlockReconstruction, LayerReconstruction, capture
 
 METHODS = {
     "adaround": AdaRound(num_steps=100, lr=0.05),
@@ -179,3 +180,21 @@ def test_images_that_are_not_finite_are_refused_with_the_unit(blocks):
     with pytest.raises(InputError, match=r"^stem: its inputs hold NaN or infinity") as caught:
         blocks.run(METHODS["expected"], block())
     assert "\n" not in str(caught.value)
+
+
+def test_inputs_that_are_quantized_anyway_are_kept_as_codes_with_the_same_result(with_activations, monkeypatch):
+    coded = set()
+    problem, settings = with_activations(Mse(4)), block(granularity="layer")
+    encode = ActivationQuantizer.codes
+    monkeypatch.setattr(ActivationQuantizer, "codes", lambda self, x: coded.add(self) or encode(self, x))
+    with_codes, _ = problem.run(METHODS["expected"], settings)
+    assert len(coded) == 4  # of six layers; the first ones of the blocks share their input with a shortcut
+    monkeypatch.setattr(capture, "shared_coding", lambda takers: {})
+    plain, _ = problem.run(METHODS["expected"], settings)
+    assert same_state(with_codes, plain)
+
+
+def test_inputs_that_a_shortcut_takes_too_or_whose_steps_are_learned_stay_as_they_are(with_activations):
+    for search, granularity in ((Mse(4), "block"), (Lsq(4), "layer"), (Mse(4, drop=0.5), "layer")):
+        unit, _ = with_activations(search).begin(METHODS["expected"], block(granularity=granularity), index=1)
+        assert unit.captured.quantized.storage == "float32"

@@ -26,7 +26,7 @@ NUM_UNITS = {"layer": 6, "layer_then_block": 10}
 QUANTIZER = AttentionRound(num_steps=12, estimator="sampled")  # draws, so that the state of generators matters
 
 
-class Killed(Exception):
+class KilledError(Exception):
     pass
 
 
@@ -41,7 +41,7 @@ def stop_after(monkeypatch, num_units: int) -> None:
     def save_and_stop(self, student, reports):
         save(self, student, reports)
         if len(reports) == num_units:
-            raise Killed
+            raise KilledError
 
     monkeypatch.setattr(Checkpoint, "save", save_and_stop)
 
@@ -59,9 +59,10 @@ def test_a_stopped_run_ends_with_the_bits_of_an_unbroken_one(problem, plan, tmp_
     assert not same_state(unbroken, problem.student)
     for num_done in range(1, num_units, 2 if num_units < 10 else 3):
         checkpoint = Checkpoint(tmp_path / f"{num_done}.pt", "it")
-        with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        with pytest.MonkeyPatch.context() as patch:
             stop_after(patch, num_done)
-            problem.run(QUANTIZER, PLANS[plan], checkpoint=checkpoint)
+            with pytest.raises(KilledError):
+                problem.run(QUANTIZER, PLANS[plan], checkpoint=checkpoint)
         student, resumed = problem.run(QUANTIZER, PLANS[plan], checkpoint=checkpoint)
         assert same_state(unbroken, student), num_done
         assert [(each.name, each.losses, each.sqnr_db, each.kept) for each in resumed] == [

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from attnround.errors import InputError
 from attnround.models.patches import Patches, grouped_rows
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.layers import QuantizedLayer
@@ -19,7 +20,7 @@ from attnround.quantization.rounding import (
     Nearest,
     Stochastic,
 )
-from attnround.reconstruction.layer import LayerReconstruction, LayerUnit
+from attnround.reconstruction.layer import LayerReconstruction, LayerUnit, check_memory
 from attnround.reconstruction.moments import gather_moments
 from attnround.reconstruction.objective import LayerObjective
 
@@ -118,3 +119,11 @@ def test_the_best_factor_is_the_lowest_point_and_rescaling_keeps_the_error(layer
     shape = (-1, *[1] * (layer.weight.ndim - 1))
     torch.testing.assert_close(best, objective(factor.reshape(shape) * (levels - 4) + 4))
     assert objective.best_factor(torch.full_like(levels, 4.0)).tolist() == [1.0] * len(levels)
+
+
+def test_moments_beyond_the_memory_are_refused_before_they_are_gathered():
+    with torch.device("meta"):
+        layer = nn.Linear(500_000, 2)
+    with pytest.raises(InputError, match=r"^fc1: .* 500000 inputs need .* GiB .*: give reconstruction=block$"):
+        check_memory("fc1", layer.weight)
+    check_memory("fc1", nn.Linear(10, 2).weight)

@@ -1,7 +1,7 @@
 """What a block learns from: its input in both models, its output in the float one, its loss weights, image by image."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,22 +34,28 @@ class Captured:
 def capture(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher: bool) -> Captured:
     """Run both models as far as the unit's input, and the float one through the unit.
 
-    The walk goes on from what is captured where nothing else is needed later, so that no node runs for two units.
+    The walk goes on from what is captured where nothing else is needed later, so that no node runs for two units. An
+    input that all that take it quantize alike is kept as their codes.
     """
     teacher = segment(bench.teacher, bench.graph, unit.start, unit.end)
     caches: dict[str, ActivationCache] = {}
     first, num_caches = 0, 4 if fisher else 3
     alone = bench.walk.is_alone(unit.start)
+    takers = unit.start.users if alone else [node for node in unit.nodes() if unit.start in node.all_input_nodes]
+    coding = shared_coding([bench.student.get_submodule(n.target) if n.op == "call_module" else None for n in takers])
     for x, x_quantized in bench.walk.values(unit.start, keep=False if alone else None):
         with torch.no_grad():
             y = teacher(x)
         if not caches:
-            num_values = bench.num_images * (2 * x[0].numel() + (num_caches - 2) * y[0].numel())
+            num_inputs = 1.25 if coding else 2  # a code is a quarter of a float32
+            num_values = int(bench.num_images * (num_inputs * x[0].numel() + (num_caches - 2) * y[0].numel()))
             storage = choose_storage(num_values, cache_mib)
             level = logging.INFO if storage != "float32" else logging.DEBUG
-            log.log(level, "  %s: %.0f MiB of activations as %s", unit.name, num_values * 4 / 2**20, storage)
+            codes = ", the quantized input as integer codes" if coding else ""
+            log.log(level, "  %s: %.0f MiB of activations as %s%s", unit.name, num_values * 4 / 2**20, storage, codes)
             for key, example in (("inputs", x), ("quantized", x_quantized), ("targets", y)):
-                caches[key] = ActivationCache(bench.num_images, example.shape[1:], storage, example.device)
+                kind = {"storage": "codes", **coding} if coding and key == "quantized" else {"storage": storage}
+                caches[key] = ActivationCache(bench.num_images, example.shape[1:], device=example.device, **kind)
         for key, values in (("inputs", x), ("quantized", x_quantized), ("targets", y)):
             if not values.isfinite().all():
                 raise InputError(f"{unit.name}: its {key} hold NaN or infinity; the checkpoint or an image is broken")
@@ -59,6 +65,18 @@ def capture(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher:
         bench.walk.adopt(unit.start, caches["inputs"], caches["quantized"])
     weights = fisher_weights(unit, bench, caches["targets"], batch_size) if fisher else None
     return Captured(**caches, weights=weights, num_held_out=bench.num_held_out)
+
+
+def shared_coding(takers: Sequence[nn.Module | None]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """How to encode and decode an input so that these modules see no difference; nothing where one would.
+
+    None is seen by those that all quantize it, alike, on steps that stay as they are, and drop nothing.
+    """
+    quantizers = [getattr(taker, "activation", None) for taker in takers]
+    if not quantizers or any(each is None or each.learned or each.drop for each in quantizers):
+        return {}
+    kinds = {(each.scale.item(), each.zero_point, each.bit_width) for each in quantizers}
+    return {"encode": quantizers[0].codes, "decode": quantizers[0].decode} if len(kinds) == 1 else {}
 
 
 def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_size: int) -> ActivationCache:

@@ -1,5 +1,6 @@
 """The layer objective's unit: a layer, from the moments of its inputs to the integers of its weight."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,8 @@ from attnround.reconstruction.moments import Moments, gather_moments
 from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
 from attnround.reconstruction.report import UnitReport, decibel, report_layer
+
+NUM_MATRICES = 6  # float64 matrices of second moments at hand at once: sums, means, their factor, held-out ones
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,7 @@ class LayerReconstruction(Reconstruction):
 
     def begin(self, unit: Unit, bench: Bench) -> "LayerUnit":
         name = unit.name
+        check_memory(name, bench.teacher.get_submodule(name).weight)
         float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
         places = torch.Generator().manual_seed(bench.generator.initial_seed())  # drawn on the CPU, on any device
         patches = Patches(float_layer, self.num_positions, places)
@@ -58,6 +62,18 @@ class LayerReconstruction(Reconstruction):
         else:
             held_out = learned = gather_moments(float_layer, inputs, patches)
         return LayerUnit(name, float_layer, layer, learned, held_out, bench.quantizer, self, bench.generator)
+
+
+def check_memory(name: str, weight: Tensor) -> None:
+    """Raise InputError where a layer has so many inputs that their second moments exceed the machine's memory."""
+    num_inputs = weight[0].numel()
+    needed = NUM_MATRICES * 8 * num_inputs**2 / 2**30
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    if needed > there:
+        raise InputError(
+            f"{name}: the second moments of its {num_inputs} inputs need {needed:.0f} GiB and this machine has "
+            f"{there:.0f}: give reconstruction=block"
+        )
 
 
 class LayerUnit(UnitWork):
