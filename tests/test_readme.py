@@ -38,8 +38,15 @@ def test_committed_tables_are_those_of_the_committed_rows(path):
     assert path.read_text() == summary_of(path.with_suffix(".csv"))
 
 
-def test_the_readme_shows_the_committed_table():
-    assert (ROOT / "results/rounding.md").read_text().strip() in TEXT
+@pytest.mark.parametrize("name", ["rounding", "objectives"])
+def test_the_readme_shows_the_committed_table(name):
+    assert (ROOT / f"results/{name}.md").read_text().strip() in TEXT
+
+
+def test_the_readme_shows_the_committed_ratios_of_a_step():
+    with (ROOT / "results/block_step.csv").open() as file:
+        ratios = [float(row["ratio"]) for row in csv.DictReader(file)]
+    assert f"{min(ratios):.2f} to\n{max(ratios):.2f} times a bare float step" in TEXT
 
 
 def test_the_readme_shows_the_committed_costs():
