@@ -50,6 +50,9 @@ objectives: $(STAMP) ## the layer and the block objective side by side at 2 bits
 block-step: $(STAMP) ## what a step of block reconstruction costs against the bare float block, into results/block_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/block_step.py results/block_step.csv
 
+layer-step: $(STAMP) ## what a step of the layer objective costs against images and bits, into results/layer_step.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/layer_step.py results/layer_step.csv
+
 cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 at 224 pixels, into results/cost.*
 	rm -rf outputs/cost
 	$(BIN)/python src/train.py hydra.run.dir=outputs/cost/main
@@ -66,5 +69,5 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run test lint format test-slow rounding objectives block-step cost checkpoints clean
+.PHONY: help setup run test lint format test-slow rounding objectives block-step layer-step cost checkpoints clean
 .DEFAULT_GOAL := help

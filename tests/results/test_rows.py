@@ -31,6 +31,24 @@ def test_rows_and_their_table(tmp_path):
     assert lines[4].startswith("| m | uniform 3 | b | 2 | 92.50 ± 0.71 | 1.50 ± 0.71 |")
 
 
+def test_objectives_and_activations_are_told_apart(tmp_path):
+    plain, block, quantized = (record(0, "b", top1) for top1 in (90.0, 91.0, 89.0))
+    block["choices"]["reconstruction"] = "block"
+    quantized["choices"]["activation"], quantized["config"]["activation"] = "mse", {"bit_width": 4}
+    for i, each in enumerate((plain, block, quantized)):
+        (tmp_path / "runs" / str(i)).mkdir(parents=True)
+        (tmp_path / "runs" / str(i) / "record.json").write_text(json.dumps(each))
+    main(str(tmp_path / "runs"), str(tmp_path / "table"))
+    starts = [line.split(" | 1 | ")[0] for line in (tmp_path / "table.md").read_text().splitlines()[2:]]
+    assert starts == [
+        "| m | uniform 3 | nearest",
+        "| m | uniform 3 | b",
+        "| m | uniform 3 | b, block",
+        "| m | uniform 3, A4 mse | nearest",
+        "| m | uniform 3, A4 mse | b",
+    ]
+
+
 def test_spread():
     assert spread([2.0, 4.0]) == "3.00 ± 1.41"
     with pytest.raises(ValueError, match="mean requires"):
