@@ -14,7 +14,7 @@ Sources: block units and the Fisher weighting, BRECQ (arXiv 2102.05426); mixed i
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -27,13 +27,14 @@ from attnround.models.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Quantizer, Rounding
+from attnround.reconstruction.block_objective import BlockObjective, LayerError, curvature
 from attnround.reconstruction.capture import Captured, capture
 from attnround.reconstruction.checkpoint import layer_state, restore_layer
 from attnround.reconstruction.layer import LayerReconstruction
 from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
 from attnround.reconstruction.report import UnitReport, decibel, report_layer
 
-CURVATURE_DRAWS = 8  # random projections behind c; each costs a backward pass
+CURVATURE_DRAWS = 8  # mini-batches behind c, each with random signs of its own; each costs a backward pass
 EDGE = 0.49  # in steps: a start from given levels stays inside their cells
 
 
@@ -93,38 +94,6 @@ class BlockReconstruction(Reconstruction):
         weights = {name: bench.teacher.get_submodule(name).weight.detach() for name in unit.layers}
         part = segment(bench.student, bench.graph, unit.start, unit.end)
         return BlockUnit(unit.name, part, layers, weights, captured, self, bench)
-
-
-class BlockObjective:
-    """Loss of the unit's output against the target, in percent of the target's variance.
-
-    unit: what one squared output error, summed over channels and averaged over images and places, adds to it.
-    """
-
-    def __init__(self, captured: Captured, batch_size: int):
-        count, total, square = 0, 0.0, 0.0
-        for first in range(0, captured.num_learned, batch_size):
-            batch = captured.targets[first : min(first + batch_size, captured.num_learned)].double()
-            count, total, square = count + batch.numel(), total + batch.sum(), square + batch.square().sum()
-        variance = float(square / count - (total / count) ** 2)
-        self.percent = 100 / variance if variance > 0 else 100.0  # a unit that puts out a constant
-        self.unit = self.percent / captured.targets.data.shape[1]
-
-    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        error = (output.float() - target).square()
-        return (error if weight is None else error * weight).mean() * self.percent
-
-
-@dataclass(frozen=True)
-class LayerError:
-    """The objective that one layer's rounding meets at its start: the unit's loss with the other layers as they are."""
-
-    loss_with: Callable[[Tensor], Tensor]
-    unit: float
-
-    @torch.no_grad()
-    def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor:
-        return self.loss_with(mean)
 
 
 class BlockUnit(UnitWork):
@@ -250,39 +219,17 @@ class BlockUnit(UnitWork):
         )
 
     def _curvature(self) -> dict[str, Tensor]:
-        """c s^2 of every layer, [O, *rest]: what a variance of 1 level^2 adds to the loss; none if none is asked for.
-
-        For random signs v, E[(d(v f)/dw)^2] is the sum of (df_k/dw)^2 over outputs k. The few draws are averaged over
-        rows and over columns: c is close to a product of the two, inputs' energy times outputs' sensitivity.
-        """
+        """What a variance of 1 level^2 of every weight adds to the loss; none if no rounding has one."""
         if all(rounding.moments()[1] is None for rounding in self.roundings.values()):
             return {}
-        totals = {key: torch.zeros_like(weight) for key, weight in self.weights.items()}
-        count = 0
+        draws = []
         for _ in range(CURVATURE_DRAWS):
             images = self._draw()
-            weights = {key: layer.layer.weight.detach().clone().requires_grad_() for key, layer in self.layers.items()}
-            with torch.enable_grad():
-                output = self._forward(weights, self.captured.quantized[images]).float()
-                signs = (
-                    torch.randint(0, 2, output.shape, generator=self.generator, device=output.device)
-                    .to(output)
-                    .mul_(2)
-                    .sub_(1)
-                )
-                importance = self._loss_weights(images)
-                projected = (output * (signs if importance is None else signs * importance.sqrt())).sum()
-                gradients = torch.autograd.grad(projected, list(weights.values()))
-            for total, gradient in zip(totals.values(), gradients, strict=True):
-                total += gradient.square()
-            count += output.numel()
-        curvature = {}
-        for key, total in totals.items():
-            flat = total.flatten(1)
-            product = flat.mean(1, keepdim=True) * flat.mean(0, keepdim=True) / flat.mean().clamp(min=1e-30)
-            scale = per_channel(self.layers[key].scale, total)
-            curvature[key] = product.reshape(total.shape) * scale.square() * (self.objective.percent / count)
-        return curvature
+            draws.append((self.captured.quantized[images], self._loss_weights(images)))
+        weights = {key: layer.layer.weight.detach() for key, layer in self.layers.items()}
+        found = curvature(self._forward, weights, draws, self.generator)
+        scales = {key: per_channel(layer.scale, weights[key]) for key, layer in self.layers.items()}
+        return {key: c * scales[key].square() * self.objective.percent for key, c in found.items()}
 
     def _weight(self, key: str, mean: Tensor) -> Tensor:
         return dequantize(mean, self.layers[key].scale, self.layers[key].zero_point)

@@ -1,0 +1,73 @@
+"""The block objective's parts: the error of a unit's output, and what variances of its weights add to it."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from attnround.reconstruction.capture import Captured
+
+
+class BlockObjective:
+    """Loss of the unit's output against the target, in percent of the target's variance.
+
+    unit: what one squared output error, summed over channels and averaged over images and places, adds to it.
+    """
+
+    def __init__(self, captured: Captured, batch_size: int):
+        count, total, square = 0, 0.0, 0.0
+        for first in range(0, captured.num_learned, batch_size):
+            batch = captured.targets[first : min(first + batch_size, captured.num_learned)].double()
+            count, total, square = count + batch.numel(), total + batch.sum(), square + batch.square().sum()
+        variance = float(square / count - (total / count) ** 2)
+        self.percent = 100 / variance if variance > 0 else 100.0  # a unit that puts out a constant
+        self.unit = self.percent / captured.targets.data.shape[1]
+
+    def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
+        error = (output.float() - target).square()
+        return (error if weight is None else error * weight).mean() * self.percent
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """The objective that one layer's rounding meets at its start: the unit's loss with the other layers as they are."""
+
+    loss_with: Callable[[Tensor], Tensor]
+    unit: float
+
+    @torch.no_grad()
+    def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor:
+        return self.loss_with(mean)
+
+
+@torch.enable_grad()
+def curvature(
+    forward: Callable[[dict[str, Tensor], Tensor], Tensor],
+    weights: dict[str, Tensor],
+    draws: Sequence[tuple[Tensor, Tensor | None]],
+    generator: torch.Generator,
+) -> dict[str, Tensor]:
+    """c = E |df/dw|^2 of every weight [O, *rest], a mean over the outputs: the diagonal of the Gauss-Newton matrix.
+
+    forward: (weights, x) -> f; draws: inputs x with the weights of their squared errors, None for all alike. For random
+    signs v, E[(d(v f)/dw)^2] is the sum of (df_k/dw)^2 over outputs k. The few draws are averaged over rows and over
+    columns: c is close to a product of the two, inputs' energy times outputs' sensitivity.
+    """
+    totals, count = {key: torch.zeros_like(weight) for key, weight in weights.items()}, 0
+    for x, importance in draws:
+        leaves = {key: weight.detach().clone().requires_grad_() for key, weight in weights.items()}
+        output = forward(leaves, x).float()
+        signs = torch.empty_like(output).bernoulli_(generator=generator).mul_(2).sub_(1)
+        projected = (output * (signs if importance is None else signs * importance.sqrt())).sum()
+        for total, gradient in zip(totals.values(), torch.autograd.grad(projected, list(leaves.values())), strict=True):
+            total += gradient.square()
+        count += output.numel()
+    return {key: _product(total) / count for key, total in totals.items()}
+
+
+def _product(values: Tensor) -> Tensor:
+    """[O, *rest] as the product of its row means and column means."""
+    flat = values.flatten(1)
+    product = flat.mean(1, keepdim=True) * flat.mean(0, keepdim=True) / flat.mean().clamp(min=1e-30)
+    return product.reshape(values.shape)
