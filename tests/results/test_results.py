@@ -1,10 +1,11 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from tests.conftest import ROOT
 
-from attnround.results.record import config_hash, git_revision, write_atomically
+from attnround.results.record import config_hash, git_revision, peak_mib, write_atomically
 from attnround.results.table import csv_text, text_table
 
 CONFIG = {
@@ -60,3 +61,13 @@ def test_results_need_no_torch():
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="elsewhere getrusage is all there is")
+def test_peak_memory_is_this_process_own_and_not_that_of_who_started_it():
+    ballast = bytearray(300 * 2**20)
+    ballast[::4096] = b"x" * len(ballast[::4096])  # touched, so that it is resident
+    code = "from attnround.results.record import peak_mib; print(peak_mib())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert 5 < float(done.stdout) < 250
+    assert peak_mib() > 300
