@@ -106,7 +106,7 @@ class Case:
         observer = ClipSearch(input_weighted=input_weighted)
         allocation = Uniform(bit_width, PINNED).allocate(find_layers(self.teacher))
         student = swap_layers(self.teacher, allocation.bit_width, observer)
-        settings = LayerReconstruction(observer, refit_scale=refit_scale)
+        settings = LayerReconstruction(observer=observer, refit_scale=refit_scale)
         teacher = copy.deepcopy(self.teacher)
         _, seconds = reconstruct(teacher, student, self.images, quantizer, settings, TrainerSettings(), seed=self.seed)
         with torch.no_grad():
