@@ -3,22 +3,30 @@
 from torch import fx, nn
 
 
-def segment(model: nn.Module, graph: fx.Graph, start: fx.Node, end: fx.Node) -> fx.GraphModule:
+def nodes_between(start: fx.Node, end: fx.Node) -> list[fx.Node]:
+    """Those that make the value of `end` from that of `start`, in execution order."""
+    needed, node = {end}, end
+    while node is not start:
+        if node in needed:
+            needed.update(node.all_input_nodes)
+        node = node.prev
+    nodes = []
+    while node is not end:
+        node = node.next
+        if node in needed:
+            nodes.append(node)
+    return nodes
+
+
+def segment(model: nn.Module, start: fx.Node, end: fx.Node) -> fx.GraphModule:
     """The nodes after `start` that `end` needs, with the modules of `model` (no copies): value of start -> of end.
 
     `end` needs nothing else from before `start` but parameters and constants; a cut of the graph sees to that.
     """
-    needed, pending = set(), [end]
-    while pending:
-        node = pending.pop()
-        if node not in needed and node is not start:
-            needed.add(node)
-            pending.extend(node.all_input_nodes)
     piece = fx.Graph()
     copies = {start: piece.placeholder("x")}
-    for node in graph.nodes:
-        if node in needed:
-            copies[node] = piece.node_copy(node, copies.__getitem__)
+    for node in nodes_between(start, end):
+        copies[node] = piece.node_copy(node, copies.__getitem__)
     piece.output(copies[end])
     piece.lint()
     return fx.GraphModule(model, piece)

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from attnround.errors import InputError
 from attnround.models.localize import localize
+from attnround.models.segment import nodes_between
 from attnround.models.trace import QUANTIZABLE, calls
 
 GRANULARITIES = ("layer", "block", "network")
@@ -33,17 +34,7 @@ class Unit:
 
     def nodes(self) -> list[fx.Node]:
         """Those that make the value of `end` from that of `start`, in execution order."""
-        needed, node = {self.end}, self.end
-        while node is not self.start:
-            if node in needed:
-                needed.update(node.all_input_nodes)
-            node = node.prev
-        nodes = []
-        while node is not self.end:
-            node = node.next
-            if node in needed:
-                nodes.append(node)
-        return nodes
+        return nodes_between(self.start, self.end)
 
 
 def cut(

@@ -28,6 +28,7 @@ from attnround.quantization.grid import dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Quantizer, Rounding
 from attnround.reconstruction.block_objective import BlockObjective, LayerError, curvature
+from attnround.reconstruction.cache import batches
 from attnround.reconstruction.capture import Captured, capture
 from attnround.reconstruction.checkpoint import layer_state, restore_layer
 from attnround.reconstruction.layer import LayerReconstruction
@@ -92,7 +93,7 @@ class BlockReconstruction(Reconstruction):
         captured = capture(unit, bench, self.batch_size, self.cache_mib, self.loss == "fisher")
         layers = {name: bench.student.get_submodule(name) for name in unit.layers}
         weights = {name: bench.teacher.get_submodule(name).weight.detach() for name in unit.layers}
-        part = segment(bench.student, bench.graph, unit.start, unit.end)
+        part = segment(bench.student, unit.start, unit.end)
         return BlockUnit(unit.name, part, layers, weights, captured, self, bench)
 
 
@@ -113,8 +114,8 @@ class BlockUnit(UnitWork):
         bench: Bench,
     ):
         self.name, self.part, self.layers, self.weights, self.captured = name, part, layers, weights, captured
-        self.settings, self.generator, self.autocast = settings, bench.generator, bench.autocast
-        self.quantizer = settings.adapt(bench.quantizer)
+        self.settings, self.quantizer = settings, bench.quantizer
+        self.generator, self.autocast = bench.generator, bench.autocast
         self.objective = BlockObjective(captured, settings.batch_size)
         self.before = {key: layer_state(layer) for key, layer in layers.items()}
         self.start_error = self.loss = self._held_out_error()
@@ -265,9 +266,8 @@ class BlockUnit(UnitWork):
         """The loss of the layers as they are, on the images kept from learning (all, where none are)."""
         last = len(self.captured.inputs)
         first = self.captured.num_learned if self.captured.num_held_out else 0
-        total, size = 0.0, self.settings.batch_size
-        for start in range(first, last, size):
-            images = slice(start, min(start + size, last))
+        total = 0.0
+        for images in batches(first, last, self.settings.batch_size):
             output = self._forward({}, self.captured.quantized[images])
             loss = self.objective(output, self.captured.targets[images], self._loss_weights(images))
             total += loss.item() * len(output)

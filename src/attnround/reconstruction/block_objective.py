@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnround.reconstruction.cache import batches
 from attnround.reconstruction.capture import Captured
 
 
@@ -17,8 +18,8 @@ class BlockObjective:
 
     def __init__(self, captured: Captured, batch_size: int):
         count, total, square = 0, 0.0, 0.0
-        for first in range(0, captured.num_learned, batch_size):
-            batch = captured.targets[first : min(first + batch_size, captured.num_learned)].double()
+        for images in batches(0, captured.num_learned, batch_size):
+            batch = captured.targets[images].double()
             count, total, square = count + batch.numel(), total + batch.sum(), square + batch.square().sum()
         variance = float(square / count - (total / count) ** 2)
         self.percent = 100 / variance if variance > 0 else 100.0  # a unit that puts out a constant

@@ -5,7 +5,7 @@ activations has rounded already are kept as its integer codes: a quarter of the 
 """
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -63,6 +63,16 @@ class Slice:
 
     def load(self) -> Tensor:
         return self.cache[self.first : self.last]
+
+
+def batches(first: int, last: int, size: int) -> Iterator[slice]:
+    """The images first..last-1, at most `size` at a time.
+
+    >>> list(batches(2, 7, 3))
+    [slice(2, 5, None), slice(5, 7, None)]
+    """
+    for start in range(first, last, size):
+        yield slice(start, min(start + size, last))
 
 
 def choose_storage(num_values: int, cache_mib: float) -> str:

@@ -43,12 +43,12 @@ class ReconstructionModule(pl.LightningModule):
         self.automatic_optimization = False
         self.student = student
         self.unregistered_teacher = (teacher.requires_grad_(False),)
-        self.images, self.quantizer, self.settings, self.seed = images, quantizer, settings, seed
+        self.images, self.settings, self.seed = images, settings, seed
         self.checkpoint, self.autocast = checkpoint, autocast
         self.num_held_out = int(settings.held_out * len(images))
         self.graph = trace(teacher)
         self.plan = settings.plan(self.graph, teacher, images[:1])
-        self.num_steps = [step.settings.adapt(quantizer).num_steps for step in self.plan]
+        self.quantizers = [step.settings.adapt(quantizer) for step in self.plan]
         self.reports = checkpoint.restore(student) if checkpoint else []
         self.num_done = len(self.reports)
         self.forks: dict = {}
@@ -61,8 +61,8 @@ class ReconstructionModule(pl.LightningModule):
     def num_bursts(self) -> list[int]:
         """Bursts of each step of the plan that is still to do."""
         counts = [
-            max(1, math.ceil(num_steps / step.settings.burst))
-            for num_steps, step in zip(self.num_steps, self.plan, strict=True)
+            max(1, math.ceil(quantizer.num_steps / step.settings.burst))
+            for quantizer, step in zip(self.quantizers, self.plan, strict=True)
         ]
         return counts[self.num_done :]
 
@@ -103,7 +103,7 @@ class ReconstructionModule(pl.LightningModule):
             student=self.student,
             graph=self.graph,
             walk=self._walk_of(self.step),
-            quantizer=self.step.settings.adapt(self.quantizer),
+            quantizer=self.quantizers[index],
             generator=torch.Generator(self.device).manual_seed(self.seed + index),
             num_images=len(self.images),
             num_held_out=self.num_held_out,
@@ -124,7 +124,7 @@ class ReconstructionModule(pl.LightningModule):
         return self.forks[step.fork]
 
     def training_step(self, burst: int, batch_idx: int) -> None:
-        num_steps, size = self.num_steps[self.num_done + self.current_epoch], self.step.settings.burst
+        num_steps, size = self.quantizers[self.num_done + self.current_epoch].num_steps, self.step.settings.burst
         self.unit.run(range(burst * size, min((burst + 1) * size, num_steps)))
         place = sum(self.num_bursts[: self.current_epoch]) + burst
         for logger in self.loggers:

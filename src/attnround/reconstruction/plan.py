@@ -19,8 +19,8 @@ from attnround.reconstruction.walk import Walk
 class Bench:
     """What a unit is worked on with: both models, the graph they share, and where the images are in them.
 
-    num_held_out: so many of the last images are kept from learning; num_learned_batches: the batches before them;
-    autocast: forward passes in bfloat16.
+    quantizer: as the unit's settings adapted it; num_held_out: so many of the last images are kept from learning;
+    num_learned_batches: the batches before them; autocast: forward passes in bfloat16.
     """
 
     teacher: nn.Module

@@ -1,5 +1,6 @@
 """Carry the calibration images through the network, the float and the quantized one side by side."""
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -34,8 +35,8 @@ class Walk:
 
     def fork(self) -> "Walk":
         """Another walk from here on; what is kept is shared."""
-        walk = object.__new__(Walk)
-        walk.__dict__.update(self.__dict__, kept=list(self.kept))
+        walk = copy.copy(self)
+        walk.kept = list(self.kept)
         return walk
 
     @torch.no_grad()
