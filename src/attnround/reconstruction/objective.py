@@ -11,9 +11,6 @@ levels with means E[q] and variances Var[q], Q = s (E[q] - z) and the expected e
 One matrix product a step serves the value and the gradient; its cost does not depend on the number of images.
 """
 
-import copy
-import math
-
 import torch
 from torch import Tensor
 
@@ -43,11 +40,9 @@ class LayerObjective:
         self.floor = self.unit * (moments.carried - (pull * offset).sum().item())
         scale = scale.double().reshape(groups, rows, 1)
         self.zero_point = zero_point.to(dtype).reshape(groups, rows, 1)
-        self.start = (weight / scale).to(dtype) + self.zero_point
         self.centre = ((weight - offset) / scale).to(dtype) + self.zero_point
         self.second = second.to(dtype)
         self.gain = (self.unit * scale.square()).to(dtype)
-        self.added = added[:, :, None].to(dtype)
         self.diagonal = second.diagonal(dim1=1, dim2=2)[:, None, :].to(dtype)
 
     def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor:
@@ -56,14 +51,6 @@ class LayerObjective:
         if variance is None:
             return error
         return error + (variance.reshape(self.centre.shape) * self.gain * self.diagonal).sum()
-
-    def rescaled(self, factor: Tensor) -> "LayerObjective":
-        """The same error, of levels whose scale is `factor` [O] times this one's."""
-        other, factor = copy.copy(self), factor.reshape(self.zero_point.shape)
-        other.start = (self.start - self.zero_point) / factor + self.zero_point
-        other.centre = (self.centre - self.zero_point) / factor + self.zero_point
-        other.gain = self.gain * factor.square()
-        return other
 
     def best_factor(self, levels: Tensor) -> Tensor:
         """The factor [O] on the scale that these levels [O, *rest] have the least error with; 1 where none is positive.
@@ -74,11 +61,6 @@ class LayerObjective:
         product = a @ self.second
         factor = (product * b).sum(2) / (product * a).sum(2)
         return torch.where((factor > 0) & factor.isfinite(), factor, 1.0).flatten()
-
-    def sqnr_db(self, levels: Tensor) -> float:
-        """Output signal to quantization noise in dB, of decided levels [O, *rest] with the bias corrected."""
-        pulled = ((levels.reshape(self.start.shape) - self.start).square() * self.gain * self.added).sum()
-        return -10 * math.log10(max((self(levels) - pulled).item() + self.floor, 1e-12) / 100)
 
 
 class _Quadratic(torch.autograd.Function):
