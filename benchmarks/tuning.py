@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
 
-from attnround.bits import Uniform  # noqa: E402 (after the path)
+from attnround.bits import Problem, Uniform  # noqa: E402 (after the path)
 from attnround.data import FashionMNIST  # noqa: E402
 from attnround.evaluation import agreement, logit_sqnr_db  # noqa: E402
 from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers  # noqa: E402
@@ -58,18 +58,20 @@ def product(**axes: list) -> list[dict]:
 
 # Settings are options of the quantizer; refit_scale is the reconstruction's, input_weighted its observer's.
 GRIDS = {
-    "quick": [("attention_round", each) for each in [
-        {}, {"polish": True}, {"refit_scale": True}, {"polish": True, "refit_scale": True}, {"input_weighted": True},
-        {"polish": True, "input_weighted": True}, {"refit_scale": True, "input_weighted": True},
-    ]],
     "methods": [("attention_round", {}), ("gptq", {}), ("coordinate_descent", {"init": "gptq"}), ("flexround", {}),
                 ("adaround", {}), ("nearest", {}), ("stochastic", {})],
+    "finals": [("attention_round", each) for each in [
+        {}, {"input_weighted": True},
+        *product(input_weighted=[True], polish=[True], sigma_end=[0.05, 0.1, 0.2]),
+        {"input_weighted": True, "polish": True, "lr": 0.1},
+    ]],
     "attention_round": [("attention_round", each) for each in [
-        *product(sigma=[0.35, 0.5, 0.7, 1.0], sigma_end=[0.02, 0.05, 0.1, 0.2]),
-        *product(lr=[0.01, 0.02, 0.05, 0.1, 0.2], num_steps=[100, 200, 500]),
-        *product(estimator=["sampled"], lr=[0.005, 0.02, 0.05, 0.1]),
-        *product(estimator=["gated"], lr=[0.02, 0.05, 0.1, 0.2], sigma_end=[0.2, 0.5]),
-        *product(polish=[False, True], refit_scale=[False, True], input_weighted=[False, True]),
+        {},
+        *product(input_weighted=[False, True], polish=[False, True], refit_scale=[False, True])[1:],
+        *product(sigma=[0.35, 0.5, 0.7], sigma_end=[0.02, 0.05, 0.1, 0.2]),
+        *product(lr=[0.02, 0.05, 0.1], num_steps=[100, 200, 400]),
+        *product(estimator=["sampled"], lr=[0.005, 0.02, 0.05]),
+        *product(estimator=["gated"], lr=[0.02, 0.05, 0.1], sigma_end=[0.5]),
     ]],
     "adaround": [("adaround", each) for each in [
         *product(lr=[0.003, 0.01, 0.03, 0.1], regularization=[1.0, 3.0, 10.0, 30.0]),
@@ -104,7 +106,7 @@ class Case:
     def run(self, quantizer: Quantizer, bit_width: int, refit_scale: bool, input_weighted: bool) -> dict[str, str]:
         """Quantize a copy and judge it."""
         observer = ClipSearch(input_weighted=input_weighted)
-        allocation = Uniform(bit_width, PINNED).allocate(find_layers(self.teacher))
+        allocation = Uniform(bit_width=bit_width, pinned=PINNED).allocate(Problem(find_layers(self.teacher)))
         student = swap_layers(self.teacher, allocation.bit_width, observer)
         settings = LayerReconstruction(observer=observer, refit_scale=refit_scale)
         teacher = copy.deepcopy(self.teacher)

@@ -16,6 +16,7 @@ NEEDS = {
     "model=timm": ["model.name=test_resnet"],
     "data=image_folder": ["data.root=/images"],
     "data=imagenet": ["data.root=/images"],
+    "bits=file": ["bits.path=allocation.json"],
 }
 OPTIONS = [f"{each.parent.name}={each.stem}" for each in sorted(CONF.glob("*/*.yaml")) if each.parent.name != "hydra"]
 

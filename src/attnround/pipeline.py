@@ -1,8 +1,10 @@
 """The tasks of `src/train.py`: from the parts that its config instantiates to a record in the run's folder."""
 
+import copy
+import dataclasses
 import logging
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -11,11 +13,11 @@ from pytorch_lightning.loggers import Logger
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from attnround.bits import Allocation, Allocator, weight_rate
+from attnround.bits import Allocation, Allocator, Layer, allocation_json, weight_rate
 from attnround.data import ImageData
-from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib
+from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, logits, size_mib
 from attnround.logs import closing, publish
-from attnround.models import Layer, TimmModel, find_layers, fold_batch_norms, left_float, swap_layers
+from attnround.models import QUANTIZABLE, TimmModel, fold_batch_norms, left_float, swap_layers
 from attnround.progress import TrainingBar
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
@@ -25,6 +27,7 @@ from attnround.reconstruction import (
     UnitReport,
     activation_columns,
     attach_activations,
+    bit_problem,
     calibrate_activations,
     reconstruct,
 )
@@ -62,20 +65,43 @@ def quantize(
     calibration = data.calibration()
     skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
     say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels{skipped}")
+    unfolded = {
+        name: module.weight.detach().clone()
+        for name, module in teacher.named_modules()
+        if isinstance(module, QUANTIZABLE)
+    }
     fold(teacher, calibration.images[:PROBES])
-    layers = find_layers(teacher)
-    allocation = bits.allocate(layers)
-    mean_bits = allocation.mean_bits(layers)
-    basis = f" by {allocation.convention}" if allocation.convention else ""
-    say("bits", f"{run.choices['bits']}, {mean_bits:.3f} a weight over {len(layers)} layers{basis}")
 
     with closing(loggers, run.config):
         clock = time.perf_counter()
-        student = swap_layers(teacher, allocation.bit_width, reconstruction.observer)
         device = trainer.make().strategy.root_device
         activations = calibrate_activations(teacher, calibration.images, activation, reconstruction.batch_size, device)
-        attach_activations(student, activations)
+        input_bits = {name: each.bit_width for name, each in activations.items()}
         scales_s = time.perf_counter() - clock
+
+        def make_student(allocation: Allocation) -> nn.Module:
+            student = swap_layers(teacher, allocation.bit_width, reconstruction.observer)
+            attach_activations(student, copy.deepcopy(activations))
+            return student
+
+        def trial(allocation: Allocation) -> float:
+            """Agreement in percent of a model quantized by this allocation, on the calibration images."""
+            student = make_student(allocation)
+            reconstruct(teacher, student, calibration.images, quantizer, reconstruction, trainer, seed=seed)
+            return agreement(logits(teacher, calibration.images), logits(student, calibration.images))
+
+        problem = bit_problem(teacher, calibration.images, reconstruction.observer, input_bits, unfolded, seed)
+        clock = time.perf_counter()
+        allocation = bits.allocate(dataclasses.replace(problem, agreement=trial))
+        allocation_s = time.perf_counter() - clock
+        layers, mean_bits = problem.layers, allocation.mean_bits(problem.layers)
+        basis = f" by {allocation.convention}" if allocation.convention else ""
+        say("bits", f"{run.choices['bits']}, {mean_bits:.3f} a weight over {len(layers)} layers{basis}")
+        say("bits", f"found in {allocation_s:.1f} s{allocation.budget and f'; {allocation.budget}'}")
+        write_atomically(run.output_dir / "allocation.json", allocation_json(allocation, layers))
+        clock = time.perf_counter()
+        student = make_student(allocation)
+        scales_s += time.perf_counter() - clock
         inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if activations else ""
         say("scales", f"found in {scales_s:.1f} s{inputs}")
         reference = evaluate(teacher, data, trainer, "fp32")
@@ -102,6 +128,7 @@ def quantize(
             "reconstruction/fallbacks": fallbacks,
             "bits/mean": mean_bits,
             "bits/size_mib": size_mib(student),
+            "time/allocation_s": allocation_s,
             "time/scales_s": scales_s,
             "time/reconstruction_s": reconstruction_s,
             "time/total_s": time.perf_counter() - begun,
@@ -118,12 +145,18 @@ def quantize(
             device=trainer.device_name,
             num_threads=torch.get_num_threads(),
             calibration=calibration.provenance(),
-            allocation={"bit_width": allocation.bit_width, "convention": allocation.convention},
-            activation_bits={name: each.bit_width for name, each in activations.items()},
+            allocation={key: value for key, value in dataclasses.asdict(allocation).items() if key != "score"},
+            activation_bits=input_bits,
             left_float=left_float(teacher, [layer.name for layer in layers]),
         )
     log.info("\n%s\n", comparison(method, metrics))
-    files = ["record.json", "layers.csv", *(picture.name for picture in pictures), checkpoint.path.name]
+    files = [
+        "record.json",
+        "allocation.json",
+        "layers.csv",
+        *(picture.name for picture in pictures),
+        checkpoint.path.name,
+    ]
     say("record", f"{run.output_dir}: {', '.join(files)}")
     return metrics
 
@@ -188,7 +221,7 @@ def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]
     }
 
 
-def layer_rows(reports: list[UnitReport], layers: list[Layer], allocation: Allocation) -> list[dict]:
+def layer_rows(reports: list[UnitReport], layers: Sequence[Layer], allocation: Allocation) -> list[dict]:
     """A row for each layer, of the last unit that had it in.
 
     Its coding length is the allocator's, or in the default convention where it needed none.
@@ -203,7 +236,7 @@ def draw(rows: list[dict], reports: list[UnitReport], folder: Path, title: str) 
     layers, moved, losses = (folder / f"{name}.png" for name in ("layers", "moved", "losses"))
     draw_layers(rows, layers, title)
     draw_moved(rows, moved, title)
-    learned = [asdict(report) for report in reports if report.losses]
+    learned = [dataclasses.asdict(report) for report in reports if report.losses]
     if not learned:
         return [layers, moved]
     draw_losses(learned, losses, title)

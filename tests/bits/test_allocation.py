@@ -1,138 +1,262 @@
-from dataclasses import dataclass
-from itertools import product
+"""All allocators through one table: budgets, pins, groups, files."""
+
+import dataclasses
+import json
+from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from tests.bits.conftest import make_layers
 
-from attnround.bits import Mixed, Uniform
-from attnround.bits.mixed import waterfill
+from attnround.bits import (
+    Auto,
+    Convention,
+    File,
+    Fisher,
+    Layer,
+    Mixed,
+    Problem,
+    Random,
+    RateDistortion,
+    Sensitivity,
+    Uniform,
+    allocation_json,
+)
+from attnround.bits.budget import cost
 from attnround.errors import InputError
 
-
-@dataclass
-class Layer:
-    name: str
-    weight: torch.Tensor
-
-
-def layers(*sizes: int) -> list[Layer]:
-    generator = torch.Generator().manual_seed(0)
-    return [
-        Layer(f"block.{i}", torch.randn(4, size, generator=generator) * torch.rand(4, 1, generator=generator))
-        for i, size in enumerate(sizes)
-    ]
-
-
-problems = st.lists(st.tuples(st.floats(0, 6), st.integers(1, 50)), min_size=1, max_size=5)
+ALLOCATORS = {
+    "uniform": Uniform,
+    "mixed": Mixed,
+    "mixed, clusters": lambda **options: Mixed(rule="cluster", **options),
+    "mixed, outputs": lambda **options: Mixed(input_weighted=True, **options),
+    "sensitivity": Sensitivity,
+    "sensitivity, network": lambda **options: Sensitivity(measure="network", **options),
+    "fisher": Fisher,
+    "rate_distortion": RateDistortion,
+    "rate_distortion, moments": lambda **options: RateDistortion(h="moments", **options),
+    "random": Random,
+}
+UNITS = {"mean_bits": [2.0, 2.5, 3.7, 8.0], "mib": [0.0006, 0.0008], "gbops": [0.0004, 0.001]}
+each_allocator = pytest.mark.parametrize("make", ALLOCATORS.values(), ids=ALLOCATORS)
 
 
-@given(problems, st.floats(2, 8))
-def test_waterfill_spends_the_budget_and_no_more(problem, mean_bits):
-    score = {str(i): rate for i, (rate, _) in enumerate(problem)}
-    sizes = {str(i): size for i, (_, size) in enumerate(problem)}
-    candidates = [2, 3, 4, 5, 6, 7, 8]
-    budget = mean_bits * sum(sizes.values())
-    bits = waterfill(score, sizes, candidates, budget)
-    spent = sum(sizes[name] * bits[name] for name in bits)
-    assert spent <= budget
-    cheapest = min((sizes[name] for name in bits if bits[name] < 8), default=None)
-    assert cheapest is None or spent + cheapest > budget
+def total(allocation, problem: Problem, unit: str) -> int:
+    return sum(cost(unit, layer, allocation.bit_width[layer.name], problem) for layer in problem.layers)
 
 
-@given(problems, st.floats(2, 7.5))
-def test_one_more_bit_for_all_is_spent_as_one_more_bit_each(problem, mean_bits):
-    """Raising the budget by a bit a weight lifts the water by a bit: no layer that is not at the top falls behind."""
-    score = {str(i): rate for i, (rate, _) in enumerate(problem)}
-    equal = dict.fromkeys(score, 10)
-    less = waterfill(score, equal, range(2, 9), mean_bits * 10 * len(score))
-    more = waterfill(score, equal, range(2, 9), (mean_bits + 0.5) * 10 * len(score))
-    assert sum(more.values()) >= sum(less.values())
+@each_allocator
+@pytest.mark.parametrize(("unit", "budget"), [(unit, budget) for unit in UNITS for budget in UNITS[unit]])
+def test_the_budget_is_kept_and_spent(make, unit, budget, problem):
+    allocation = make(budget=budget, unit=unit).allocate(problem)
+    assert list(allocation.bit_width) == [layer.name for layer in problem.layers]
+    spent = total(allocation, problem, unit) + (problem.other_bits if unit == "mib" else 0)
+    weights = sum(layer.weight.numel() for layer in problem.layers)
+    limit = budget * {"mean_bits": weights, "mib": 8 * 2**20, "gbops": 1e9}[unit]
+    assert spent <= limit + 1e-6
+    for layer in problem.layers:
+        bits = allocation.bit_width[layer.name]
+        more = cost(unit, layer, bits + 1, problem) - cost(unit, layer, bits, problem)
+        assert bits == 8 or spent + more > limit
 
 
-@pytest.mark.parametrize("seed", range(20))
-def test_waterfill_is_within_one_upgrade_of_brute_force(seed):
-    """No affordable allocation leaves less noise than it does by more than one step down of the best one's costs."""
-    generator = torch.Generator().manual_seed(seed)
-    rates = (torch.rand(4, generator=generator) * 4).tolist()
-    sizes = torch.randint(1, 20, (4,), generator=generator).tolist()
-    names = [str(i) for i in range(4)]
-    candidates = [2, 3, 4, 6, 8]
-    budget = 4.2 * sum(sizes)
-    score, size = dict(zip(names, rates, strict=True)), dict(zip(names, sizes, strict=True))
-    bits = waterfill(score, size, candidates, budget)
-
-    def distortion(allocation) -> float:
-        """What the shares minimise: sum of N 2^(2 (r - b)), the noise that a rate leaves."""
-        return sum(n * 4.0 ** (r - b) for n, r, b in zip(sizes, rates, allocation, strict=True))
-
-    affordable = [
-        each for each in product(candidates, repeat=4) if sum(n * b for n, b in zip(sizes, each, strict=True)) <= budget
-    ]
-    best = min(map(distortion, affordable))
-    steps_down = [
-        distortion(
-            [
-                candidates[candidates.index(b) - 1] if i == j else b
-                for j, b in enumerate(min(affordable, key=distortion))
-            ]
-        )
-        for i, b in enumerate(min(affordable, key=distortion))
-        if b > 2
-    ]
-    assert distortion(bits.values()) <= max(steps_down, default=best) + 1e-9
+@each_allocator
+def test_more_budget_costs_more_and_the_same_gives_the_same(make, problem):
+    costs = [total(make(budget=budget).allocate(problem), problem, "mean_bits") for budget in (2, 3, 4, 5, 6.5, 8)]
+    assert all(low < high for low, high in pairwise(costs))
+    assert make(budget=3.3).allocate(problem) == make(budget=3.3).allocate(problem)
 
 
-def test_a_higher_coding_length_gets_more_bits():
-    bits = waterfill({"low": 1.0, "mid": 2.0, "high": 3.0}, {"low": 1, "mid": 1, "high": 1}, range(2, 9), 12)
-    assert bits == {"low": 3, "mid": 4, "high": 5}
+@each_allocator
+def test_pins_groups_and_candidates_are_kept(make, problem):
+    bits = make(
+        budget=4.5,
+        pinned={"first": 8},
+        candidates={"*": [2, 4, 8], "block.5": [3]},
+        groups=[["block.3", "block.4"]],
+    ).allocate(problem)
+    assert bits.bit_width["block.0"] == 8
+    assert bits.bit_width["block.5"] == 3
+    assert bits.bit_width["block.3"] == bits.bit_width["block.4"]
+    assert {bits.bit_width[f"block.{i}"] for i in (1, 2, 3)} <= {2, 4, 8}
+    sums = make(budget=4.5, groups="sums").allocate(problem).bit_width
+    assert sums["block.1"] == sums["block.2"]
 
 
-def test_mixed_counts_pinned_layers_into_the_budget():
-    net = layers(9, 30, 30, 9)
-    allocation = Mixed(budget=4.0, pinned={"first": 8, "last": 8}).allocate(net)
-    assert allocation.bit_width["block.0"] == allocation.bit_width["block.3"] == 8
-    assert allocation.mean_bits(net) <= 4.0
-    assert 4.0 - allocation.mean_bits(net) < 9 * 4 / sum(layer.weight.numel() for layer in net) * 4
-    assert list(allocation.bit_width) == [layer.name for layer in net]
-    assert "eps = 0.1 rms" in allocation.convention
-
-
-@pytest.mark.parametrize("budget", [2.0, 8.0])
-def test_the_ends_of_the_range_are_within_it(budget):
-    net = layers(10, 20)
-    assert Mixed(budget=budget).allocate(net).mean_bits(net) == budget
+@each_allocator
+@pytest.mark.parametrize(
+    ("budget", "pinned"), [(1.99, {}), (8.01, {}), (2.2, {"block.3": 8}), (7.99, {"last": 2, "first": 2})]
+)
+def test_a_budget_out_of_reach_says_the_range(make, budget, pinned, problem):
+    with pytest.raises(InputError, match=r"takes [\d.]+ to [\d.]+$") as refusal:
+        make(budget=budget, pinned=pinned).allocate(problem)
+    for end in str(refusal.value).split("takes ")[1].split(" to "):
+        make(budget=float(end), pinned=pinned).allocate(problem)
 
 
 @pytest.mark.parametrize(
-    ("budget", "pinned"), [(1.99, {}), (8.01, {}), (2.5, {"first": 8}), (7.99, {"last": 2, "first": 2})]
+    ("options", "said"),
+    [
+        ({"pinned": {"blok.1": 8}}, "bits.pinned: no layer is called blok.1; near that are block.1"),
+        ({"candidates": {"*": [4], "stage*": [4]}}, "bits.candidates: no layer is called stage"),
+        ({"candidates": {"block.1": [4]}}, "names none for block.0, block.2"),
+        ({"groups": [["block.1", "head"]]}, "bits.groups: no layer is called head"),
+        ({"groups": [["block.1", "block.2"], ["block.[23]"]]}, "block.2 is in two groups"),
+        ({"groups": ["block.1"]}, "a list of lists"),
+        ({"groups": "residual"}, "bits.groups=residual"),
+        ({"groups": [["block.1", "block.2"]], "pinned": {"block.1": 8, "block.2": 4}}, "contradict each other"),
+        (
+            {"groups": [["block.1", "block.2"]], "candidates": {"*": [2, 8], "block.2": [4]}},
+            "block.1, block.2 share a width",
+        ),
+        ({"unit": "MB"}, "bits.unit=MB: give one of mean_bits, mib, gbops"),
+        ({"candidates": []}, "at least one"),
+        ({"candidates": [4, 4.5]}, "2 to 8"),
+        ({"budget": None}, "bits.budget=null goes with"),
+        ({"rule": "sort"}, "bits.rule=sort"),
+    ],
 )
-def test_a_budget_out_of_reach_says_the_range(budget, pinned):
-    with pytest.raises(InputError, match=r"takes \d\.\d+ to \d\.\d+"):
-        Mixed(budget=budget, pinned=pinned).allocate(layers(10, 10, 10))
+def test_what_contradicts_itself_is_refused_in_a_line(options, said, problem):
+    with pytest.raises(InputError, match=said.replace("[", r"\[")) as refusal:
+        Mixed(**options).allocate(problem)
+    assert "\n" not in str(refusal.value)
 
 
-def test_uniform_and_its_pins():
-    allocation = Uniform(bit_width=3, pinned={"first": 8, "block.2": 6}).allocate(layers(5, 5, 5, 5))
-    assert list(allocation.bit_width.values()) == [8, 3, 6, 3]
+def test_a_pin_on_one_of_a_group_pins_them_all(problem):
+    bits = Mixed(budget=5, groups=[["block.1", "block.4"]], pinned={"block.4": 3}).allocate(problem).bit_width
+    assert bits["block.1"] == bits["block.4"] == 3
 
 
-def test_a_pattern_pins_all_that_it_matches():
-    assert list(Uniform(4, {"block.[12]": 5}).allocate(layers(5, 5, 5)).bit_width.values()) == [4, 5, 5]
+def test_uniform_is_uniform_but_for_its_pins(problem):
+    widths = Uniform(bit_width=3, pinned={"first": 8, "block.[23]": 6}).allocate(problem).bit_width
+    assert list(widths.values()) == [8, 3, 6, 6, 3, 3]
+    assert set(Uniform(budget=5.0).allocate(problem).bit_width.values()) == {5}
+    between = Uniform(budget=5.5).allocate(problem).bit_width
+    assert set(between.values()) <= {5, 6, 7}
+    assert between["block.0"] >= 6 > between["block.4"]
 
 
-def test_a_pin_that_names_no_layer_is_refused():
-    with pytest.raises(InputError, match="no layer is called blok"):
-        Uniform(4, {"blok.*": 8}).allocate(layers(5, 5))
+def test_random_draws_differ_by_seed_alone(problem):
+    one, same, other = (Random(budget=4.0, seed=seed).allocate(problem).bit_width for seed in (0, 0, 1))
+    assert one == same != other
 
 
-@pytest.mark.parametrize("bit_width", [1, 9, 4.5, "four", True])
-def test_bits_outside_two_to_eight_are_refused(bit_width):
-    for make in (
-        lambda: Uniform(bit_width=bit_width),
-        lambda: Mixed(candidates=[4, bit_width]),
-        lambda: Uniform(4, {"first": bit_width}).allocate(layers(5)),
-    ):
-        with pytest.raises(InputError, match="2 to 8"):
-            make()
+def test_clusters_without_a_budget_take_the_candidates_as_they_are(problem):
+    allocation = Mixed(rule="cluster", budget=None, candidates=[3, 4, 6]).allocate(problem)
+    assert set(allocation.bit_width.values()) == {3, 4, 6}
+    by_length = sorted(allocation.score, key=allocation.score.get)
+    widths = [allocation.bit_width[name] for name in by_length]
+    assert widths == sorted(widths)
+
+
+def test_the_convention_is_said(problem):
+    allocation = Mixed(eps=0.05, vectors="inputs", codebook=True).allocate(problem)
+    for word in ("folded", "inputs", "eps = 0.05 rms", "code book"):
+        assert word in allocation.convention
+    assert str(Convention(folded=False)).startswith("coding length of the unfolded weight")
+    assert "pinned ones too" in allocation.budget
+
+
+def test_searches_prefer_what_they_measure(problem):
+    """Of two equal layers the one whose noise counts more gets the bits."""
+    twin = make_layers(30)[0].weight
+    twins = Problem(
+        [Layer("calm", twin), Layer("loud", twin)],
+        second_moments=lambda: {"calm": torch.eye(30)[None], "loud": torch.eye(30)[None]},
+        fisher_traces=lambda num_probes: {"calm": 1.0, "loud": 200.0},
+        logit_noise=lambda name, weight: {"calm": 1.0, "loud": 200.0}[name] * (weight - twin).square().sum().item(),
+    )
+    for allocator in (Fisher(budget=4), Sensitivity(budget=4, measure="network"), RateDistortion(budget=4)):
+        bits = allocator.allocate(twins).bit_width
+        assert bits["loud"] > bits["calm"]
+    assert Sensitivity(budget=4).allocate(twins).bit_width == {"calm": 4, "loud": 4}
+
+
+def test_a_sweep_of_budgets_measures_once(problem):
+    asked = []
+    counted = dataclasses.replace(
+        problem,
+        fingerprint="these weights and images",
+        second_moments=lambda: asked.append("moments") or problem.second_moments(),
+        fisher_traces=lambda num_probes: asked.append("fisher") or problem.fisher_traces(num_probes),
+    )
+    for budget in (2.5, 3, 3.5, 4, 4.5, 5, 6, 7):
+        for allocator in (Sensitivity, Fisher, RateDistortion):
+            allocator(budget=budget).allocate(counted)
+        Mixed(budget=budget, input_weighted=True).allocate(counted)
+    assert sorted(asked) == ["fisher", "moments", "moments"]  # distortions from them, and decompositions
+
+
+@pytest.mark.parametrize("drop", [0.0, 5.0, 40.0])
+def test_auto_finds_the_smallest_budget_that_agrees(drop, problem):
+    """Agreement grows with the bits spent, from 50 % at 2 to 100 % at 8."""
+
+    def agreement(allocation) -> float:
+        return 50 + 50 * (allocation.mean_bits(problem.layers) - 2) / 6
+
+    judged = dataclasses.replace(problem, agreement=agreement)
+    allocation = Auto(allocator=Mixed(), max_drop=drop, num_trials=10).allocate(judged)
+    assert agreement(allocation) >= 100 - drop
+    wanted = 8 - 6 * drop / 50
+    assert wanted - 0.02 <= allocation.mean_bits(problem.layers) + 0.2
+    assert allocation.trials[0]["budget"] == 8
+    assert len(allocation.trials) == 11
+    failed = [trial["budget"] for trial in allocation.trials if trial["agreement"] < 100 - drop]
+    kept = [trial["budget"] for trial in allocation.trials if trial["agreement"] >= 100 - drop]
+    assert max(failed, default=0) < min(kept)
+
+
+def test_auto_says_how_far_the_most_on_offer_falls_short(problem):
+    hopeless = dataclasses.replace(problem, agreement=lambda allocation: 97.0)
+    with pytest.raises(InputError, match=r"max_drop=0.5 is out of reach: .* 8 mean bits .* by 3.00"):
+        Auto(allocator=Mixed()).allocate(hopeless)
+
+
+@each_allocator
+def test_an_allocation_goes_to_a_file_and_back(make, problem, tmp_path):
+    allocation = make(budget=4.2).allocate(problem)
+    path = tmp_path / "allocation.json"
+    path.write_text(allocation_json(allocation, problem.layers))
+    assert File(path=str(path)).allocate(problem).bit_width == allocation.bit_width
+    first = json.loads(path.read_text())["layers"][0]
+    assert first["layer"] == "block.0"
+    assert first["shape"] == [4, 9]
+    assert first["size_bytes"] == -(-36 * allocation.bit_width["block.0"] // 8)
+
+
+def test_a_file_of_names_and_bits_is_enough(problem, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text("".join(f"block.{i}: {i + 2}\n" for i in range(6)))
+    assert list(File(path=str(path)).allocate(problem).bit_width.values()) == [2, 3, 4, 5, 6, 7]
+    assert File(path=str(path), pinned={"last": 8}).allocate(problem).bit_width["block.5"] == 8
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("block.0: 4\n", "no bits for block.1, block.2, block.3 and 2 more"),
+        ("blok.0: 4\n", "the model has no layer blok.0; the nearest is block.0"),
+        ("{not yaml", "cannot be read"),
+        ("[1, 2]", "give an allocation.json"),
+        ('{"layers": [{"layer": "block.0"}, {"layer": "block.0"}]}', "block.0 is there twice"),
+        ('{"layers": [{"name": "block.0"}]}', "give an allocation.json"),
+        ("".join(f"block.{i}: 4.5\n" for i in range(6)), "whole number from 2 to 8"),
+        ("".join(f"block.{i}: 1\n" for i in range(6)), "whole number from 2 to 8"),
+    ],
+)
+def test_a_file_that_does_not_fit_is_refused_in_a_line(text, said, problem, tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said) as refusal:
+        File(path=str(path)).allocate(problem)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_file_of_other_shapes_or_no_file_is_refused(problem, tmp_path):
+    other = dataclasses.replace(problem, layers=make_layers(9, 30, 30, 60, 61, 9))
+    path = tmp_path / "allocation.json"
+    path.write_text(allocation_json(Uniform().allocate(other), other.layers))
+    with pytest.raises(InputError, match=r"block.4 has the shape \[4, 60\], not \[4, 61\]"):
+        File(path=str(path)).allocate(problem)
+    with pytest.raises(InputError, match="cannot be read"):
+        File(path=str(tmp_path / "none.json")).allocate(problem)

@@ -1,34 +1,85 @@
-"""What every allocator takes and gives, and the layers whose bits are set beforehand."""
+"""What an allocator is asked, and what it answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TypeVar
 
 from torch import Tensor
 
+from attnround.quantization.observer import ClipSearch
 from attnround.quantization.pins import pinned_bits
 
+FLOAT_BITS = 32
+T = TypeVar("T")
+_ANSWERS: dict[tuple[str, object], object] = {}
 
-class WeightedLayer(Protocol):
-    """What an allocator looks at: a name and a weight [O, *rest]."""
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer to be quantized, and what a bit of it costs.
+
+    name: in the model; weight: [O, *rest], batch norm folded in; unfolded: the same before that, where it differs;
+    macs: multiply-accumulates for an image; input_bits: of its inputs.
+    """
 
     name: str
     weight: Tensor
+    unfolded: Tensor | None = None
+    macs: int = 0
+    input_bits: int = FLOAT_BITS
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """bit_width of each layer by name, in execution order; the score it was chosen by, and that score's convention."""
+    """bit_width of each layer by name, in execution order; the score it was chosen by, and that score's convention.
+
+    score is higher where a layer wants more bits; budget: what was asked and what is spent, in words; trials: the
+    budgets that were tried and the agreement in percent that each gave, in their order.
+    """
 
     bit_width: dict[str, int]
     score: dict[str, float] = field(default_factory=dict)
     convention: str = ""
+    budget: str = ""
+    trials: list[dict[str, float]] = field(default_factory=list)
 
-    def mean_bits(self, layers: Sequence[WeightedLayer]) -> float:
+    def mean_bits(self, layers: Sequence[Layer]) -> float:
         """Mean bits of a weight, every quantized layer counted, pinned ones too."""
         total = sum(layer.weight.numel() for layer in layers)
         return sum(layer.weight.numel() * self.bit_width[layer.name] for layer in layers) / total
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The layers of a model in execution order, and what else an allocator may ask; what costs time is a function.
+
+    observer: the search for a weight's scale; other_bits: what the model stores besides levels, scales and zero points;
+    sums: names of the layers that feed one residual sum; fingerprint: of all that the answers below depend on;
+    second_moments: layer name -> covariance of its inputs in the float model [G, n, n], G groups of n inputs;
+    fisher_traces: layer name -> trace of the Fisher information of its weight, from a number of probes;
+    logit_noise: of the float model with this weight for this layer's, mean square, relative to the logits' variance;
+    agreement: of a model quantized by an allocation with the float one, on the calibration images, in percent.
+    """
+
+    layers: Sequence[Layer]
+    observer: ClipSearch = field(default_factory=ClipSearch)
+    other_bits: int = 0
+    sums: Sequence[Sequence[str]] = ()
+    fingerprint: str = ""
+    second_moments: Callable[[], dict[str, Tensor]] | None = None
+    fisher_traces: Callable[[int], dict[str, float]] | None = None
+    logit_noise: Callable[[str, Tensor], float] | None = None
+    agreement: Callable[[Allocation], float] | None = None
+
+    def remembered(self, what: object, compute: Callable[[], T]) -> T:
+        """What `compute` gives, once for all problems of this fingerprint in this process: a sweep asks again."""
+        if not self.fingerprint:
+            return compute()
+        key = (self.fingerprint, what)
+        if key not in _ANSWERS:
+            _ANSWERS[key] = compute()
+        return _ANSWERS[key]
 
 
 class Allocator(ABC):
@@ -37,9 +88,9 @@ class Allocator(ABC):
     pinned: dict[str, int]
 
     @abstractmethod
-    def allocate(self, layers: Sequence[WeightedLayer]) -> Allocation:
-        """Bits for these layers, which come in execution order."""
+    def allocate(self, problem: Problem) -> Allocation:
+        """Bits for the problem's layers."""
 
-    def pins(self, layers: Sequence[WeightedLayer]) -> dict[str, int]:
+    def pins(self, layers: Sequence[Layer]) -> dict[str, int]:
         """Layer name -> bits for the pinned layers. Raises InputError for a pattern that names no layer."""
         return pinned_bits("bits.pinned", self.pinned, [layer.name for layer in layers])

@@ -2,21 +2,28 @@
 
     R(V) = 1/2 log2 det(I + n / (m eps^2) V V^T)  bits per vector        L(V) = (m + n) R(V)
 
-for the m columns of V [n, m] and a squared distortion of eps^2 per vector.
+for the m columns of V [n, m] and a squared distortion of eps^2 per vector. It depends on what counts as a vector, on
+what eps is relative to and on the folding of batch norms: a convention says all that.
 Source: Ma, Derksen, Hong, Wright, "Segmentation of Multivariate Mixed Data via Lossy Data Coding and Compression",
 IEEE TPAMI 29(9), 2007, eq. 6.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from attnround.errors import InputError, check_number
+
+VECTORS = ("filters", "inputs")
+RELATIVE_TO = ("rms", "max", "nothing")
+
 
 def squared_singular_values(vectors: Tensor) -> Tensor:
-    """Squared singular values of V [n, m] in float64, min(n, m) of them: all that R(V) depends on, for every eps."""
+    """Squared singular values of V [*, n, m] in float64, min(n, m) of them: all that R(V) depends on, for every eps."""
     v = vectors.double()
-    gram = v @ v.T if v.shape[0] <= v.shape[1] else v.T @ v
+    gram = v @ v.mT if v.shape[-2] <= v.shape[-1] else v.mT @ v
     return torch.linalg.eigvalsh(gram).clamp_(min=0)
 
 
@@ -25,17 +32,72 @@ def coding_rate(squared_singular_values: Tensor, n: int, m: int, eps: float) -> 
     return 0.5 * torch.log1p(n / (m * eps**2) * squared_singular_values).sum().item() / math.log(2)
 
 
-def weight_rate(weight: Tensor, eps: float = 0.1, codebook: bool = False) -> float:
-    """Bits per weight of a layer: R / n, whose vectors are the output filters.
+@dataclass(frozen=True)
+class Spectrum:
+    """What the coding length of a weight depends on: sets V [G, n, m] by their squared singular values [G, min(n, m)]
+    and their largest entry."""
 
-    weight: [O, *rest], batch norm folded; m = O, n = the product of rest. eps is relative to the layer's rms weight:
-    the distortion of a vector is n (eps rms)^2. codebook adds the code book's own cost, (m + n) / m times as much.
-    A layer of zeros costs nothing.
+    squared: Tensor
+    n: int
+    m: int
+    largest: float
+
+    @property
+    def rms(self) -> float:
+        return math.sqrt(self.squared.sum().item() / (len(self.squared) * self.n * self.m))
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What is coded, and how well.
+
+    vectors: `filters`, the columns of V are the output filters (n inputs each), or `inputs`, they are what an input
+    gives to each output; eps: distortion of an entry, relative to V's `rms` or `max`imum, or to `nothing`; codebook:
+    count the code book's own bits, (m + n) / m times as much; input_weighted: V is the weight times the root of its
+    inputs' covariance, so that what the layer puts out is coded, each group of a grouped convolution by itself;
+    folded: of the weight with batch norm folded in.
     """
-    filters = weight.detach().flatten(1)
-    m, n = filters.shape
-    rms = filters.double().square().mean().sqrt().item()
-    if rms == 0:
-        return 0.0
-    rate = coding_rate(squared_singular_values(filters.T), n, m, eps * rms * math.sqrt(n)) / n
-    return rate * (m + n) / m if codebook else rate
+
+    vectors: str = "filters"
+    eps: float = 0.1
+    relative_to: str = "rms"
+    codebook: bool = False
+    input_weighted: bool = False
+    folded: bool = True
+
+    def __post_init__(self) -> None:
+        check_number("bits.eps", self.eps, above=0)
+        for option, allowed in (("vectors", VECTORS), ("relative_to", RELATIVE_TO)):
+            if getattr(self, option) not in allowed:
+                raise InputError(f"bits.{option}={getattr(self, option)}: give one of {', '.join(allowed)}")
+
+    def __str__(self) -> str:
+        weight = f"{'' if self.folded else 'un'}folded weight"
+        weight = f"{weight} times the root of its inputs' covariance" if self.input_weighted else weight
+        eps = f"eps = {self.eps:g}" + ("" if self.relative_to == "nothing" else f" {self.relative_to}")
+        book = ", code book counted" if self.codebook else ""
+        return f"coding length of the {weight}, vectors are {self.vectors}, bits per weight, {eps}{book}"
+
+    def spectrum(self, weight: Tensor, covariance: Tensor | None = None) -> Spectrum:
+        """Of a weight [O, *rest]; covariance of its inputs: [G, n, n], for G groups of n inputs."""
+        rows = weight.detach().double().flatten(1)[None]
+        if covariance is not None:
+            values, vectors = torch.linalg.eigh(covariance.double())
+            root = vectors * values.clamp(min=0).sqrt()[:, None, :] @ vectors.mT
+            rows = rows.reshape(len(root), -1, rows.shape[2]) @ root
+        v = rows.mT if self.vectors == "filters" else rows
+        return Spectrum(squared_singular_values(v), *v.shape[1:], rows.abs().max().item())
+
+    def rate(self, spectrum: Spectrum) -> float:
+        """Bits per weight, R / n. A layer of zeros costs nothing."""
+        unit = {"rms": spectrum.rms, "max": spectrum.largest, "nothing": 1.0}[self.relative_to]
+        if spectrum.largest == 0:
+            return 0.0
+        n, m = spectrum.n, spectrum.m
+        rate = coding_rate(spectrum.squared, n, m, self.eps * unit * math.sqrt(n)) / n / len(spectrum.squared)
+        return rate * (m + n) / m if self.codebook else rate
+
+
+def weight_rate(weight: Tensor, convention: Convention = Convention()) -> float:
+    """Bits per weight of a layer's weight [O, *rest]."""
+    return convention.rate(convention.spectrum(weight))

@@ -1,22 +1,26 @@
 """The same bits for every layer but the pinned ones."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from attnround.bits.allocation import Allocation, Allocator, WeightedLayer
+from attnround.bits.allocation import Problem
+from attnround.bits.budget import Budgeted, Slot
+from attnround.bits.waterfill import nearest, waterfill
 from attnround.quantization.pins import check_bit_width
 
 
-@dataclass(frozen=True)
-class Uniform(Allocator):
-    """bit_width everywhere; pinned: `first`, `last` or a name pattern -> its bits."""
+@dataclass(frozen=True, kw_only=True)
+class Uniform(Budgeted):
+    """bit_width everywhere, or the nearest candidate; with a budget, the one width that fits it, and what is left in
+    steps of a candidate to the first layers that it is enough for."""
 
     bit_width: int = 4
-    pinned: dict[str, int] = field(default_factory=dict)
+    budget: float | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_bit_width("bits.bit_width", self.bit_width)
 
-    def allocate(self, layers: Sequence[WeightedLayer]) -> Allocation:
-        pins = self.pins(layers)
-        return Allocation({layer.name: pins.get(layer.name, self.bit_width) for layer in layers})
+    def choose(self, slots: list[Slot], limit: int, problem: Problem) -> tuple[list[int], dict[str, float], str]:
+        if self.budget is None:
+            return [nearest(self.bit_width, slot.candidates) for slot in slots], {}, ""
+        return waterfill(slots, [0.0] * len(slots), limit), {}, ""

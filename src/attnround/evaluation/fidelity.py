@@ -1,8 +1,16 @@
 """How closely a quantized model follows its float original, without labels."""
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from attnround.quantization.observer import sqnr_db
+
+
+@torch.no_grad()
+def logits(model: nn.Module, images: Tensor, batch_size: int = 64) -> Tensor:
+    """Of images [N, C, H, W] that are at hand, where the model is: [N, classes] on the CPU."""
+    device = next(model.parameters()).device
+    return torch.cat([model(batch.to(device)).float().cpu() for batch in images.split(batch_size)])
 
 
 def agreement(reference: Tensor, logits: Tensor) -> float:

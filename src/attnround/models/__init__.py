@@ -3,6 +3,17 @@
 from attnround.models.build import TimmModel
 from attnround.models.fold import fold_batch_norms
 from attnround.models.layers import Layer, find_layers, left_float, swap_layers
+from attnround.models.trace import QUANTIZABLE
 from attnround.models.units import Unit, cut
 
-__all__ = ["Layer", "TimmModel", "Unit", "cut", "find_layers", "fold_batch_norms", "left_float", "swap_layers"]
+__all__ = [
+    "QUANTIZABLE",
+    "Layer",
+    "TimmModel",
+    "Unit",
+    "cut",
+    "find_layers",
+    "fold_batch_norms",
+    "left_float",
+    "swap_layers",
+]

@@ -1,6 +1,7 @@
 """Bit widths that are set by hand: which layers a pin names."""
 
 from collections.abc import Sequence
+from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
 from attnround.errors import InputError
@@ -25,9 +26,15 @@ def pinned_bits(option: str, pinned: dict[str, int], names: Sequence[str]) -> di
     pins = {}
     for pattern, bit_width in pinned.items():
         check_bit_width(f"{option}.{pattern}", bit_width)
-        places = {"first": names[:1], "last": names[-1:]}
-        matches = places.get(pattern, [name for name in names if fnmatchcase(name, pattern)])
-        if not matches:
-            raise InputError(f"{option}: no layer is called {pattern}; the layers are {', '.join(names)}")
-        pins.update(dict.fromkeys(matches, bit_width))
+        pins.update(dict.fromkeys(matches(option, pattern, names), bit_width))
     return pins
+
+
+def matches(option: str, pattern: str, names: Sequence[str]) -> list[str]:
+    """The names that a pattern fits, or the `first` or `last` of them. Raises InputError, with near names, for none."""
+    places = {"first": names[:1], "last": names[-1:]}
+    found = places.get(pattern, [name for name in names if fnmatchcase(name, pattern)])
+    if not found:
+        near = get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+        raise InputError(f"{option}: no layer is called {pattern}; near that are {', '.join(near)}")
+    return list(found)

@@ -6,6 +6,7 @@ from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.layer import LayerReconstruction
 from attnround.reconstruction.module import reconstruct
 from attnround.reconstruction.plan import Reconstruction
+from attnround.reconstruction.problem import bit_problem
 from attnround.reconstruction.report import LayerReport, UnitReport
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "UnitReport",
     "activation_columns",
     "attach_activations",
+    "bit_problem",
     "calibrate_activations",
     "reconstruct",
 ]

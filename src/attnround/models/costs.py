@@ -1,0 +1,68 @@
+"""What layers cost when the model runs, and which of them meet in a residual sum."""
+
+import operator
+
+import torch
+from torch import Tensor, fx, nn
+
+from attnround.models.trace import QUANTIZABLE, trace
+
+SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+
+
+@torch.no_grad()
+def count_macs(model: nn.Module, names: list[str], image: Tensor) -> dict[str, int]:
+    """Layer name -> multiply-accumulates for one image [1, C, H, W], of its matrix product alone."""
+    counts = dict.fromkeys(names, 0)
+
+    def count(name: str):
+        def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
+            counts[name] += output[0].numel() * layer.weight[0].numel()
+
+        return hook
+
+    hooks = [model.get_submodule(name).register_forward_hook(count(name)) for name in names]
+    try:
+        model(image)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return counts
+
+
+def residual_groups(model: nn.Module) -> list[list[str]]:
+    """Names of the layers whose outputs meet in one residual sum, in execution order; sums that share one are joined.
+
+    The layer behind a term is the last one before it on each path: activations, pools and norms are looked through.
+    """
+    graph = trace(model)
+    order = [node.target for node in graph.nodes if _is_layer(node, model)]
+    group_of: dict[str, set[str]] = {}
+    for node in graph.nodes:
+        terms = [each for each in node.args if isinstance(each, fx.Node)]
+        if node.target in SUMS and node.op in ("call_function", "call_method") and len(terms) == 2:
+            layers = set().union(*(_layers_behind(term, model) for term in terms))
+            joined = layers.union(*(group_of.get(name, set()) for name in layers))
+            group_of |= dict.fromkeys(joined, joined)
+    groups = {id(group): group for group in group_of.values() if len(group) > 1}
+    return sorted(
+        (sorted(group, key=order.index) for group in groups.values()), key=lambda group: order.index(group[0])
+    )
+
+
+def _layers_behind(node: fx.Node, model: nn.Module) -> set[str]:
+    found, waiting, seen = set(), [node], set()
+    while waiting:
+        node = waiting.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        if _is_layer(node, model):
+            found.add(node.target)
+        else:
+            waiting.extend(node.all_input_nodes)
+    return found
+
+
+def _is_layer(node: fx.Node, model: nn.Module) -> bool:
+    return node.op == "call_module" and isinstance(model.get_submodule(node.target), QUANTIZABLE)

@@ -1,0 +1,75 @@
+"""What a bit allocator is asked about a float model, and where it may look for the answer."""
+
+import hashlib
+from functools import cache
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+
+from attnround.bits import Layer, Problem
+from attnround.bits.allocation import FLOAT_BITS
+from attnround.models.costs import count_macs, residual_groups
+from attnround.models.layers import find_layers
+from attnround.quantization.observer import ClipSearch
+from attnround.reconstruction.sensitivity import fisher_traces, input_covariances, logit_noise
+
+NUM_IMAGES = 256  # that measures look at: their ranks settle early
+
+
+def bit_problem(
+    model: nn.Module,
+    images: Tensor,
+    observer: ClipSearch,
+    input_bits: dict[str, int],
+    unfolded: dict[str, Tensor],
+    seed: int,
+) -> Problem:
+    """The problem of a folded float model on the CPU; images [N, C, H, W] of the calibration set.
+
+    input_bits: layer name -> bits of its input, where that is quantized; unfolded: layer name -> its weight before the
+    batch norms were folded in. Answers that cost time are computed when they are first asked.
+    """
+    layers = find_layers(model)
+    names = [layer.name for layer in layers]
+    macs = count_macs(model, names, images[:1])
+    inside = {id(model.get_submodule(name).weight) for name in names}
+    others = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside)
+    shown = images[:NUM_IMAGES]
+
+    @cache
+    def reference() -> Tensor:
+        with torch.no_grad():
+            return torch.cat([model(batch) for batch in shown.split(64)])
+
+    @cache
+    def second_moments() -> dict[str, Tensor]:
+        return input_covariances(model, names, shown, seed)
+
+    return Problem(
+        layers=[
+            Layer(
+                layer.name,
+                layer.weight,
+                unfolded=unfolded.get(layer.name),
+                macs=macs[layer.name],
+                input_bits=input_bits.get(layer.name, FLOAT_BITS),
+            )
+            for layer in layers
+        ],
+        observer=observer,
+        other_bits=others * FLOAT_BITS,
+        sums=residual_groups(model),
+        fingerprint=fingerprint(model, shown, observer, seed),
+        second_moments=second_moments,
+        fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),
+        logit_noise=lambda name, weight: logit_noise(model, name, weight, shown, reference()),
+    )
+
+
+def fingerprint(model: nn.Module, images: Tensor, *settings: object) -> str:
+    """A hash of the weights and of the images that measures look at."""
+    digest = hashlib.sha256(repr(settings).encode())
+    for tensor in chain(model.state_dict().values(), [images]):
+        digest.update(tensor.contiguous().numpy())
+    return digest.hexdigest()

@@ -1,0 +1,117 @@
+"""How sensitive a float model is to errors in its weights: what bit allocators may ask of calibration images."""
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from attnround.errors import InputError
+from attnround.models.patches import Patches
+from attnround.progress import bar
+
+NUM_POSITIONS = 49  # output positions of an image that enter the second moments
+BATCH_SIZE = 64
+
+
+@torch.no_grad()
+def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: int) -> dict[str, Tensor]:
+    """Layer name -> covariance of its inputs in the float model, float32 [G, n, n] for G groups of n inputs.
+
+    images: [N, C, H, W]. One pass for all layers. Raises InputError that names a layer whose inputs are not finite.
+    """
+    sums = {name: _Sums(model.get_submodule(name), seed) for name in names}
+    hooks = [
+        model.get_submodule(name).register_forward_pre_hook(partial(_add, each), with_kwargs=True)
+        for name, each in sums.items()
+    ]
+    batches = images.split(BATCH_SIZE)
+    progress = bar(len(batches), "second moments", "batch")
+    try:
+        for batch in batches:
+            model(batch)
+            progress.update()
+    finally:
+        progress.close()
+        for hook in hooks:
+            hook.remove()
+    covariances = {name: each.covariance() for name, each in sums.items()}
+    for name, covariance in covariances.items():
+        if not covariance.isfinite().all():
+            raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
+    return covariances
+
+
+class _Sums:
+    """Sums over the columns of a layer's input, taken relative to the first batch's mean."""
+
+    def __init__(self, layer: nn.Module, seed: int):
+        self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
+        self.count, self.origin, self.first, self.second = 0, None, 0.0, 0.0
+
+    def add(self, x: Tensor) -> None:
+        (columns,) = self.patches.draw(x)
+        self.origin = columns.mean(1, keepdim=True) if self.origin is None else self.origin
+        columns = columns - self.origin
+        self.count += columns.shape[1]
+        self.first = self.first + columns.sum(1)
+        self.second = self.second + columns.mT @ columns
+
+    def covariance(self) -> Tensor:
+        mean = self.first / self.count
+        return self.second / self.count - mean[:, :, None] * mean[:, None, :]
+
+
+def _add(sums: _Sums, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+    sums.add(args[0] if args else kwargs["input"])
+
+
+@torch.enable_grad()
+def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes: int, seed: int) -> dict[str, float]:
+    """Layer name -> trace of the Fisher information of its weight, a mean over the images [N, C, H, W].
+
+    It is the Hessian of the divergence between the model's own prediction p and itself, so no labels are asked:
+    J^T (diag p - p p^T) J with J the logits' Jacobian. Hutchinson's estimate with random signs over images and classes
+    in the space of the logits, where (diag p - p p^T) = S S^T: E |J^T S e|^2 for signs e; one backward pass a probe.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = {name: model.get_submodule(name).weight for name in names}
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    for parameter in wanted:
+        parameter.requires_grad_(any(parameter is weight for weight in weights.values()))
+    totals = dict.fromkeys(names, 0.0)
+    batches = images.split(BATCH_SIZE)
+    progress = bar(len(batches) * num_probes, "Fisher information", "probe")
+    try:
+        for batch in batches:
+            logits = model(batch)
+            p = logits.detach().softmax(1)
+            for probe in range(num_probes):
+                signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+                direction = p.sqrt() * signs - p * (p.sqrt() * signs).sum(1, keepdim=True)
+                gradients = torch.autograd.grad(
+                    (logits * direction).sum(), list(weights.values()), retain_graph=probe + 1 < num_probes
+                )
+                for name, gradient in zip(weights, gradients, strict=True):
+                    totals[name] += gradient.double().square().sum().item()
+                progress.update()
+    finally:
+        progress.close()
+        for parameter, before in wanted.items():
+            parameter.requires_grad_(before)
+    return {name: total / num_probes / len(images) for name, total in totals.items()}
+
+
+@torch.no_grad()
+def logit_noise(model: nn.Module, name: str, weight: Tensor, images: Tensor, reference: Tensor) -> float:
+    """Mean square change of the logits over their variance, where this layer has this weight [O, *rest].
+
+    reference: the float model's logits of the images.
+    """
+    layer = model.get_submodule(name)
+    before = layer.weight.detach().clone()
+    try:
+        layer.weight.copy_(weight)
+        noisy = torch.cat([model(batch) for batch in images.split(BATCH_SIZE)])
+    finally:
+        layer.weight.copy_(before)
+    return ((noisy - reference).square().mean() / reference.var()).item()

@@ -1,0 +1,52 @@
+import pytest
+import timm
+import torch
+
+from attnround.models import find_layers, fold_batch_norms
+from attnround.models.costs import count_macs, residual_groups
+
+
+def built(name: str) -> torch.nn.Module:
+    model = timm.create_model(name, num_classes=10).eval()
+    fold_batch_norms(model)
+    return model
+
+
+def test_macs_of_a_known_network():
+    """ResNet-18 at 224 pixels is 1.81 GMACs with 1,000 classes (arXiv 1512.03385: 1.8 billion)."""
+    model = timm.create_model("resnet18").eval()
+    names = [layer.name for layer in find_layers(model)]
+    macs = count_macs(model, names, torch.zeros(1, 3, 224, 224))
+    assert sum(macs.values()) == pytest.approx(1.814e9, rel=1e-3)
+    assert macs["conv1"] == 64 * 3 * 49 * 112 * 112
+    assert macs["fc"] == 512 * 1000
+
+
+def test_depthwise_and_token_layers_are_counted_by_what_they_multiply():
+    model = built("mobilenetv2_050")
+    names = [layer.name for layer in find_layers(model)]
+    macs = count_macs(model, names, torch.zeros(1, 3, 64, 64))
+    depthwise = next(name for name in names if model.get_submodule(name).groups > 1)
+    layer = model.get_submodule(depthwise)
+    assert macs[depthwise] == layer.out_channels * 9 * 32 * 32
+
+
+def test_the_layers_of_a_residual_stage_meet_in_its_sums():
+    groups = residual_groups(built("resnet18"))
+    assert [
+        "layer2.0.conv2",
+        "layer2.0.downsample.0",
+        "layer2.1.conv2",
+    ] in groups
+    assert ["conv1", "layer1.0.conv2", "layer1.1.conv2"] in groups
+    assert len(groups) == 4
+
+
+def test_inverted_residuals_meet_where_there_is_a_shortcut():
+    groups = residual_groups(built("mobilenetv2_050"))
+    assert all(name.endswith(("conv_pwl", "conv_pw")) for group in groups for name in group)
+    assert not {"conv_stem", "classifier"} & {name for group in groups for name in group}
+
+
+def test_a_plain_network_has_none():
+    assert residual_groups(built("vgg11_bn")) == []
