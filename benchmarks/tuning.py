@@ -20,6 +20,7 @@ from pathlib import Path
 
 import torch
 from omegaconf import OmegaConf
+from torch import nn
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
@@ -95,7 +96,8 @@ class Case:
         config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
         config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
         del config["_target_"]
-        self.teacher = TimmModel(**OmegaConf.to_container(config)).build()
+        self.model = TimmModel(**OmegaConf.to_container(config))
+        self.teacher = self.original()
         data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION + NUM_HELD_OUT, seed=seed)
         data.match(self.teacher.preprocessing, self.teacher.num_classes)
         images = data.calibration().images
@@ -103,11 +105,21 @@ class Case:
         fold_batch_norms(self.teacher)
         self.seed = seed
 
-    def run(self, quantizer: Quantizer, bit_width: int, refit_scale: bool, input_weighted: bool) -> dict[str, str]:
+    def original(self) -> nn.Module:
+        """The float model as it was built, batch norms in place."""
+        return self.model.build()
+
+    def uniform(self, bit_width: int) -> dict[str, int]:
+        """Bits of every layer: these, but for the first and the last."""
+        layers = find_layers(self.teacher)
+        return Uniform(bit_width=bit_width, pinned=PINNED).allocate(Problem(layers)).bit_width
+
+    def run(
+        self, quantizer: Quantizer, bit_widths: dict[str, int], refit_scale: bool, input_weighted: bool
+    ) -> dict[str, str]:
         """Quantize a copy and judge it."""
         observer = ClipSearch(input_weighted=input_weighted)
-        allocation = Uniform(bit_width=bit_width, pinned=PINNED).allocate(Problem(find_layers(self.teacher)))
-        student = swap_layers(self.teacher, allocation.bit_width, observer)
+        student = swap_layers(self.teacher, bit_widths, observer)
         settings = LayerReconstruction(observer=observer, refit_scale=refit_scale)
         teacher = copy.deepcopy(self.teacher)
         _, seconds = reconstruct(teacher, student, self.images, quantizer, settings, TrainerSettings(), seed=self.seed)
@@ -148,7 +160,9 @@ def main() -> None:
             options = dict(options)
             refit, weighted = options.pop("refit_scale", False), options.pop("input_weighted", False)
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-            row = place | case.run(METHODS[method](**options), bit_width, refit, weighted) | {"date": begun}
+            row = (
+                place | case.run(METHODS[method](**options), case.uniform(bit_width), refit, weighted) | {"date": begun}
+            )
             append(given.rows, row)
             print(*row.values(), flush=True)
 

@@ -31,7 +31,7 @@ from attnround.reconstruction import (
     calibrate_activations,
     reconstruct,
 )
-from attnround.results.plot import draw_layers, draw_losses, draw_moved
+from attnround.results.plot import draw_layers, draw_losses, draw_moved, draw_trials
 from attnround.results.record import Run, peak_mib, write_atomically
 from attnround.results.table import comparison, csv_text
 from attnround.trainer import TrainerSettings
@@ -139,6 +139,9 @@ def quantize(
         pictures = draw(
             rows, reports, run.output_dir, f"{run.choices['model']}, {method}, {mean_bits:.2f} bits a weight"
         )
+        if allocation.trials:
+            pictures.append(run.output_dir / "trials.png")
+            draw_trials(allocation.trials, pictures[-1], f"{run.choices['model']}, {run.choices['bits']}, {method}")
         publish(loggers, metrics, rows, pictures)
         run.write_record(
             metrics,

@@ -1,7 +1,9 @@
+from functools import partial
+
 import matplotlib.pyplot as plt
 import pytest
 
-from attnround.results.plot import draw_layers, draw_losses, draw_moved
+from attnround.results.plot import draw_layers, draw_lines, draw_losses, draw_moved, draw_trials
 
 LAYERS = [
     {"name": "conv1", "unit": "conv1", "bits": 8, "start_sqnr_db": 46.0, "output_sqnr_db": 50.0},
@@ -62,3 +64,19 @@ def test_stages_are_told_apart(drawn):
     figure = drawn(draw_losses, units)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["layer", "block mse"]
     assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
+
+
+def test_trials_are_numbered_in_their_order_and_joined_in_that_of_their_bits(drawn):
+    trials = [{"mean_bits": 8.0, "agreement": 99.9}, {"mean_bits": 5.0, "agreement": 98.0}]
+    (axes,) = drawn(draw_trials, trials).axes
+    assert list(axes.lines[0].get_xdata()) == [5.0, 8.0]
+    assert [text.get_text() for text in axes.texts] == ["1", "2"]
+
+
+def test_a_line_a_name_with_the_seeds_spread(drawn):
+    lines = {"mixed": [(0.2, [90.0, 92.0]), (0.4, [94.0, 94.0])], "uniform": [(0.2, [89.0])]}
+    (axes,) = drawn(partial(draw_lines, labels=("MiB", "top-1 %")), lines).axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mixed", "uniform"]
+    points, _, (bars,) = axes.containers[0]
+    assert list(points.get_ydata()) == [91.0, 94.0]
+    assert [round(segment[1][1] - segment[0][1], 3) for segment in bars.get_segments()] == [2.828, 0.0]

@@ -8,7 +8,7 @@ from scipy.optimize import Bounds, LinearConstraint, milp
 from attnround.bits.budget import Slot, spend_rest
 
 SAFETY = 1e-6  # the solver keeps to a constraint within such a part of it
-TOP = 1e6  # the largest distortion as the solver sees it: it ends at an absolute gap of 1e-6
+TOP = 1e3  # the largest distortion as the solver sees it, which ends at an absolute gap of 1e-6
 
 
 def least_distortion(slots: list[Slot], distortions: Sequence[dict[int, float]], limit: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The combinatorial search that coding length avoids: measured distortions, and an integer programme over them."""
 
+import math
 from abc import abstractmethod
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ from attnround.bits.distortion import Table, fisher_errors, network_errors, outp
 from attnround.bits.programme import least_distortion
 from attnround.errors import InputError, check_number
 
+TINY = 1e-30  # of the distortion of a weight of zeros
 MEASURES = {
     "layer": "relative error of the layer's output, from its inputs' second moments",
     "network": "relative error of the logits with one layer quantized",
@@ -25,8 +27,11 @@ class Searched(Budgeted):
     def choose(self, slots: list[Slot], limit: int, problem: Problem) -> tuple[list[int], dict[str, float], str]:
         table, convention = self.distortions(problem)
         sums = [{b: sum(table[layer.name][b] for layer in slot.layers) for b in slot.costs} for slot in slots]
-        score = {name: errors[min(errors, key=lambda b: abs(b - 4))] for name, errors in table.items()}
-        return least_distortion(slots, sums, limit), score, f"{convention}; score: at 4 bits"
+        score = {
+            layer.name: 0.5 * math.log2(max(table[layer.name][4], TINY) / layer.weight.numel())
+            for layer in problem.layers
+        }
+        return least_distortion(slots, sums, limit), score, f"{convention}; score: 1/2 log2 of it a weight, at 4 bits"
 
 
 @dataclass(frozen=True, kw_only=True)

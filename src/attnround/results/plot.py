@@ -1,6 +1,7 @@
 """Pictures, in colours that colour-blind readers can tell apart (Okabe and Ito) and that print well."""
 
 import math
+import statistics
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -13,6 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 BLUE, ORANGE, GREEN, GREY, LIGHT = "#0072B2", "#D55E00", "#009E73", "#999999", "#E8E8E8"
+COLOURS = (BLUE, ORANGE, GREEN, "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")  # so that lines differ without colours
 
 
 def draw_layers(rows: Sequence[dict], path: Path, title: str) -> None:
@@ -102,6 +105,42 @@ def draw_losses(units: Sequence[dict], path: Path, title: str) -> None:
     if len(objectives) > 1:
         curves = {axes.lines[0].get_label(): axes.lines[0] for axes in grid.flat[: len(units)]}
         figure.legend(handles=curves.values(), loc="outside upper right", frameon=False)
+    _save(figure, path)
+
+
+def draw_trials(trials: Sequence[dict], path: Path, title: str) -> None:
+    """The budgets that were tried, numbered in their order, and how far each quantized model agreed with FP32.
+
+    trials: dicts with mean_bits and agreement in percent.
+    """
+    figure, axes = plt.subplots(figsize=(6, 4.5), layout="constrained")
+    points = sorted((trial["mean_bits"], trial["agreement"]) for trial in trials)
+    axes.plot(*zip(*points, strict=True), "-", color=LIGHT, zorder=1)
+    for number, trial in enumerate(trials, 1):
+        axes.plot(trial["mean_bits"], trial["agreement"], "o", color=BLUE, markersize=5)
+        place = (trial["mean_bits"], trial["agreement"])
+        axes.annotate(str(number), place, xytext=(4, -10), textcoords="offset points", fontsize=8)
+    axes.set(xlabel="mean bits of a weight", ylabel="agreement with FP32, calibration images, %", title=title)
+    axes.grid(alpha=0.3)
+    _save(figure, path)
+
+
+def draw_lines(
+    lines: dict[str, list[tuple[float, list[float]]]], path: Path, title: str, labels: tuple[str, str]
+) -> None:
+    """A line a name: its points' means, with bars of a standard deviation where there are several values.
+
+    lines: name -> (x, values at it) in ascending order of x; labels: of the two axes.
+    """
+    figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
+    for i, (name, points) in enumerate(lines.items()):
+        means = [statistics.mean(values) for _, values in points]
+        spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
+        style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        axes.errorbar([x for x, _ in points], means, spreads, label=name, capsize=3, markersize=5, **style)
+    axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    axes.grid(alpha=0.3)
+    axes.legend(frameon=False)
     _save(figure, path)
 
 

@@ -1,0 +1,79 @@
+"""How long the bits of ResNet-50 take, in one run: coding lengths, the water level, and the integer programme.
+
+python benchmarks/allocation_speed.py results/allocation_speed.csv
+
+54 layers, 7 candidates, random weights; medians of five. A sweep asks for the coding lengths once and for the rest at
+every budget.
+"""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import timm
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+from attnround.bits import Convention, Mixed, Problem  # noqa: E402 (after the path)
+from attnround.bits.distortion import weight_errors  # noqa: E402
+from attnround.bits.programme import least_distortion  # noqa: E402
+from attnround.bits.waterfill import waterfill  # noqa: E402
+from attnround.models import find_layers, fold_batch_norms  # noqa: E402
+from attnround.results.record import git_revision, processor, write_atomically  # noqa: E402
+from attnround.results.table import csv_text  # noqa: E402
+
+REPEATS = 5
+
+
+def seconds(work: Callable[[], object]) -> float:
+    """Median of a few runs."""
+    times = []
+    for _ in range(REPEATS):
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)
+
+
+def main(target: str) -> None:
+    """Measure and write the rows."""
+    torch.manual_seed(0)
+    model = timm.create_model("resnet50").eval()
+    fold_batch_norms(model)
+    problem = Problem(find_layers(model))
+    convention, allocator = Convention(), Mixed(budget=4.0, pinned={"first": 8, "last": 8})
+    slots, fixed = allocator.slots(problem)
+    limit = 4 * sum(layer.weight.numel() for layer in problem.layers) - fixed
+    lengths = {layer.name: convention.rate(convention.spectrum(layer.weight)) for layer in problem.layers}
+    score = [slot.mean(lengths) for slot in slots]
+    errors = weight_errors(problem)
+    tables = [errors[slot.layers[0].name] for slot in slots]
+    stages = {
+        "coding lengths": lambda: [convention.spectrum(layer.weight) for layer in problem.layers],
+        "waterfill": lambda: waterfill(slots, score, limit),
+        "integer programme": lambda: least_distortion(slots, tables, limit),
+    }
+    rows = [
+        {
+            "stage": stage,
+            "layers": len(problem.layers),
+            "candidates": len(slots[0].costs),
+            "seconds": f"{seconds(work):.4f}",
+            "git_revision": git_revision(ROOT),
+            "torch": torch.__version__,
+            "device": processor(),
+            "num_threads": torch.get_num_threads(),
+        }
+        for stage, work in stages.items()
+    ]
+    write_atomically(Path(target), csv_text(rows))
+    for row in rows:
+        print(row["stage"], row["seconds"])
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

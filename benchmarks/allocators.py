@@ -1,0 +1,122 @@
+"""Which allocator, and which convention of the coding length, is best for the network's output: rows of a grid.
+
+OMP_NUM_THREADS=1 python benchmarks/allocators.py               # into results/allocation.csv
+OMP_NUM_THREADS=1 python benchmarks/allocators.py --seeds 0 --models resnet18_slim --budgets 3
+
+Judged as in tuning.py, with weights rounded in closed form (coordinate descent from GPTQ: 10 s a run on one core).
+rank_correlation: Spearman's, between the allocator's score and the measured sensitivity: the noise of the logits with
+one layer alone at 4 bits, as 1/2 log2 of it a weight. seconds: the allocation, with all that it asked.
+"""
+
+import argparse
+import csv
+import itertools
+import logging
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+from scipy.stats import spearmanr
+from tuning import MODELS, PINNED, ROOT, Case, append, product
+
+from attnround.bits import Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
+from attnround.bits.distortion import network_errors
+from attnround.models import QUANTIZABLE
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.rounding import CoordinateDescent
+from attnround.reconstruction import bit_problem
+
+ALLOCATORS = {
+    "uniform": Uniform, "mixed": Mixed, "sensitivity": Sensitivity, "fisher": Fisher,
+    "rate_distortion": RateDistortion, "random": Random,
+}  # fmt: skip
+GRID = [
+    ("uniform", {}),
+    *[("mixed", each) for each in [
+        *product(eps=[0.01, 0.03, 0.1, 0.3, 1.0]),
+        *product(eps=[0.01, 0.1, 1.0], vectors=["inputs"]),
+        *product(eps=[0.01, 0.1, 1.0], input_weighted=[True]),
+        *product(eps=[0.01, 0.1], relative_to=["max"]),
+        *product(eps=[0.001, 0.01], relative_to=["nothing"]),
+        *product(eps=[0.1], codebook=[True]),
+        *product(eps=[0.1], folded=[False]),
+        *product(eps=[0.1], rule=["cluster"]),
+    ]],
+    ("sensitivity", {}), ("sensitivity", {"measure": "network"}), ("fisher", {}),
+    ("rate_distortion", {}), ("rate_distortion", {"h": "moments"}),
+    *[("random", {"seed": seed}) for seed in range(3)],
+]  # fmt: skip
+
+
+def problem_of(case: Case) -> Problem:
+    """The question that the allocators of a run are asked."""
+    original = case.original()
+    unfolded = {
+        name: layer.weight.detach() for name, layer in original.named_modules() if isinstance(layer, QUANTIZABLE)
+    }
+    return bit_problem(case.teacher, case.images, ClipSearch(), {}, unfolded, case.seed)
+
+
+def rank_correlation(score: dict[str, float], problem: Problem) -> float:
+    """Spearman's, over the layers that are not pinned."""
+    errors = network_errors(problem)
+    free = problem.layers[1:-1]
+    measured = [0.5 * math.log2(errors[layer.name][4] / layer.weight.numel()) for layer in free]
+    return spearmanr([score[layer.name] for layer in free], measured).statistic
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    arguments.add_argument("--budgets", nargs="+", type=float, default=[2.5, 3, 4])
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    arguments.add_argument("--only", nargs="+", default=[], help="settings to run, as their rows name them")
+    arguments.add_argument("--rows", type=Path, default=ROOT / "results/allocation.csv")
+    given = arguments.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    logging.disable(logging.INFO)
+
+    done = set()
+    if given.rows.exists():
+        with given.rows.open() as file:
+            done = {key_of(row) for row in csv.DictReader(file)}
+    for seed, model in itertools.product(given.seeds, given.models):
+        case, problem = None, None
+        for budget, (name, options) in itertools.product(given.budgets, GRID):
+            settings = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
+            place = {"model": model, "budget": f"{budget:g}", "seed": seed, "allocator": settings}
+            if key_of(place) in done or (given.only and settings not in given.only):
+                continue
+            case = case or Case(model, seed)
+            problem = problem or problem_of(case)
+            row = place | judge(case, problem, ALLOCATORS[name](budget=budget, pinned=PINNED, **options))
+            append(given.rows, row)
+            print(*row.values(), flush=True)
+
+
+def judge(case: Case, problem: Problem, allocator: Allocator) -> dict[str, str]:
+    """Allocate, quantize a copy in closed form and judge it."""
+    begun, clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()), time.perf_counter()
+    allocation = allocator.allocate(problem)
+    seconds = time.perf_counter() - clock
+    result = case.run(CoordinateDescent(init="gptq"), allocation.bit_width, False, True)
+    correlation = f"{rank_correlation(allocation.score, problem):.3f}" if allocation.score else ""
+    return {
+        "mean_bits": f"{allocation.mean_bits(problem.layers):.4f}",
+        "sqnr_db": result["sqnr_db"],
+        "agreement": result["agreement"],
+        "rank_correlation": correlation,
+        "seconds": f"{seconds:.2f}",
+        "date": begun,
+    }
+
+
+def key_of(row: dict) -> tuple[str, ...]:
+    """What makes a row that row."""
+    return tuple(str(row[name]) for name in ("model", "budget", "seed", "allocator"))
+
+
+if __name__ == "__main__":
+    main()
