@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
 
 setup: $(STAMP) ## make .venv and install the project into it (once; again when pyproject.toml or constraints.txt change)
 
@@ -31,11 +31,11 @@ format: $(STAMP) ## put the code into the project's form
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
-rounding: $(STAMP) ## the rounding methods side by side over three seeds, into results/rounding.* (some 50 minutes on two cores)
+rounding: $(STAMP) ## the rounding methods side by side over three seeds, into results/rounding.* (some 90 minutes on two cores)
 	rm -rf outputs/rounding
 	running=; for model in resnet18_slim mobilenetv2_050; do \
 	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m model=$$model bits=uniform bits.bit_width=4,3,2 \
-	    quantizer=attention_round,adaround seed=0,1,2 hydra.sweep.dir=outputs/rounding/$$model & \
+	    quantizer=nearest,stochastic,gptq,coordinate_descent,attention_round,flexround,adaround seed=0,1,2 hydra.sweep.dir=outputs/rounding/$$model & \
 	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
 	$(BIN)/python -m attnround.results.rows outputs/rounding results/rounding
 
@@ -46,6 +46,25 @@ objectives: $(STAMP) ## the layer and the block objective side by side at 2 bits
 	    reconstruction=layer,block,layer_then_block hydra.sweep.dir=outputs/objectives/$$seed & \
 	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
 	$(BIN)/python -m attnround.results.rows outputs/objectives results/objectives
+
+allocators: $(STAMP) ## bit allocators side by side over budgets and seeds, into results/allocators.* (some 40 minutes on two cores)
+	rm -rf outputs/allocators
+	running=; for model in resnet18_slim mobilenetv2_050; do \
+	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m model=$$model bits=mixed,sensitivity,random,uniform \
+	    bits.budget=2.5,3,4,5 seed=0,1,2 hydra.sweep.dir=outputs/allocators/$$model & \
+	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
+	$(BIN)/python -m attnround.results.rows outputs/allocators results/allocators
+	$(BIN)/python -m attnround.results.pareto results/allocators.csv results/allocators
+
+conventions: $(STAMP) ## every allocator and convention of coding length on the network's output, into results/allocation.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/allocators.py
+
+tuning: $(STAMP) ## the settings of Attention Round on the network's output, into results/tuning.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning.py attention_round --bits 2 --seeds 0
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning.py finals
+
+allocation-speed: $(STAMP) ## how long the bits of ResNet-50 take, into results/allocation_speed.csv
+	$(BIN)/python benchmarks/allocation_speed.py results/allocation_speed.csv
 
 block-step: $(STAMP) ## what a step of block reconstruction costs against the bare float block, into results/block_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/block_step.py results/block_step.csv
@@ -69,5 +88,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run test lint format test-slow rounding objectives block-step layer-step cost checkpoints clean
+.PHONY: help setup run test lint format test-slow rounding objectives allocators conventions tuning allocation-speed block-step layer-step \
+	cost checkpoints clean
 .DEFAULT_GOAL := help

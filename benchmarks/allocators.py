@@ -35,9 +35,9 @@ ALLOCATORS = {
 GRID = [
     ("uniform", {}),
     *[("mixed", each) for each in [
-        *product(eps=[0.01, 0.03, 0.1, 0.3, 1.0]),
+        *product(eps=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0]),
         *product(eps=[0.01, 0.1, 1.0], vectors=["inputs"]),
-        *product(eps=[0.01, 0.1, 1.0], input_weighted=[True]),
+        *product(eps=[0.01, 0.1, 1.0, 3.0, 10.0], input_weighted=[True]),
         *product(eps=[0.01, 0.1], relative_to=["max"]),
         *product(eps=[0.001, 0.01], relative_to=["nothing"]),
         *product(eps=[0.1], codebook=[True]),

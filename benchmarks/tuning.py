@@ -62,9 +62,9 @@ GRIDS = {
     "methods": [("attention_round", {}), ("gptq", {}), ("coordinate_descent", {"init": "gptq"}), ("flexround", {}),
                 ("adaround", {}), ("nearest", {}), ("stochastic", {})],
     "finals": [("attention_round", each) for each in [
-        {}, {"input_weighted": True},
-        *product(input_weighted=[True], polish=[True], sigma_end=[0.05, 0.1, 0.2]),
-        {"input_weighted": True, "polish": True, "lr": 0.1},
+        {}, {"input_weighted": True}, {"input_weighted": True, "lr": 0.1},
+        {"input_weighted": True, "lr": 0.1, "sigma_end": 0.1},
+        {"input_weighted": True, "lr": 0.1, "polish": True},
     ]],
     "attention_round": [("attention_round", each) for each in [
         {},
