@@ -63,7 +63,7 @@ GRIDS = {
                 ("adaround", {}), ("nearest", {}), ("stochastic", {})],
     "finals": [("attention_round", each) for each in [
         {}, {"input_weighted": True}, {"input_weighted": True, "lr": 0.1},
-        {"input_weighted": True, "lr": 0.1, "sigma_end": 0.1},
+        *product(input_weighted=[True], lr=[0.05, 0.1], sigma_end=[0.1]),
         {"input_weighted": True, "lr": 0.1, "polish": True},
     ]],
     "attention_round": [("attention_round", each) for each in [

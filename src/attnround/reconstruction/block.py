@@ -43,16 +43,16 @@ EDGE = 0.49  # in steps: a start from given levels stays inside their cells
 class BlockReconstruction(Reconstruction):
     """The block objective's settings.
 
-    granularity: layer, block (residual, inverted-residual, attention, ...) or network; num_steps, lr: in place of the
-    quantizer's, which are made for the layer objective, None leaves them; minibatch: images a step; mix: probability
-    that an element of the input is the float model's; loss: mse, or fisher, which weighs the squared errors by the
-    squared gradient of the float model's own log-likelihood; activation_lr: Adam's for learned scales of activations,
-    with a cosine to zero; layer_first: the layer objective gives a block its start.
+    granularity: layer, block (residual, inverted-residual, attention, ...) or network; num_steps: in place of the
+    quantizer's, which are made for the layer objective, None leaves them; lr_scale: of its rate; minibatch: images a
+    step; mix: probability that an element of the input is the float model's; loss: mse, or fisher, which weighs the
+    squared errors by the squared gradient of the float model's own log-likelihood; activation_lr: Adam's for learned
+    scales of activations, with a cosine to zero; layer_first: the layer objective gives a block its start.
     """
 
     granularity: str = "block"
     num_steps: int | None = None
-    lr: float | None = None
+    lr_scale: float = 1.0
     minibatch: int = 32
     mix: float = 0.0
     loss: str = "mse"
@@ -62,12 +62,11 @@ class BlockReconstruction(Reconstruction):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_number("reconstruction.minibatch", self.minibatch, least=1, whole=True)
+        check_number("reconstruction.lr_scale", self.lr_scale, above=0)
         check_number("reconstruction.mix", self.mix, least=0, most=1)
         check_number("reconstruction.activation_lr", self.activation_lr, above=0)
         if self.num_steps is not None:
             check_number("reconstruction.num_steps", self.num_steps, least=1, whole=True)
-        if self.lr is not None:
-            check_number("reconstruction.lr", self.lr, above=0)
         if self.loss not in ("mse", "fisher"):
             raise InputError(f"reconstruction.loss={self.loss}: give mse or fisher")
 
@@ -86,8 +85,10 @@ class BlockReconstruction(Reconstruction):
                 f"quantizer={type(quantizer).__name__} has a closed form for the layer objective alone: "
                 "give reconstruction=layer, or another quantizer"
             )
-        given = {"num_steps": self.num_steps, "lr": self.lr} if quantizer.num_steps else {}
-        return dataclasses.replace(quantizer, **{key: value for key, value in given.items() if value is not None})
+        if not quantizer.num_steps:
+            return quantizer
+        num_steps = quantizer.num_steps if self.num_steps is None else self.num_steps
+        return dataclasses.replace(quantizer, num_steps=num_steps, lr=quantizer.lr * self.lr_scale)
 
     def begin(self, unit: Unit, bench: Bench) -> "BlockUnit":
         captured = capture(unit, bench, self.batch_size, self.cache_mib, self.loss == "fisher")
