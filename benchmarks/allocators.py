@@ -41,6 +41,7 @@ GRID = [
         *product(eps=[0.01, 0.1], relative_to=["max"]),
         *product(eps=[0.001, 0.01], relative_to=["nothing"]),
         *product(eps=[0.1], input_weighted=[True], relative_to=["nothing"]),
+        *product(eps=[0.01, 0.1, 0.3, 1.0], relative_to=["fisher"]),
         *product(eps=[0.1], codebook=[True]),
         *product(eps=[0.1], folded=[False]),
         *product(eps=[0.1], rule=["cluster"]),

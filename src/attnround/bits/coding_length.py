@@ -17,7 +17,7 @@ from torch import Tensor
 from attnround.errors import InputError, check_number
 
 VECTORS = ("filters", "inputs")
-RELATIVE_TO = ("rms", "max", "nothing")
+RELATIVE_TO = ("rms", "max", "nothing", "fisher")
 
 
 def squared_singular_values(vectors: Tensor) -> Tensor:
@@ -52,8 +52,9 @@ class Convention:
     """What is coded, and how well.
 
     vectors: `filters`, the columns of V are the output filters (n inputs each), or `inputs`, they are what an input
-    gives to each output; eps: distortion of an entry, relative to V's `rms` or `max`imum, or to `nothing`; codebook:
-    count the code book's own bits, (m + n) / m times as much; input_weighted: V is the weight times the root of its
+    gives to each output; eps: distortion of an entry, relative to V's `rms` or `max`imum, to `nothing`, or, with
+    `fisher`, to what costs the network's output the same in every layer; codebook: count the code book's own bits,
+    (m + n) / m times as much; input_weighted: V is the weight times the root of its
     inputs' covariance, so that what the layer puts out is coded, each group of a grouped convolution by itself;
     folded: of the weight with batch norm folded in.
     """
@@ -74,7 +75,8 @@ class Convention:
     def __str__(self) -> str:
         weight = f"{'' if self.folded else 'un'}folded weight"
         weight = f"{weight} times the root of its inputs' covariance" if self.input_weighted else weight
-        eps = f"eps = {self.eps:g}" + ("" if self.relative_to == "nothing" else f" {self.relative_to}")
+        unit = {"rms": " rms", "max": " max", "nothing": "", "fisher": " of the mean rms in the Fisher metric"}
+        eps = f"eps = {self.eps:g}{unit[self.relative_to]}"
         book = ", code book counted" if self.codebook else ""
         return f"coding length of the {weight}, vectors are {self.vectors}, bits per weight, {eps}{book}"
 
@@ -88,9 +90,9 @@ class Convention:
         v = rows.mT if self.vectors == "filters" else rows
         return Spectrum(squared_singular_values(v), *v.shape[1:], rows.abs().max().item())
 
-    def rate(self, spectrum: Spectrum) -> float:
-        """Bits per weight, R / n. A layer of zeros costs nothing."""
-        unit = {"rms": spectrum.rms, "max": spectrum.largest, "nothing": 1.0}[self.relative_to]
+    def rate(self, spectrum: Spectrum, unit: float = 1.0) -> float:
+        """Bits per weight, R / n. A layer of zeros costs nothing. unit: of eps, where that is not the weight's own."""
+        unit = {"rms": spectrum.rms, "max": spectrum.largest}.get(self.relative_to, unit)
         if spectrum.largest == 0:
             return 0.0
         n, m = spectrum.n, spectrum.m

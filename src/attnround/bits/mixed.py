@@ -5,21 +5,25 @@ there are candidates, the shortest coding lengths to the lowest, and shifts them
 Source of the idea: arXiv 2207.03088; the rules are this project's.
 """
 
+import math
 from dataclasses import dataclass
 
 from attnround.bits.allocation import Problem
 from attnround.bits.budget import Budgeted, Slot
 from attnround.bits.clusters import cluster
 from attnround.bits.coding_length import Convention, Spectrum
+from attnround.bits.distortion import fisher_information, variance
 from attnround.bits.waterfill import nearest, waterfill
-from attnround.errors import InputError
+from attnround.errors import InputError, check_number
 
 RULES = ("waterfill", "cluster")
+TINY = 1e-30  # of the information of a layer that nothing depends on
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mixed(Budgeted):
-    """rule: `waterfill` or `cluster`, which may go without a budget; the other options are those of `Convention`."""
+    """rule: `waterfill` or `cluster`, which may go without a budget; num_probes: random vectors of Hutchinson's
+    estimate, for relative_to=fisher; the other options are those of `Convention`."""
 
     rule: str = "waterfill"
     vectors: str = "filters"
@@ -28,10 +32,12 @@ class Mixed(Budgeted):
     codebook: bool = False
     input_weighted: bool = False
     folded: bool = True
+    num_probes: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.convention()
+        check_number("bits.num_probes", self.num_probes, least=1, whole=True)
         if self.rule not in RULES:
             raise InputError(f"bits.rule={self.rule}: give one of {', '.join(RULES)}")
         if self.budget is None and self.rule != "cluster":
@@ -43,7 +49,8 @@ class Mixed(Budgeted):
     def choose(self, slots: list[Slot], limit: int, problem: Problem) -> tuple[list[int], dict[str, float], str]:
         convention = self.convention()
         spectra = _spectra(convention, problem)
-        lengths = {name: convention.rate(each) for name, each in spectra.items()}
+        units = _fisher_units(problem, self.num_probes) if self.relative_to == "fisher" else {}
+        lengths = {name: convention.rate(each, units.get(name, 1.0)) for name, each in spectra.items()}
         score = [slot.mean(lengths) for slot in slots]
         if self.rule == "cluster":
             offers = sorted({candidate for slot in slots for candidate in slot.candidates})
@@ -56,6 +63,17 @@ class Mixed(Budgeted):
 def _spread_out(numbers: list[int], num_clusters: int) -> list[int]:
     """Where there are fewer clusters than asked for, they keep to the middle."""
     return [number + (num_clusters - 1 - max(numbers)) // 2 for number in numbers]
+
+
+def _fisher_units(problem: Problem, num_probes: int) -> dict[str, float]:
+    """Layer name -> the error of a weight that moves the network's output as much in every layer.
+
+    1 / sqrt(h) with h the mean Fisher information, such that h sigma^2 is 1 in the mean over all weights.
+    """
+    h = fisher_information(problem, num_probes)
+    mean = sum(h[layer.name] * variance(layer.weight) * layer.weight.numel() for layer in problem.layers)
+    mean /= sum(layer.weight.numel() for layer in problem.layers)
+    return {name: math.sqrt(mean / max(each, TINY)) for name, each in h.items()}
 
 
 def _spectra(convention: Convention, problem: Problem) -> dict[str, Spectrum]:
