@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from attnround.bits import Allocation, Allocator, Layer, allocation_json, weight_rate
 from attnround.data import ImageData
-from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, logits, size_mib
+from attnround.deploy import fingerprint, save, write_card
+from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, logits, size_mib, stored_bytes
 from attnround.logs import closing, publish
 from attnround.models import QUANTIZABLE, TimmModel, fold_batch_norms, left_float, swap_layers
 from attnround.progress import TrainingBar
@@ -142,6 +143,8 @@ def quantize(
         if allocation.trials:
             pictures.append(run.output_dir / "trials.png")
             draw_trials(allocation.trials, pictures[-1], f"{run.choices['model']}, {run.choices['bits']}, {method}")
+        licence = {"weights": teacher.licence, "data": data.licence}
+        deployed = deploy(student, run, {"model": model.architecture(teacher), "method": method, "licence": licence})
         publish(loggers, metrics, rows, pictures)
         run.write_record(
             metrics,
@@ -151,16 +154,14 @@ def quantize(
             allocation={key: value for key, value in dataclasses.asdict(allocation).items() if key != "score"},
             activation_bits=input_bits,
             left_float=left_float(teacher, [layer.name for layer in layers]),
+            evaluation={"images": len(reference.labels)},
+            licence=licence,
+            deployed=deployed,
         )
+        write_card(run.output_dir)
     log.info("\n%s\n", comparison(method, metrics))
-    files = [
-        "record.json",
-        "allocation.json",
-        "layers.csv",
-        *(picture.name for picture in pictures),
-        checkpoint.path.name,
-    ]
-    say("record", f"{run.output_dir}: {', '.join(files)}")
+    files = ["record.json", "allocation.json", "model_card.md", deployed["file"], "layers.csv"]
+    say("record", f"{run.output_dir}: {', '.join([*files, *(each.name for each in pictures), checkpoint.path.name])}")
     return metrics
 
 
@@ -213,6 +214,13 @@ def fold(model: nn.Module, probes: Tensor) -> None:
         difference = ((model(probes) - before).abs().max() / before.abs().max()).item()
     kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
     say("fold", f"{len(folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
+
+
+def deploy(student: nn.Module, run: Run, about: dict) -> dict[str, object]:
+    """Write quantized.safetensors; what the record says of it: file, bytes, sha256, fingerprint, bytes by kind."""
+    about = about | {"data": run.choices["data"], "config_hash": run.identity}
+    written = save(student, run.output_dir / "quantized.safetensors", about)
+    return written | {"fingerprint": fingerprint(student), "parts": stored_bytes(student)}
 
 
 def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]:

@@ -38,13 +38,20 @@ class ImageData(pl.LightningDataModule, ABC):
     """Base of the data modules. `match` tells it which model will look at the images, before the work begins.
 
     limit: how many evaluation images, a class-balanced draw, null for all; num_workers: processes that prepare images,
-    null for one a usable core and at most 8. A subclass sets `self.evaluation` in `match`.
+    null for one a usable core and at most 8; licence: of the images, for the model card, null where it is not known.
+    A subclass sets `self.evaluation` in `match`.
     """
 
     evaluation: Dataset
 
     def __init__(
-        self, num_calibration: int, batch_size: int, seed: int, limit: int | None = None, num_workers: int | None = 0
+        self,
+        num_calibration: int,
+        batch_size: int,
+        seed: int,
+        limit: int | None = None,
+        num_workers: int | None = 0,
+        licence: str | None = None,
     ):
         super().__init__()
         check_number("data.num_calibration", num_calibration, least=1, whole=True)
@@ -55,6 +62,7 @@ class ImageData(pl.LightningDataModule, ABC):
         if num_workers is not None:
             check_number("data.num_workers", num_workers, least=0, whole=True)
         self.num_calibration, self.batch_size, self.seed, self.limit = num_calibration, batch_size, seed, limit
+        self.licence = licence
         self.num_workers = min(MOST_WORKERS, num_cores()) if num_workers is None else num_workers
 
     def match(self, preprocessing: dict, num_classes: int) -> None:

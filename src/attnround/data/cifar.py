@@ -35,8 +35,9 @@ class CIFAR10(ImageData):
         num_workers: int | None = None,
         limit: int | None = None,
         seed: int = 0,
+        licence: str | None = None,
     ):
-        super().__init__(num_calibration, batch_size, seed, limit, num_workers)
+        super().__init__(num_calibration, batch_size, seed, limit, num_workers, licence)
         self.root = root
 
     def match(self, preprocessing: dict, num_classes: int) -> None:

@@ -32,8 +32,9 @@ class FashionMNIST(ImageData):
         full_train: bool = False,
         train_root: str | None = None,
         download_root: str | None = None,
+        licence: str | None = None,
     ):
-        super().__init__(num_calibration, batch_size, seed, limit)
+        super().__init__(num_calibration, batch_size, seed, limit, licence=licence)
         self.root = Path(root)
         self.full_train = full_train
         self.train_root = train_root

@@ -34,8 +34,9 @@ class ImageFolder(ImageData):
         num_workers: int | None = None,
         limit: int | None = None,
         seed: int = 0,
+        licence: str | None = None,
     ):
-        super().__init__(num_calibration, batch_size, seed, limit, num_workers)
+        super().__init__(num_calibration, batch_size, seed, limit, num_workers, licence)
         self.root = Path(root)
         self.calibration_root = Path(calibration) if calibration else self.root / "train"
 

@@ -2,6 +2,6 @@
 
 from attnround.evaluation.accuracy import Outputs, evaluate
 from attnround.evaluation.fidelity import agreement, logit_sqnr_db, logits
-from attnround.evaluation.size import size_mib
+from attnround.evaluation.size import size_mib, stored_bytes
 
-__all__ = ["Outputs", "agreement", "evaluate", "logit_sqnr_db", "logits", "size_mib"]
+__all__ = ["Outputs", "agreement", "evaluate", "logit_sqnr_db", "logits", "size_mib", "stored_bytes"]

@@ -22,7 +22,8 @@ class TimmModel:
     name: any timm name; checkpoint: a .safetensors or .pth file; pretrained: timm's own weights, from its hub;
     random_init: no weights at all, for timing only; num_classes: null takes it from the checkpoint, else timm's;
     small_image_stem: a 3x3 stride-1 stem without pooling, for images of some 30 pixels;
-    preprocessing: overrides of timm's data config; arguments: further arguments of timm's constructor.
+    preprocessing: overrides of timm's data config; arguments: further arguments of timm's constructor;
+    licence: of the weights, for the model card; null takes timm's word for its own weights.
     """
 
     name: str
@@ -33,9 +34,10 @@ class TimmModel:
     small_image_stem: bool = False
     preprocessing: dict | None = None
     arguments: dict | None = None
+    licence: str | None = None
 
     def build(self) -> nn.Module:
-        """The model in eval mode, with `preprocessing` (timm's data config) and `num_classes` as attributes.
+        """The model in eval mode, with `preprocessing` (timm's data config), `num_classes` and `licence` as attributes.
 
         Raises InputError for an unknown name or argument, for no weights, and for a checkpoint that does not fit.
         """
@@ -57,7 +59,20 @@ class TimmModel:
         if state is not None:
             load_exactly(model, state, self.checkpoint)
         model.preprocessing = self._preprocessing_of(model)
+        own = model.pretrained_cfg.get("license") if self.pretrained and state is None else None
+        model.licence = self.licence or own
         return model.eval()
+
+    def architecture(self, model: nn.Module) -> dict:
+        """What builds the modules of `model`, made by `build`, again: arguments of TimmModel, but for its weights."""
+        hub = ":" in self.name  # its config is out there; the architecture it names is timm's own
+        return {
+            "name": model.pretrained_cfg["architecture"] if hub else self.name,
+            "num_classes": model.num_classes,
+            "small_image_stem": self.small_image_stem,
+            "arguments": self.arguments or {},
+            "preprocessing": model.preprocessing,
+        }
 
     def _preprocessing_of(self, model: nn.Module) -> dict:
         """timm's data config with the overrides. Raises InputError where it is not what the model takes."""

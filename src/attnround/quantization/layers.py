@@ -42,3 +42,21 @@ class QuantizedLayer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bit_width={self.grid.bit_width}, symmetric={self.grid.symmetric}"
+
+
+def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
+    """Those of a model by name, in the order in which the model holds them."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
+
+
+def float_state(model: nn.Module) -> dict[str, Tensor]:
+    """What a model's state holds outside its quantized layers: norms, embeddings, tokens and the like.
+
+    A batch norm's count of batches is left out, as evaluation never looks at it.
+    """
+    inside = tuple(f"{name}." for name in quantized_layers(model))
+    return {
+        key: value.detach()
+        for key, value in model.state_dict().items()
+        if not key.startswith(inside) and not key.endswith("num_batches_tracked")
+    }

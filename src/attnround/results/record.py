@@ -53,8 +53,12 @@ def config_hash(config: dict) -> str:
     >>> config_hash({"seed": 0, "debug": True}) == config_hash({"debug": False, "seed": 0})
     True
     """
-    kept = {key: value for key, value in config.items() if key not in NO_RESULT}
+    kept = {key: _without_licence(value) for key, value in config.items() if key not in NO_RESULT}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _without_licence(group: object) -> object:
+    return {key: value for key, value in group.items() if key != "licence"} if isinstance(group, dict) else group
 
 
 def provenance(root: Path) -> dict[str, object]:
@@ -104,8 +108,15 @@ def peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a whole file or none: a reader never sees a part of it."""
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a whole file or none: a reader never sees a part of it, and a full disk leaves nothing behind."""
     part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    part.replace(path)
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -24,6 +24,17 @@ def text_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     )
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A table in Markdown, without a line break at its end.
+
+    >>> print(markdown_table(["layer", "bits"], [["conv1", 8]]))
+    | layer | bits |
+    | --- | --- |
+    | conv1 | 8 |
+    """
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [header, ["---"] * len(header), *rows])
+
+
 def csv_text(rows: Sequence[dict[str, object]]) -> str:
     """Rows of equal keys as CSV with a header; lists are written as 1x2x3."""
     out = io.StringIO()

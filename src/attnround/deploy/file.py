@@ -1,0 +1,169 @@
+"""`quantized.safetensors`: a quantized model as integers, small as its bits say, and back again.
+
+A safetensors file, so nothing in it can run. Its tensors, those of all layers one after another in the order of the
+metadata's table of layers:
+
+    levels                  uint8     each layer's levels packed at its bits (`packing`), in whole bytes
+    scales, biases          float32   a value an output channel
+    zero_points             uint8     a value an output channel, of layers with an asymmetric grid alone
+    activation_scales       float32   a value a layer whose input is quantized
+    activation_zero_points  uint8     likewise
+    float.<name>            float32   what stays float, by its name in the model (a table of integers as it is)
+
+The metadata's one entry, `attnround`, is JSON: format, sha256, model (what builds it), data, method, versions, layers
+(columns: name, shape, bits, symmetric, activation_bits, which is null where the input stays float). sha256 is that of
+the whole file with 64 zeros in its own place, so that no bit of the file can flip unseen.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors import torch as safetensors
+from torch import Tensor, nn
+
+from attnround.deploy.packing import pack, unpack
+from attnround.errors import InputError, reason
+from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.grid import Grid
+from attnround.quantization.layers import float_state, quantized_layers
+from attnround.results.record import write_atomically
+
+FORMAT = 1
+ENTRY = "attnround"
+NO_DIGEST = "0" * 64
+PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive, and a bare pickle
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A layer as the file holds it: levels [O, *rest]; scale, zero_point, bias [O]; its input's quantizer, if any."""
+
+    name: str
+    grid: Grid
+    levels: Tensor
+    scale: Tensor
+    zero_point: Tensor
+    bias: Tensor
+    activation: ActivationQuantizer | None
+
+
+@dataclass(frozen=True)
+class Content:
+    """All of a file: its metadata, its layers, and what stays float by its name in the model."""
+
+    about: dict
+    layers: list[StoredLayer]
+    floats: dict[str, Tensor]
+
+
+def save(model: nn.Module, path: Path, about: dict) -> dict[str, object]:
+    """Write a quantized model, the whole file or none; return its name, bytes and sha256.
+
+    about: `model`, what `TimmModel.architecture` gives, and what else the metadata should say. Raises OSError.
+    """
+    layers = quantized_layers(model)
+    inputs = {name: layer.activation for name, layer in layers.items() if layer.activation is not None}
+    columns = {
+        "name": list(layers),
+        "shape": [list(layer.levels.shape) for layer in layers.values()],
+        "bits": [layer.grid.bit_width for layer in layers.values()],
+        "symmetric": [layer.grid.symmetric for layer in layers.values()],
+        "activation_bits": [inputs[name].bit_width if name in inputs else None for name in layers],
+    }
+    asymmetric = [layer for layer in layers.values() if not layer.grid.symmetric]
+    tensors = {
+        "levels": torch.cat([pack(layer.levels, layer.grid) for layer in layers.values()]),
+        "scales": torch.cat([layer.scale for layer in layers.values()]),
+        "biases": torch.cat([layer.layer.bias.detach() for layer in layers.values()]),
+        **{f"float.{key}": value for key, value in float_state(model).items()},
+    }
+    if asymmetric:
+        tensors["zero_points"] = torch.cat([layer.zero_point for layer in asymmetric]).to(torch.uint8)
+    if inputs:
+        tensors["activation_scales"] = torch.stack([each.scale.detach() for each in inputs.values()])
+        zero_points = [each.zero_point for each in inputs.values()]
+        tensors["activation_zero_points"] = torch.tensor(zero_points, dtype=torch.uint8)
+    versions = {name: version(name) for name in ("torch", "timm")}
+    about = {"format": FORMAT, "sha256": NO_DIGEST, **about, "versions": versions, "layers": columns}
+    raw = safetensors.save(
+        {key: _as_stored(value) for key, value in tensors.items()}, {ENTRY: json.dumps(about, separators=(",", ":"))}
+    )
+    digest = hashlib.sha256(raw).hexdigest()
+    write_atomically(path, raw.replace(NO_DIGEST.encode(), digest.encode(), 1))
+    return {"file": path.name, "bytes": len(raw), "sha256": digest}
+
+
+def _as_stored(value: Tensor) -> Tensor:
+    value = value.float() if value.is_floating_point() else value
+    return value.cpu().clone(memory_format=torch.contiguous_format)
+
+
+def read(path: str | Path) -> Content:
+    """All of a file. Raises InputError where it is missing, damaged, of something else, a pickle, or too new."""
+    try:
+        raw = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({reason(error)}): give a quantized.safetensors") from error
+    if raw.startswith(PICKLES) and raw[8:9] != b"{":  # the length of a header may begin with the same bytes
+        raise InputError(f"{path} is a pickle, which may run code when it is loaded: give a quantized.safetensors")
+    about = _about(raw, path)
+    digest = about["sha256"].encode()
+    if raw.count(digest) != 1 or hashlib.sha256(raw.replace(digest, NO_DIGEST.encode())).hexdigest().encode() != digest:
+        raise InputError(f"{path} is damaged: its checksum is not that of its content; copy it anew from its source")
+    try:
+        return _content(about, safetensors.load(raw))
+    except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{path} is not as format {about['format']} says: use the file that a run wrote") from error
+
+
+def _about(raw: bytes, path: str | Path) -> dict:
+    """The metadata, not to be trusted before the checksum is right."""
+    try:
+        length = int.from_bytes(raw[:8], "little")
+        header = json.loads(raw[8 : 8 + length])
+    except (ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} is no whole safetensors file ({reason(error)}): it is cut short, damaged or of something else"
+        ) from error
+    try:
+        about = json.loads(header["__metadata__"][ENTRY])
+        number, digest = about["format"], about["sha256"]
+        if not isinstance(number, int) or not isinstance(digest, str) or len(digest) != len(NO_DIGEST):
+            raise ValueError
+        digest.encode("ascii")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{path} does not say that it is a quantized model of this project: give the quantized.safetensors that a "
+            "run leaves in its folder"
+        ) from error
+    if number > FORMAT:
+        raise InputError(f"{path} is of format {number}, this version reads up to {FORMAT}: install a newer attnround")
+    return about
+
+
+def _content(about: dict, tensors: dict[str, Tensor]) -> Content:
+    """Cut the tensors into layers."""
+    floats = {key.removeprefix("float."): value for key, value in tensors.items() if key.startswith("float.")}
+    at = dict.fromkeys(tensors, 0)
+
+    def take(key: str, count: int) -> Tensor:
+        at[key] += count
+        return tensors[key][at[key] - count : at[key]]
+
+    layers = []
+    for name, shape, bits, symmetric, activation_bits in zip(*about["layers"].values(), strict=True):
+        grid, num_levels = Grid(bits, symmetric), torch.Size(shape).numel()
+        levels = unpack(take("levels", (num_levels * bits + 7) // 8), shape, grid)
+        scale, bias = take("scales", shape[0]), take("biases", shape[0])
+        zero_point = torch.zeros_like(scale) if symmetric else take("zero_points", shape[0]).float()
+        activation = None
+        if activation_bits is not None:
+            step, zero = take("activation_scales", 1).item(), int(take("activation_zero_points", 1))
+            activation = ActivationQuantizer(step, zero, activation_bits)
+        layers.append(StoredLayer(name, grid, levels, scale, zero_point, bias, activation))
+    return Content(about, layers, floats)

@@ -1,0 +1,95 @@
+"""From the content of a file to the model that was measured."""
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attnround.deploy.file import Content, StoredLayer, read
+from attnround.errors import InputError, listed
+from attnround.models import TimmModel, fold_batch_norms
+from attnround.models.trace import QUANTIZABLE
+from attnround.quantization.layers import QuantizedLayer, float_state
+
+ARCHITECTURE = {"name", "num_classes", "small_image_stem", "arguments", "preprocessing"}
+READS_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}  # timm's
+
+
+def load(path: str | Path) -> nn.Module:
+    """The model of a file in eval mode, with `preprocessing`, `num_classes` and `about`; its logits are those saved.
+
+    Raises InputError as `read` does, and where this timm builds another model than the one that was saved.
+    """
+    return build(read(path), str(path))
+
+
+@torch.no_grad()
+def build(content: Content, source: str) -> nn.Module:
+    """The model: built as the float one was, its batch norms folded, its layers swapped for the stored ones."""
+    architecture = content.about["model"]
+    if set(architecture) != ARCHITECTURE or ":" in architecture["name"] or READS_FILES & set(architecture["arguments"]):
+        raise InputError(f"{source}: its model asks for other files than itself ({architecture}): refused")
+    with torch.random.fork_rng(devices=[]):  # the weights that timm draws are overwritten
+        model = TimmModel(**architecture, random_init=True).build()
+    fold_batch_norms(model)
+    for stored in content.layers:
+        _swap(model, stored, source, content.about)
+    own = float_state(model)
+    differing = [key for key in own.keys() | content.floats.keys() if _shape(own, key) != _shape(content.floats, key)]
+    if differing:
+        raise _another_model(source, content.about, listed(sorted(differing)))
+    for key, value in content.floats.items():
+        own[key].copy_(value)
+    model.about = content.about
+    return model.eval()
+
+
+def _swap(model: nn.Module, stored: StoredLayer, source: str, about: dict) -> None:
+    layer = dict(model.named_modules()).get(stored.name)
+    if type(layer) not in QUANTIZABLE or layer.weight.shape != stored.levels.shape:
+        raise _another_model(source, about, stored.name)
+    quantized = QuantizedLayer(layer, stored.grid, stored.scale, stored.zero_point)
+    quantized.bake(stored.levels, stored.bias)
+    quantized.activation = stored.activation
+    model.set_submodule(stored.name, quantized)
+
+
+def _shape(state: dict[str, Tensor], key: str) -> torch.Size | None:
+    return state[key].shape if key in state else None
+
+
+def _another_model(source: str, about: dict, what: str) -> InputError:
+    return InputError(
+        f"{source} was saved with timm {about['versions']['timm']}; timm {version('timm')} builds "
+        f"{about['model']['name']} otherwise ({what}): install that version"
+    )
+
+
+def fingerprint(model: nn.Module) -> str:
+    """sha256 of all that a quantized model computes with, bit for bit: weights, biases, ranges, what stays float."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        if not name.endswith("num_batches_tracked"):
+            digest.update(f"{name} {list(value.shape)} ".encode())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+LOADERS: dict[str, Callable[[Path], nn.Module]] = {".safetensors": load}  # suffix -> what opens such a file
+
+
+def open_model(path: str) -> nn.Module:
+    """The model of an exported file, by its suffix: images [N, C, H, W] -> logits, `preprocessing`, `num_classes`.
+
+    Raises InputError where no loader takes it, and as the loaders do.
+    """
+    loader = LOADERS.get(Path(path).suffix)
+    if loader is None:
+        raise InputError(
+            f"checkpoint={path} is not of a kind that is evaluated: give {' or '.join(LOADERS)}; a .pt or .pth file is "
+            "a pickle, which may run code when it is loaded, and is refused"
+        )
+    return loader(Path(path))

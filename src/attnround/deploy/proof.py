@@ -1,0 +1,167 @@
+"""The proof that integers compute what the simulation did: codes and logits of both, compared on real images.
+
+Three passes over the same images:
+
+1. the simulation: the fake-quantized float model, whose accuracy a run reports;
+2. each layer alone: an integer layer gets the simulation's codes, and what it puts out goes on to the next quantized
+   layers through the float operations between. There it is coded again. A code that differs from the simulation's does
+   so by float rounding alone, so it must lie at a tie, where two levels are equally near: the values are then within
+   `TIE` of a step of each other, on either side of a half. All others are counted as unexplained.
+3. the network: the integer layers get their own codes, so that a tie's other side has its consequences. That is what
+   runs on hardware; its logits are compared with the simulation's.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from attnround.deploy.file import StoredLayer
+from attnround.deploy.integer import IntegerLayer, integer_model
+from attnround.quantization.grid import per_channel
+from attnround.quantization.layers import QuantizedLayer, quantized_layers
+
+TIE = 2**-8  # of a step; float rounding was seen to move a value by up to some 1e-4 of one
+
+
+@dataclass
+class LayerProof:
+    """What was compared of a layer; the counts of codes stay 0 where the input is float.
+
+    bound: of the magnitude of any partial sum; weights_differing: weights of the simulation that are another level than
+    the file's; witnessed: that integer types give the same sums; ties, unexplained: codes that differ in pass 2;
+    tie_gap: how far apart, in steps, the values behind a tie are at most; codes_differing, largest: in pass 3.
+    """
+
+    name: str
+    bits: int
+    activation_bits: int | None
+    accumulator: str
+    bound: int | None
+    weights: int
+    weights_differing: int
+    witnessed: bool | None = None
+    codes: int = 0
+    ties: int = 0
+    tie_gap: float = 0.0
+    unexplained: int = 0
+    codes_differing: int = 0
+    largest: int = 0
+
+
+@dataclass
+class Proof:
+    """All layers, in the file's order, and the network: images, right answers of both, agreement, logits."""
+
+    layers: list[LayerProof]
+    images: int = 0
+    simulation_right: int = 0
+    integer_right: int = 0
+    agreeing: int = 0
+    largest_logit: float = 0.0
+    logit_difference: float = 0.0
+    disagreeing: list[int] = field(default_factory=list)
+
+    @property
+    def faults(self) -> list[str]:
+        """What contradicts the proof, one line each."""
+        faults = []
+        for layer in self.layers:
+            if layer.weights_differing:
+                faults.append(f"{layer.name}: {layer.weights_differing} weights differ from the file's")
+            if layer.unexplained:
+                faults.append(f"{layer.name}: {layer.unexplained} codes differ where there is no tie")
+            if layer.witnessed is False:
+                faults.append(
+                    f"{layer.name}: torch's integer types give other sums, so float products are inexact here"
+                )
+        return faults
+
+
+@torch.no_grad()
+def prove(
+    model: nn.Module, stored: list[StoredLayer], batches: Iterable[tuple[Tensor, Tensor]], batch_size: int
+) -> Proof:
+    """Compare the simulation `model`, as loaded, with integer arithmetic on labelled images, `batch_size` at a time."""
+    simulated, integer = quantized_layers(model), integer_model(model)
+    layers = {each.name: integer.get_submodule(each.name) for each in stored}
+    proof = Proof([_weights(each, simulated[each.name], layers[each.name]) for each in stored])
+    inputs: dict[str, Tensor] = {}
+    hooks = [
+        layer.register_forward_pre_hook(partial(_keep, inputs, name), with_kwargs=True)
+        for name, layer in simulated.items()
+        if layer.activation is not None
+    ]
+    try:
+        for images, labels in batches:
+            for some, right in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+                logits = model(some)
+                for record in proof.layers:
+                    layers[record.name].watch = partial(_alone, record, layers[record.name], inputs)
+                if inputs:
+                    integer(some)
+                for record in proof.layers:
+                    layers[record.name].watch = partial(_together, record, layers[record.name], inputs)
+                _network(proof, logits, integer(some), right)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return proof
+
+
+def _weights(stored: StoredLayer, simulated: QuantizedLayer, layer: IntegerLayer) -> LayerProof:
+    weight, scale = simulated.layer.weight.double(), per_channel(stored.scale.double(), stored.levels)
+    codes = (weight / scale).round() + per_channel(stored.zero_point, stored.levels)
+    return LayerProof(
+        name=stored.name,
+        bits=stored.grid.bit_width,
+        activation_bits=None if layer.activation is None else layer.activation.bit_width,
+        accumulator="float64" if layer.accumulator is None else str(layer.accumulator).removeprefix("torch."),
+        bound=layer.bound,
+        weights=stored.levels.numel(),
+        weights_differing=int((codes != stored.levels).sum()),
+    )
+
+
+def _keep(inputs: dict[str, Tensor], name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+    inputs[name] = (args[0] if args else kwargs["input"]).clone()  # a later sum in place may take its memory
+
+
+def _alone(record: LayerProof, layer: IntegerLayer, inputs: dict[str, Tensor], x: Tensor, codes: Tensor) -> Tensor:
+    """Pass 2: compare, then go on with the simulation's codes."""
+    original = inputs[record.name]
+    expected = layer.activation.codes(original)
+    if record.witnessed is None:
+        record.witnessed = layer.witness(expected[:1])
+    record.codes += codes.numel()
+    differs = codes != expected
+    if differs.any():
+        scale = layer.activation.scale.double()
+        gap = ((x[differs] - original[differs]).double() / scale).abs()
+        step = (codes[differs].int() - expected[differs].int()).abs()
+        tie = (gap <= TIE) & (step == 1)
+        record.ties += int(tie.sum())
+        record.unexplained += int((~tie).sum())
+        record.tie_gap = max(record.tie_gap, gap[tie].max().item() if tie.any() else 0.0)
+    return expected
+
+
+def _together(record: LayerProof, layer: IntegerLayer, inputs: dict[str, Tensor], x: Tensor, codes: Tensor) -> Tensor:
+    """Pass 3: compare, and go on with the own codes."""
+    difference = (codes.int() - layer.activation.codes(inputs[record.name]).int()).abs()
+    record.codes_differing += int((difference > 0).sum())
+    record.largest = max(record.largest, int(difference.max()))
+    return codes
+
+
+def _network(proof: Proof, simulated: Tensor, integer: Tensor, labels: Tensor) -> None:
+    ours, theirs = integer.argmax(1), simulated.argmax(1)
+    proof.disagreeing += [proof.images + int(i) for i in (ours != theirs).nonzero()]
+    proof.images += len(labels)
+    proof.agreeing += int((ours == theirs).sum())
+    proof.simulation_right += int((theirs == labels).sum())
+    proof.integer_right += int((ours == labels).sum())
+    proof.largest_logit = max(proof.largest_logit, simulated.abs().max().item())
+    proof.logit_difference = max(proof.logit_difference, (integer - simulated).abs().max().item())

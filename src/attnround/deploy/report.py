@@ -1,0 +1,78 @@
+"""The proof in words and as a table."""
+
+from attnround.deploy.proof import TIE, LayerProof, Proof
+from attnround.results.table import text_table
+
+HEADER = [
+    "layer",
+    "bits",
+    "sums in",
+    "bound",
+    "weights",
+    "differ",
+    "codes",
+    "ties",
+    "tie gap",
+    "other",
+    "network",
+    "most",
+]
+
+
+def layer_table(proof: Proof) -> str:
+    """One row a layer; a dash where its input is float."""
+    return text_table(HEADER, [_row(layer) for layer in proof.layers])
+
+
+def _row(layer: LayerProof) -> list[object]:
+    weights = [layer.accumulator, layer.bound, layer.weights, layer.weights_differing]
+    if layer.activation_bits is None:
+        return [layer.name, f"W{layer.bits}", *weights, *[None] * 6]
+    ties = [layer.ties, f"{layer.tie_gap:.0e}" if layer.ties else None, layer.unexplained]
+    return [
+        layer.name, f"W{layer.bits}A{layer.activation_bits}", *weights, layer.codes, *ties, layer.codes_differing,
+        layer.largest,
+    ]  # fmt: skip
+
+
+def verdict(faults: list[str]) -> str:
+    """One sentence."""
+    return f"not proven: {'; '.join(faults)}" if faults else "proven, no contradiction found."
+
+
+def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
+    """What was compared and what came out, a line each. recorded_top1: None where the record is of other images."""
+    integer = [layer for layer in proof.layers if layer.activation_bits is not None]
+    lines = [
+        f"weights: {sum(layer.weights_differing for layer in proof.layers)} of "
+        f"{sum(layer.weights for layer in proof.layers)} codes differ between the file and the simulation"
+    ]
+    if not integer:
+        lines.append(
+            "inputs are float: their products with the integer weights were taken in float64 and scaled afterwards; "
+            "only the codes of the weights are proven"
+        )
+    else:
+        wide = [layer.name for layer in integer if layer.accumulator == "int64"]
+        widths = f"int64 in {', '.join(wide)}, int32 in the others" if wide else "int32 in every layer"
+        lines.append(f"sums: {widths}, by the bound of their magnitude; repeated in torch's integers on an image")
+        codes, ties = sum(layer.codes for layer in integer), sum(layer.ties for layer in integer)
+        other, differing = (sum(getattr(layer, key) for layer in integer) for key in ("unexplained", "codes_differing"))
+        gap = max(layer.tie_gap for layer in integer)
+        lines.append(
+            f"codes, each layer given the simulation's: {ties} of {codes} differ at ties (the two values up to {gap:.0e} "
+            f"of a step apart, on either side of a half; {TIE:.0e} is allowed), {other} elsewhere"
+        )
+        lines.append(
+            f"codes, the network on its own: {differing} of {codes} differ, by at most "
+            f"{max(layer.largest for layer in integer)}, as these ties have consequences"
+        )
+    images = proof.images
+    lines.append(
+        f"network: the same class on {proof.agreeing} of {images} images ({100 * proof.agreeing / images:.2f} %); "
+        f"logits differ by up to {proof.logit_difference:.1e}, the largest is {proof.largest_logit:.1f}"
+    )
+    simulated, exact = (100 * right / images for right in (proof.simulation_right, proof.integer_right))
+    recorded = "" if recorded_top1 is None else f", recorded {recorded_top1:.2f} %"
+    lines.append(f"top-1: {exact:.2f} % in integers, {simulated:.2f} % in simulation{recorded}")
+    return lines

@@ -1,0 +1,60 @@
+"""What the entries beside this file share: the task that a config names, and one clear line where it fails."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parents[1]
+CONF = str(ROOT / "conf")
+os.environ.setdefault("ATTNROUND_ROOT", str(ROOT))
+OmegaConf.register_new_resolver("first", lambda *values: next(value for value in values if value), replace=True)
+
+
+def perform(cfg: DictConfig) -> float:
+    """Run the config's task with the groups that its signature names; return the metric that a sweep optimises."""
+    from attnround.errors import InputError  # the heavy imports wait until help and completion are out of the way
+
+    try:
+        metrics = _run(cfg)
+        if cfg.metric not in metrics:
+            raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
+        return metrics[cfg.metric]
+    except (InputError, InstantiationException, OSError) as error:
+        if cfg.debug:
+            raise
+        mendable = error.__cause__ if isinstance(error.__cause__, InputError) else error
+        sys.exit(f"error: {' '.join(str(mendable).split())}")
+
+
+def _run(cfg: DictConfig) -> dict[str, float]:
+    import inspect
+
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import get_method, instantiate
+
+    from attnround.results.record import Run
+
+    source = OmegaConf.to_container(cfg, resolve=False)
+    OmegaConf.resolve(cfg)
+    task = get_method(cfg.task)
+    named = [name for name in inspect.signature(task).parameters if name in cfg]
+    runtime = HydraConfig.get().runtime
+    choices = {group: option for group, option in runtime.choices.items() if not group.startswith("hydra")}
+    run = Run(OmegaConf.to_container(cfg), source, choices, Path(runtime.output_dir))
+    return task(**instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"), run=run)
+
+
+def start(main: Callable[[], object]) -> None:
+    """Call `main`, which Hydra wraps, with one clear line where the config does not compose or a folder is barred."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException, OSError) as error:
+        if "debug=true" in sys.argv:
+            raise
+        sys.exit(f"error: {error}")
