@@ -59,7 +59,7 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "sha256": content.about["sha256"],
         "data": run.choices["data"],
-        "verdict": verdict(faults),
+        "verdict": verdict(proof, faults),
         "findings": findings(proof, record["metrics"]["quantized/top1"] if same_data else None),
         "faults": faults,
         "network": {key: value for key, value in asdict(proof).items() if key != "layers"},

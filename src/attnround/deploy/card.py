@@ -62,8 +62,8 @@ def _summary(record: dict) -> list[str]:
         f"- weights rounded by: {choices['quantizer']}, {choices['reconstruction']} objective, bits {choices['bits']}",
         f"- inputs of the quantized layers: {widths}",
         f"- calibrated on: {len(calibration['indices'])} images without labels ({calibration['source']})",
-        f"- made: {record['date']}, revision {record['git_revision']}, torch {versions['torch']}, timm {versions['timm']}, "
-        f"on {device}",
+        f"- made: {record['date']}, revision {record['git_revision']}, on {device}, with torch {versions['torch']} and "
+        f"timm {versions['timm']}",
     ]
 
 

@@ -4,24 +4,19 @@ from attnround.deploy.proof import TIE, LayerProof, Proof
 from attnround.results.table import text_table
 
 HEADER = [
-    "layer",
-    "bits",
-    "sums in",
-    "bound",
-    "weights",
-    "differ",
-    "codes",
-    "ties",
-    "tie gap",
-    "other",
-    "network",
-    "most",
-]
+    "layer", "bits", "sums in", "bound", "weights", "differ", "codes", "ties", "tie gap", "other", "network", "most",
+]  # fmt: skip
+LEGEND = """\
+sums in, bound: what holds any partial sum, and its largest possible magnitude
+weights, differ: how many, and how many are another level in the simulation than in the file
+codes, ties, other: of its inputs, and how many differ when each layer is given the simulation's: at a tie, elsewhere
+tie gap: how far apart the values on both sides of a tie are at most, in steps
+network, most: codes that differ when the integer network runs on its own, and by how much at most"""
 
 
 def layer_table(proof: Proof) -> str:
-    """One row a layer; a dash where its input is float."""
-    return text_table(HEADER, [_row(layer) for layer in proof.layers])
+    """One row a layer, a dash where its input is float, and what the columns mean."""
+    return f"{text_table(HEADER, [_row(layer) for layer in proof.layers])}\n\n{LEGEND}"
 
 
 def _row(layer: LayerProof) -> list[object]:
@@ -35,9 +30,14 @@ def _row(layer: LayerProof) -> list[object]:
     ]  # fmt: skip
 
 
-def verdict(faults: list[str]) -> str:
-    """One sentence."""
-    return f"not proven: {'; '.join(faults)}" if faults else "proven, no contradiction found."
+def verdict(proof: Proof, faults: list[str]) -> str:
+    """What all of it comes to; a float input leaves the arithmetic of its layer float, so that the weights alone are."""
+    if faults:
+        return f"not proven: {'; '.join(faults)}."
+    floats = sum(layer.activation_bits is None for layer in proof.layers)
+    if floats == len(proof.layers):
+        return "the weights are proven; the inputs of all layers are float."
+    return f"every quantized layer is proven{f', of {floats} with float inputs the weights' if floats else ''}."
 
 
 def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
@@ -60,8 +60,8 @@ def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
         other, differing = (sum(getattr(layer, key) for layer in integer) for key in ("unexplained", "codes_differing"))
         gap = max(layer.tie_gap for layer in integer)
         lines.append(
-            f"codes, each layer given the simulation's: {ties} of {codes} differ at ties (the two values up to {gap:.0e} "
-            f"of a step apart, on either side of a half; {TIE:.0e} is allowed), {other} elsewhere"
+            f"codes, each layer given the simulation's: {ties} of {codes} differ at ties (two values up to {gap:.0e} of "
+            f"a step apart, on either side of a half; {TIE:.0e} is allowed), {other} elsewhere"
         )
         lines.append(
             f"codes, the network on its own: {differing} of {codes} differ, by at most "

@@ -1,0 +1,77 @@
+"""Quantized models as a run leaves them: timm's, folded, rounded, some with quantized inputs."""
+
+import functools
+
+import pytest
+import torch
+from torch import nn
+
+from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.ranges import Mse
+from attnround.reconstruction import attach_activations, calibrate_activations
+
+SMALL = {"input_size": [3, 32, 32]}
+MODELS = {  # name: (TimmModel, whether its inputs are quantized, whether its grid is symmetric)
+    "resnet": (
+        TimmModel(
+            "resnet18", random_init=True, num_classes=10, small_image_stem=True,
+            arguments={"in_chans": 1, "channels": [8, 16, 16, 24], "layers": [1, 1, 1, 1]},
+            preprocessing={"input_size": [1, 28, 28], "mean": [0.3], "std": [0.3]},
+        ),
+        True,
+        True,
+    ),
+    "mobilenet": (TimmModel("mobilenetv2_035", random_init=True, num_classes=7, preprocessing=SMALL), True, False),
+    "vit": (
+        TimmModel(
+            "vit_tiny_patch16_224", random_init=True, num_classes=5,
+            arguments={"img_size": 32, "depth": 2, "embed_dim": 24}, preprocessing=SMALL,
+        ),
+        True,
+        True,
+    ),
+    "se": (TimmModel("mobilenetv3_small_050", random_init=True, num_classes=6, preprocessing=SMALL), False, False),
+    "unfolded norms": (
+        TimmModel(
+            "densenet121", random_init=True, num_classes=4, preprocessing=SMALL,
+            arguments={"block_config": [2, 2], "growth_rate": 8},
+        ),
+        False,
+        True,
+    ),
+}  # fmt: skip
+
+
+def images_for(model: nn.Module, count: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(count, *model.preprocessing["input_size"], generator=generator)
+
+
+@torch.no_grad()
+def quantized(model: nn.Module, inputs: bool, symmetric: bool = True) -> nn.Module:
+    """All bit widths in turn, biases that are not zero, inputs at 8 bits or float."""
+    fold_batch_norms(model)
+    widths = {layer.name: 2 + (i + 1) % 7 for i, layer in enumerate(find_layers(model))}
+    student = swap_layers(model, widths, ClipSearch(num_candidates=4, symmetric=symmetric))
+    for name in widths:
+        student.get_submodule(name).layer.bias.normal_(std=0.1)
+    if inputs:
+        ranges = calibrate_activations(model, images_for(model, 8), Mse(), batch_size=8)
+        attach_activations(student, ranges)
+    return student.eval()
+
+
+@functools.cache
+def exported(name: str) -> tuple[nn.Module, dict]:
+    """A quantized model and what its file should say of it."""
+    settings, inputs, symmetric = MODELS[name]
+    torch.manual_seed(0)
+    model = settings.build()
+    about = {"model": settings.architecture(model), "data": "noise"}
+    return quantized(model, inputs, symmetric), about
+
+
+@pytest.fixture
+def small() -> tuple[nn.Module, dict]:
+    return exported("resnet")
