@@ -88,7 +88,7 @@ def prove(
     simulated, integer = quantized_layers(model), integer_model(model)
     layers = {each.name: integer.get_submodule(each.name) for each in stored}
     proof = Proof([_weights(each, simulated[each.name], layers[each.name]) for each in stored])
-    inputs: dict[str, Tensor] = {}
+    inputs: dict[str, tuple[Tensor, Tensor]] = {}  # of the simulation's layers, and their codes
     hooks = [
         layer.register_forward_pre_hook(partial(_keep, inputs, name), with_kwargs=True)
         for name, layer in simulated.items()
@@ -103,7 +103,7 @@ def prove(
                 if inputs:
                     integer(some)
                 for record in proof.layers:
-                    layers[record.name].watch = partial(_together, record, layers[record.name], inputs)
+                    layers[record.name].watch = partial(_together, record, inputs)
                 _network(proof, logits, integer(some), right)
     finally:
         for hook in hooks:
@@ -125,14 +125,14 @@ def _weights(stored: StoredLayer, simulated: QuantizedLayer, layer: IntegerLayer
     )
 
 
-def _keep(inputs: dict[str, Tensor], name: str, layer: nn.Module, args: tuple, kwargs: dict) -> None:
-    inputs[name] = (args[0] if args else kwargs["input"]).clone()  # a later sum in place may take its memory
+def _keep(inputs: dict, name: str, layer: QuantizedLayer, args: tuple, kwargs: dict) -> None:
+    x = args[0] if args else kwargs["input"]
+    inputs[name] = x.clone(), layer.activation.codes(x)  # a later sum in place may take the memory of x
 
 
-def _alone(record: LayerProof, layer: IntegerLayer, inputs: dict[str, Tensor], x: Tensor, codes: Tensor) -> Tensor:
+def _alone(record: LayerProof, layer: IntegerLayer, inputs: dict, x: Tensor, codes: Tensor) -> Tensor:
     """Pass 2: compare, then go on with the simulation's codes."""
-    original = inputs[record.name]
-    expected = layer.activation.codes(original)
+    original, expected = inputs[record.name]
     if record.witnessed is None:
         record.witnessed = layer.witness(expected[:1])
     record.codes += codes.numel()
@@ -148,11 +148,13 @@ def _alone(record: LayerProof, layer: IntegerLayer, inputs: dict[str, Tensor], x
     return expected
 
 
-def _together(record: LayerProof, layer: IntegerLayer, inputs: dict[str, Tensor], x: Tensor, codes: Tensor) -> Tensor:
+def _together(record: LayerProof, inputs: dict, x: Tensor, codes: Tensor) -> Tensor:
     """Pass 3: compare, and go on with the own codes."""
-    difference = (codes.int() - layer.activation.codes(inputs[record.name]).int()).abs()
-    record.codes_differing += int((difference > 0).sum())
-    record.largest = max(record.largest, int(difference.max()))
+    _, expected = inputs[record.name]
+    differs = codes != expected
+    if differs.any():
+        record.codes_differing += int(differs.sum())
+        record.largest = max(record.largest, int((codes[differs].int() - expected[differs].int()).abs().max()))
     return codes
 
 

@@ -31,7 +31,7 @@ def _row(layer: LayerProof) -> list[object]:
 
 
 def verdict(proof: Proof, faults: list[str]) -> str:
-    """What all of it comes to; a float input leaves the arithmetic of its layer float, so that the weights alone are."""
+    """What all of it comes to: where a layer's input is float, so is its sum, and its weights alone are proven."""
     if faults:
         return f"not proven: {'; '.join(faults)}."
     floats = sum(layer.activation_bits is None for layer in proof.layers)
@@ -60,8 +60,8 @@ def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
         other, differing = (sum(getattr(layer, key) for layer in integer) for key in ("unexplained", "codes_differing"))
         gap = max(layer.tie_gap for layer in integer)
         lines.append(
-            f"codes, each layer given the simulation's: {ties} of {codes} differ at ties (two values up to {gap:.0e} of "
-            f"a step apart, on either side of a half; {TIE:.0e} is allowed), {other} elsewhere"
+            f"codes, each layer given the simulation's: {ties} of {codes} differ at ties (two values up to {gap:.0e} "
+            f"of a step apart, on either side of a half; {TIE:.0e} is allowed), {other} elsewhere"
         )
         lines.append(
             f"codes, the network on its own: {differing} of {codes} differ, by at most "
