@@ -21,9 +21,11 @@ MAY_IMPORT = {
     "training": set(),
     "evaluation": {"quantization", "progress", "trainer"},
     "reconstruction": {"models", "bits", "quantization", "progress", "trainer"},
+    "deploy": {"models", "quantization", "results"},
+    "checks": {"data", "deploy", "evaluation", "progress", "results", "trainer"},
     "pipeline": {
-        "bits", "data", "evaluation", "logs", "models", "progress", "quantization", "reconstruction", "results",
-        "trainer", "training",
+        "bits", "data", "deploy", "evaluation", "logs", "models", "progress", "quantization", "reconstruction",
+        "results", "trainer", "training",
     },
 }  # fmt: skip
 OUTSIDE = {
@@ -80,8 +82,20 @@ def test_libraries_stay_in_their_rooms(package):
     assert users <= OUTSIDE[package]
 
 
-def test_the_entry_imports_nothing_heavy_at_the_top():
-    tree = ast.parse((ROOT / "src/train.py").read_text())
+ENTRIES = sorted(each.name for each in (ROOT / "src").glob("*.py"))
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_an_entry_imports_nothing_heavy_at_the_top(entry):
+    tree = ast.parse((ROOT / "src" / entry).read_text())
     top = {alias.name.split(".")[0] for node in tree.body if isinstance(node, ast.Import) for alias in node.names}
     top |= {node.module.split(".")[0] for node in tree.body if isinstance(node, ast.ImportFrom)}
-    assert top <= {"os", "sys", "pathlib", "hydra", "omegaconf"}
+    assert top <= {"collections", "entry", "json", "os", "sys", "pathlib", "hydra", "omegaconf"}
+
+
+def test_the_package_itself_is_light():
+    """`import attnround` costs nothing; torch comes with the first model."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
+    assert not any(isinstance(node, ast.Import) for node in tree.body)
+    assert top <= {"__future__", "typing"}

@@ -1,0 +1,131 @@
+"""evaluate.py and verify.py on the folder that a run leaves: in this process, and once as a user calls them."""
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from attnround.checks import evaluate_file, verify
+from attnround.data import FashionMNIST
+from attnround.deploy import fingerprint, save
+from attnround.errors import InputError
+from attnround.results.record import Run
+from attnround.trainer import TrainerSettings
+from tests.conftest import ROOT
+from tests.deploy.conftest import exported
+from tests.deploy.test_card import RECORD
+
+DATA = {"root": str(ROOT / "assets/fashion_mnist"), "limit": 40, "num_calibration": 4, "batch_size": 20, "seed": 0}
+
+
+def data() -> FashionMNIST:
+    return FashionMNIST(**DATA)
+
+
+def run_with(folder) -> Run:
+    return Run({"data": DATA}, {}, {"data": "fashion_mnist"}, folder)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run's folder, without the minutes that a run takes."""
+    folder = tmp_path_factory.mktemp("run")
+    model, about = exported("resnet")
+    deployed = save(model, folder / "quantized.safetensors", about)
+    images = data()
+    images.match(model.preprocessing, model.num_classes)
+    with torch.no_grad():
+        right = sum((model(x).argmax(1) == y).sum().item() for x, y in images.val_dataloader())
+    parts = RECORD["deployed"]["parts"]
+    record = RECORD | {
+        "deployed": deployed | {"fingerprint": fingerprint(model), "parts": parts},
+        "metrics": RECORD["metrics"] | {"quantized/top1": 100 * right / 40},
+        "config": {"model": {"name": "resnet18"}, "data": DATA, "paths": {"root": str(ROOT)}},
+    }
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_file_is_evaluated_to_the_number_of_its_record(folder):
+    metrics = evaluate_file(
+        checkpoint=str(folder / "quantized.safetensors"), data=data(), trainer=TrainerSettings(), run=run_with(folder)
+    )
+    assert metrics["quantized/top1"] == json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]
+
+
+def test_a_run_is_verified(folder):
+    metrics = verify(folder=str(folder), data=data(), batch_size=16, run=run_with(folder))
+    report = json.loads((folder / "verify.json").read_text())
+    assert metrics["agreement"] == 100 * report["network"]["agreeing"] / 40
+    assert report["faults"] == []
+    assert report["network"]["images"] == 40
+    assert len(report["layers"]) + 1 == len((folder / "verify.csv").read_text().splitlines())
+    assert "every quantized layer is proven" in (folder / "model_card.md").read_text()
+    top1 = json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]
+    assert any(f"recorded {top1:.2f} %" in line for line in report["findings"])
+
+
+def test_another_model_than_the_measured_one_is_no_proof(folder):
+    model, about = exported("resnet")
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.fc.layer.bias[0] += 1
+    save(changed, folder / "quantized.safetensors", about)
+    with pytest.raises(InputError, match=r"not the file that the record is of.*not, bit for bit"):
+        verify(folder=str(folder), data=data(), batch_size=40, run=run_with(folder))
+    assert json.loads((folder / "verify.json").read_text())["faults"]
+    assert "Not yet verified" in (folder / "model_card.md").read_text()
+
+
+def test_a_folder_without_a_record(tmp_path):
+    with pytest.raises(InputError, match="no record"):
+        verify(folder=str(tmp_path), data=data(), batch_size=40, run=run_with(tmp_path))
+
+
+@pytest.mark.parametrize(("name", "needs"), [("evaluate", "checkpoint=x"), ("verify", "folder=x")])
+def test_the_configs_compose_with_every_data(name, needs):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for option in sorted(each.stem for each in (ROOT / "conf/data").glob("*.yaml")):
+            root = ["data.root=/images"] if option in ("image_folder", "imagenet") else []
+            config = compose(name, [needs, f"data={option}", *root])
+            assert instantiate(config.data, _convert_="all") is not None
+    assert OmegaConf.to_container(config, resolve=False)["task"].startswith("attnround.checks.")
+
+
+def entry(name: str, *arguments: str, cwd) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "src" / f"{name}.py"), *arguments]
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+
+
+def test_bad_input_is_one_line(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pth")
+    for done, word in (
+        (entry("evaluate", "checkpoint=model.pth", cwd=tmp_path), "pickle"),
+        (entry("verify", "nowhere", cwd=tmp_path), "give the folder of a finished run"),
+        (entry("verify", "one", "two", cwd=tmp_path), "one run"),
+    ):
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert word in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["model.pth"]
+
+
+def test_verify_takes_the_runs_own_data(folder, tmp_path):
+    done = entry("verify", str(folder), "data.limit=10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "every quantized layer is proven" in done.stdout
+    assert json.loads((folder / "verify.json").read_text())["network"]["images"] == 10
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]
