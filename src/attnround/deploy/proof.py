@@ -23,7 +23,7 @@ from attnround.deploy.integer import IntegerLayer, integer_model
 from attnround.quantization.grid import per_channel
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 
-TIE = 2**-10  # of a step; float rounding was seen to move a value by up to 3e-5 of one
+TIE = 2**-10  # of a step; float rounding was seen to move a value by up to 5e-5 of one
 
 
 @dataclass
