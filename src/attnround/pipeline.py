@@ -235,11 +235,13 @@ def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]
 def layer_rows(reports: list[UnitReport], layers: Sequence[Layer], allocation: Allocation) -> list[dict]:
     """A row for each layer, of the last unit that had it in.
 
-    Its coding length is the allocator's, or in the default convention where it needed none.
+    Its coding length is that of its weight alone; its score is what the allocator went by, if by any.
     """
-    lengths = allocation.score or {layer.name: weight_rate(layer.weight) for layer in layers}
     rows = {row["name"]: row for report in reports for row in report.rows()}
-    return [rows[layer.name] | {"coding_length": lengths[layer.name]} for layer in layers]
+    return [
+        rows[layer.name] | {"coding_length": weight_rate(layer.weight), "score": allocation.score.get(layer.name)}
+        for layer in layers
+    ]
 
 
 def draw(rows: list[dict], reports: list[UnitReport], folder: Path, title: str) -> list[Path]:

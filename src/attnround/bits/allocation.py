@@ -54,7 +54,7 @@ class Allocation:
 class Problem:
     """The layers of a model in execution order, and what else an allocator may ask; what costs time is a function.
 
-    observer: the search for a weight's scale; other_bits: what the model stores besides levels, scales and zero points;
+    observer: the search for a weight's scale; other_bits: what the model stores besides its quantized layers;
     sums: names of the layers that feed one residual sum; fingerprint: of all that the answers below depend on;
     second_moments: layer name -> covariance of its inputs in the float model [G, n, n], G groups of n inputs;
     fisher_traces: layer name -> trace of the Fisher information of its weight, from a number of probes;

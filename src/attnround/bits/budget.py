@@ -17,7 +17,7 @@ SLACK = 1e-6  # of a bit: 3.1 times the number of weights may come out below the
 UNITS = {"mean_bits": "mean bits of a weight", "mib": "MiB", "gbops": "GBOPs"}
 COUNTS = {
     "mean_bits": "all quantized layers, pinned ones too",
-    "mib": "levels, scales and zero points of all quantized layers and, as float32, every other parameter",
+    "mib": "the file but for its header: levels, scales, zero points, biases, and as float32 what stays so",
     "gbops": "multiply-accumulates of all quantized layers for an image, times weight bits, times input bits",
 }
 
@@ -187,13 +187,15 @@ class Budgeted(Allocator):
 
 
 def cost(unit: str, layer: Layer, bits: int, problem: Problem) -> int:
-    """What a layer costs at a width: bits of its weights, all bits it stores, or bit operations for an image."""
+    """What a layer costs at a width: bits of its weights, of all it stores, or bit operations for an image."""
     if unit == "gbops":
         return layer.macs * bits * layer.input_bits
     levels = layer.weight.numel() * bits
     if unit == "mean_bits":
         return levels
-    return levels + len(layer.weight) * (FLOAT_BITS + (0 if problem.observer.symmetric else bits))
+    a_channel = 2 * FLOAT_BITS + (0 if problem.observer.symmetric else 8)  # scale and bias, a byte of zero point
+    activation = 0 if layer.input_bits == FLOAT_BITS else FLOAT_BITS + 8
+    return -(-levels // 8) * 8 + len(layer.weight) * a_channel + activation
 
 
 def spend_rest(slots: list[Slot], bits: list[int], limit: int, want: Sequence[float] | None = None) -> list[int]:

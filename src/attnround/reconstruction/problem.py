@@ -11,6 +11,7 @@ from attnround.bits import Layer, Problem
 from attnround.bits.allocation import FLOAT_BITS
 from attnround.models.costs import count_macs, residual_groups
 from attnround.models.layers import find_layers
+from attnround.quantization.layers import float_state
 from attnround.quantization.observer import ClipSearch
 from attnround.reconstruction.sensitivity import fisher_traces, input_covariances, logit_noise
 
@@ -33,8 +34,8 @@ def bit_problem(
     layers = find_layers(model)
     names = [layer.name for layer in layers]
     macs = count_macs(model, names, images[:1])
-    inside = {id(model.get_submodule(name).weight) for name in names}
-    others = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in inside)
+    inside = tuple(f"{name}." for name in names)
+    others = sum(value.numel() for key, value in float_state(model).items() if not key.startswith(inside))
     shown = images[:NUM_IMAGES]
 
     @cache
