@@ -150,7 +150,7 @@ def test_clusters_without_a_budget_take_the_candidates_as_they_are(problem):
 
 
 def test_the_convention_is_said(problem):
-    allocation = Mixed(eps=0.05, vectors="inputs", codebook=True).allocate(problem)
+    allocation = Mixed(eps=0.05, vectors="inputs", relative_to="rms", codebook=True).allocate(problem)
     for word in ("folded", "inputs", "eps = 0.05 rms", "code book"):
         assert word in allocation.convention
     assert str(Convention(folded=False)).startswith("coding length of the unfolded weight")
@@ -184,7 +184,8 @@ def test_a_sweep_of_budgets_measures_once(problem):
         for allocator in (Sensitivity, Fisher, RateDistortion):
             allocator(budget=budget).allocate(counted)
         Mixed(budget=budget, input_weighted=True).allocate(counted)
-    assert sorted(asked) == ["fisher", "moments", "moments"]  # distortions from them, and decompositions
+    # moments for distortions and for decompositions; traces for the searches and, from fewer probes, for lengths
+    assert sorted(asked) == ["fisher", "fisher", "moments", "moments"]
 
 
 @pytest.mark.parametrize("drop", [0.0, 5.0, 40.0])

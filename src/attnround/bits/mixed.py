@@ -27,8 +27,8 @@ class Mixed(Budgeted):
 
     rule: str = "waterfill"
     vectors: str = "filters"
-    eps: float = 0.1
-    relative_to: str = "rms"
+    eps: float = 0.3
+    relative_to: str = "fisher"
     codebook: bool = False
     input_weighted: bool = False
     folded: bool = True
