@@ -19,12 +19,13 @@ MAY_IMPORT = {
     "bits": {"quantization"},
     "models": {"quantization"},
     "training": set(),
+    "qat": {"quantization", "progress", "trainer", "training"},
     "evaluation": {"quantization", "progress", "trainer"},
     "reconstruction": {"models", "bits", "quantization", "progress", "trainer"},
     "deploy": {"models", "quantization", "results"},
     "checks": {"data", "deploy", "evaluation", "progress", "results", "trainer"},
     "pipeline": {
-        "bits", "data", "deploy", "evaluation", "logs", "models", "progress", "quantization", "reconstruction",
+        "bits", "data", "deploy", "evaluation", "logs", "models", "progress", "qat", "quantization", "reconstruction",
         "results", "trainer", "training",
     },
 }  # fmt: skip
@@ -36,6 +37,7 @@ OUTSIDE = {
         "data",
         "reconstruction",
         "training",
+        "qat",
         "evaluation",
         "trainer",
         "progress",

@@ -14,12 +14,13 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from attnround.bits import Allocation, Allocator, Layer, allocation_json, weight_rate
-from attnround.data import ImageData
+from attnround.data import HeldOut, ImageData
 from attnround.deploy import fingerprint, save, write_card
 from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, logits, size_mib, stored_bytes
 from attnround.logs import closing, publish
-from attnround.models import QUANTIZABLE, TimmModel, fold_batch_norms, left_float, swap_layers
+from attnround.models import QUANTIZABLE, TimmModel, fold_batch_norms, left_float, normed_layers, swap_layers
 from attnround.progress import TrainingBar
+from attnround.qat import Lsq, NoTraining, Tuned, finetune
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction import (
@@ -50,12 +51,16 @@ def quantize(
     bits: Allocator,
     activation: RangeSearch,
     reconstruction: Reconstruction,
+    qat: Lsq | NoTraining,
     trainer: TrainerSettings,
     logger: dict[str, Logger],
     seed: int,
     run: Run,
 ) -> dict[str, float]:
-    """Quantize a model's weights and its layers' inputs; print and record how that compares with FP32 and nearest."""
+    """Quantize a model's weights and its layers' inputs, after training or with more of it.
+
+    Print and record how that compares with FP32 and nearest, and with more training, how it compares without.
+    """
     begun = time.perf_counter()
     pl.seed_everything(seed, verbose=False)
     method, loggers = run.choices["quantizer"], list(logger.values())
@@ -63,6 +68,7 @@ def quantize(
     teacher = model.build()
     say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     data.match(teacher.preprocessing, teacher.num_classes)
+    labelled = HeldOut(data, qat.held_out, qat.batch_size) if qat.num_epochs else None
     calibration = data.calibration()
     skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
     say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels{skipped}")
@@ -71,7 +77,7 @@ def quantize(
         for name, module in teacher.named_modules()
         if isinstance(module, QUANTIZABLE)
     }
-    fold(teacher, calibration.images[:PROBES])
+    normed = fold(teacher, calibration.images[:PROBES])
 
     with closing(loggers, run.config):
         clock = time.perf_counter()
@@ -105,6 +111,7 @@ def quantize(
         scales_s += time.perf_counter() - clock
         inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if activations else ""
         say("scales", f"found in {scales_s:.1f} s{inputs}")
+        rounded = copy.deepcopy(student) if labelled and qat.start == "fp32" else student
         reference = evaluate(teacher, data, trainer, "fp32")
         nearest = evaluate(student, data, trainer, "nearest")
         say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
@@ -120,6 +127,18 @@ def quantize(
         worse = f", {fallbacks} of {len(reports)} units kept their start, which was better" if fallbacks else ""
         say("reconstruct", f"{method} in {reconstruction_s:.1f} s{worse}")
         quantized = evaluate(student, data, trainer, method)
+        rows = [row | activation_columns(student, row["name"]) for row in layer_rows(reports, layers, allocation)]
+
+        training = {}
+        if labelled:
+            training = compare("ptq", quantized, reference)
+            tuned = finetune(
+                teacher, rounded, labelled, calibration.images, normed, qat, trainer, run.output_dir / "qat",
+                loggers, run.identity, bool(run.config["resume"]),
+            )  # fmt: skip
+            student = tuned.student
+            quantized = evaluate(student, data, trainer, "qat")
+            training |= report_training(tuned, labelled, run)
 
         metrics = {
             "fp32/top1": reference.top1,
@@ -132,10 +151,10 @@ def quantize(
             "time/allocation_s": allocation_s,
             "time/scales_s": scales_s,
             "time/reconstruction_s": reconstruction_s,
+            **training,
             "time/total_s": time.perf_counter() - begun,
             "memory/peak_mib": peak_mib(),
         }
-        rows = [row | activation_columns(student, row["name"]) for row in layer_rows(reports, layers, allocation)]
         write_atomically(run.output_dir / "layers.csv", csv_text(rows))
         pictures = draw(
             rows, reports, run.output_dir, f"{run.choices['model']}, {method}, {mean_bits:.2f} bits a weight"
@@ -159,7 +178,7 @@ def quantize(
             deployed=deployed,
         )
         write_card(run.output_dir)
-    log.info("\n%s\n", comparison(method, metrics))
+    log.info("\n%s\n", comparison(method, metrics, run.choices["qat"]))
     files = ["record.json", "allocation.json", "model_card.md", deployed["file"], "layers.csv"]
     say("record", f"{run.output_dir}: {', '.join([*files, *(each.name for each in pictures), checkpoint.path.name])}")
     return metrics
@@ -206,14 +225,16 @@ def say(stage: str, text: str) -> None:
     log.info("%-12s %s", stage, text)
 
 
-def fold(model: nn.Module, probes: Tensor) -> None:
-    """Fold the batch norms and say how little that changed the outputs."""
+def fold(model: nn.Module, probes: Tensor) -> list[str]:
+    """Fold the batch norms and say how little that changed the outputs; return the names of the layers they went to."""
+    normed = normed_layers(model)
     with torch.no_grad():
         before = model(probes)
         folded, left = fold_batch_norms(model)
         difference = ((model(probes) - before).abs().max() / before.abs().max()).item()
     kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
     say("fold", f"{len(folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
+    return normed
 
 
 def deploy(student: nn.Module, run: Run, about: dict) -> dict[str, object]:
@@ -229,6 +250,21 @@ def compare(name: str, outputs: Outputs, reference: Outputs) -> dict[str, float]
         f"{name}/top1": outputs.top1,
         f"{name}/agreement": agreement(reference.logits, outputs.logits),
         f"{name}/sqnr_db": logit_sqnr_db(reference.logits, outputs.logits),
+    }
+
+
+def report_training(tuned: Tuned, data: HeldOut, run: Run) -> dict[str, float]:
+    """Write the curve of a training with labels as qat.csv; its costs."""
+    write_atomically(run.output_dir / "qat.csv", csv_text(tuned.curve))
+    best = tuned.curve[tuned.best]
+    say(
+        "qat", f"{len(tuned.curve)} epochs in {tuned.seconds:.1f} s, held out {best['held_out_top1']:.2f} % at its best"
+    )
+    return {
+        "qat/epochs": len(tuned.curve),
+        "qat/images": len(tuned.curve) * data.images_an_epoch,
+        "qat/labels": len(data.training) + len(data.held_out),
+        "time/qat_s": tuned.seconds,
     }
 
 

@@ -9,11 +9,10 @@ from tqdm import tqdm
 log = logging.getLogger(__name__)
 
 
-def bar(total: int, description: str, unit: str) -> tqdm:
+def bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
     """A bar on standard error that goes when it is done; silent unless that is a terminal."""
-    return tqdm(
-        total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=not sys.stderr.isatty()
-    )
+    silent = not (shown and sys.stderr.isatty())
+    return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=silent)
 
 
 class EvaluationBar(pl.Callback):
@@ -36,7 +35,7 @@ class TrainingBar(pl.Callback):
     """Counts training batches over all epochs and shows the loss."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.bar = bar(int(trainer.estimated_stepping_batches), "train", "step")
+        self.bar = bar(int(trainer.estimated_stepping_batches), "train", "step", shown=trainer.is_global_zero)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, *_: object) -> None:
         self.bar.update()

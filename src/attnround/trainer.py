@@ -1,4 +1,4 @@
-"""Lightning's Trainer as this project uses it: one device, quiet, its progress shown by our own bar."""
+"""Lightning's Trainer as this project uses it: quiet, its progress shown by our own bar."""
 
 import logging
 import warnings
@@ -22,10 +22,15 @@ QUIET = (
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """The device side of every Trainer of a run. precision is Lightning's word for it: 32-true, bf16-mixed."""
+    """The device side of every Trainer of a run. precision is Lightning's word for it: 32-true, bf16-mixed.
+
+    devices, strategy: what a fit with labels is spread over, and how; all else runs on one device.
+    """
 
     accelerator: str = "cpu"
     precision: str = "32-true"
+    devices: int = 1
+    strategy: str = "auto"
 
     @property
     def device_name(self) -> str:
@@ -33,7 +38,7 @@ class TrainerSettings:
         return torch.cuda.get_device_name() if self.accelerator in ("gpu", "cuda") else "cpu"
 
     def make(self, **more: Any) -> pl.Trainer:
-        """A quiet Trainer. Raises InputError where the machine has no such accelerator."""
+        """A quiet Trainer on one device. Raises InputError where the machine has no such accelerator."""
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         for message in QUIET:
             warnings.filterwarnings("ignore", f".*{message}.*")
@@ -51,3 +56,7 @@ class TrainerSettings:
         except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
             given = f"trainer.accelerator={self.accelerator}, trainer.precision={self.precision}"
             raise InputError(f"{given}: {reason(error)}; trainer=cpu runs anywhere") from error
+
+    def make_distributed(self, **more: Any) -> pl.Trainer:
+        """The same on all the devices."""
+        return self.make(devices=self.devices, strategy=self.strategy, **more)

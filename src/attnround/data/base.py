@@ -76,21 +76,30 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def val_dataloader(self) -> DataLoader:
         """The evaluation images with labels, in a fixed order."""
-        return self._loader(self.evaluation)
+        return self.loader(self.evaluation, self.batch_size)
+
+    @abstractmethod
+    def training_sets(self) -> tuple[Dataset, Dataset]:
+        """The labelled training images, prepared for training and as for evaluation, in the same order.
+
+        Raises InputError where there are none.
+        """
+
+    def train_dataloader(self) -> DataLoader:
+        """Whole batches in seeded order; one smaller batch where there are no more images than that."""
+        dataset, _ = self.training_sets()
+        generator = torch.Generator().manual_seed(self.seed)
+        whole = len(dataset) >= self.batch_size
+        return self.loader(dataset, self.batch_size, shuffle=True, drop_last=whole, generator=generator)
 
     def _limited(self, dataset: Dataset, labels: Sequence[int]) -> Dataset:
         """The part of an evaluation set that `limit` asks for."""
         return dataset if self.limit is None else Subset(dataset, draw_balanced(labels, self.limit, self.seed))
 
-    def _training_loader(self, dataset: Dataset) -> DataLoader:
-        """Whole batches in seeded order; one smaller batch where there are no more images than that."""
-        generator = torch.Generator().manual_seed(self.seed)
-        whole = len(dataset) >= self.batch_size
-        return self._loader(dataset, shuffle=True, drop_last=whole, generator=generator)
-
-    def _loader(self, dataset: Dataset, **more: object) -> DataLoader:
+    def loader(self, dataset: Dataset, batch_size: int, **more: object) -> DataLoader:
+        """Batches of any of the sets."""
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(dataset, self.batch_size, num_workers=self.num_workers, pin_memory=on_cuda, **more)
+        return DataLoader(dataset, batch_size, num_workers=self.num_workers, pin_memory=on_cuda, **more)
 
 
 def num_cores() -> int:

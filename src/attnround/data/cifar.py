@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import torch
 from timm.data import create_transform
-from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
 
 from attnround.data.base import Calibration, ImageData, draw
@@ -64,10 +63,10 @@ class CIFAR10(ImageData):
         indices = draw(len(train), self.num_calibration, self.seed, source)
         return Calibration(torch.stack([train[index][0] for index in indices]), indices, source, [])
 
-    def train_dataloader(self) -> DataLoader:
-        """Every image is shifted by up to four pixels and mirrored with probability a half."""
+    def training_sets(self) -> tuple[datasets.CIFAR10, datasets.CIFAR10]:
+        """In training every image is shifted by up to four pixels and mirrored with probability a half."""
         augment = [transforms.RandomCrop(SIDE, padding=PAD), transforms.RandomHorizontalFlip()]
-        return self._training_loader(self._images(train=True, augment=augment))
+        return self._images(train=True, augment=augment), self._images(train=True)
 
     def _images(self, train: bool, augment: list | None = None) -> datasets.CIFAR10:
         transform = transforms.Compose([*(augment or []), self.transform])

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import TensorDataset
 
 from attnround.data.base import Calibration, ImageData, draw
 from attnround.errors import InputError, reason
@@ -50,13 +50,11 @@ class FashionMNIST(ImageData):
         indices = draw(len(images), self.num_calibration, self.seed, "the shipped part of Fashion-MNIST")
         return Calibration(images[indices], indices, "Fashion-MNIST, first 10,000 training images", [])
 
-    def train_dataloader(self) -> DataLoader:
-        data = (
-            self._labelled(self._find_full_train(), "train")
-            if self.full_train
-            else self._labelled(self.root, "train10k")
-        )
-        return self._training_loader(data)
+    def training_sets(self) -> tuple[TensorDataset, TensorDataset]:
+        """One for both: images are augmented a batch at a time."""
+        place = (self._find_full_train(), "train") if self.full_train else (self.root, "train10k")
+        data = self._labelled(*place)
+        return data, data
 
     def on_after_batch_transfer(self, batch: list[Tensor], dataloader_idx: int) -> list[Tensor]:
         """In training every image is shifted by up to two pixels and mirrored with probability a half."""

@@ -1,12 +1,12 @@
 """Folders of images: a labelled one to evaluate on, another to train on, any other to calibrate with."""
 
+import dataclasses
 import logging
 import re
 from pathlib import Path
 
 import torch
 from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
-from torch.utils.data import DataLoader
 
 from attnround.data.base import Calibration, ImageData, draw
 from attnround.data.files import EXTENSIONS, LabelledFiles, list_folders, list_images, open_image
@@ -73,7 +73,7 @@ class ImageFolder(ImageData):
             )
         return Calibration(images, indices, source, skipped)
 
-    def train_dataloader(self) -> DataLoader:
+    def training_sets(self) -> tuple[LabelledFiles, LabelledFiles]:
         """The images of root/train, whose class folders mean what those of root/val do."""
         folder = self.root / "train"
         names = list_folders(folder) if folder.is_dir() else []
@@ -81,8 +81,9 @@ class ImageFolder(ImageData):
             raise InputError(f"{folder} has no class folders: training takes its images from data.root/train/<class>")
         together = sorted({*names, *list_folders(self.root / "val")})
         places = class_places(together, self.num_classes, folder)
-        transform = create_transform(**self.preprocessing, is_training=True)
-        return self._training_loader(labelled(folder, {name: places[name] for name in names}, self.mode, transform))
+        plain = labelled(folder, {name: places[name] for name in names}, self.mode, self.transform)
+        augment = create_transform(**self.preprocessing, is_training=True)
+        return dataclasses.replace(plain, transform=augment), plain
 
     def _evaluation_set(self) -> LabelledFiles:
         folder = self.root / "val"

@@ -30,6 +30,12 @@ def fold_batch_norms(model: nn.Module) -> tuple[list[str], list[str]]:
     return folded, left
 
 
+def normed_layers(model: nn.Module) -> list[str]:
+    """Names of the layers that `fold_batch_norms` would fold a batch norm into."""
+    nodes = [node for node in calls(trace(model), model, (_BatchNorm,)) if _runs_once(node)]
+    return [node.all_input_nodes[0].target for node in nodes if _feeding_layer(node, model) is not None]
+
+
 def _feeding_layer(node: fx.Node, model: nn.Module) -> nn.Module | None:
     (feeder,) = node.all_input_nodes
     if feeder.op != "call_module" or len(feeder.users) > 1 or not _runs_once(feeder):

@@ -5,23 +5,18 @@
 The zero point is a code, so that zero, which convolutions pad with, is met exactly. It is 0 where no input is negative.
 """
 
-import math
-
 import torch
 from torch import Tensor, nn
 
 from attnround.quantization.grid import Grid
+from attnround.quantization.lsq import LearnedStep, gradient_scale
 
 
 class ActivationQuantizer(nn.Module):
     """x' for an input x of any shape, with the straight-through gradient inside the range.
 
-    With `learned`, the scale is a parameter that has LSQ's gradient (arXiv 1902.08153, eq. 3), else one without any:
-
-        dx'/dscale = round(u) - u inside, lowest or highest level outside, for u = x / scale
-
-    scale_gradient multiplies it by 1 / sqrt(features * (2^b - 1)), features being the values of one image (section 2.2
-    there), so that a step of the scale is in proportion to one of a weight.
+    With `learned`, the scale is a parameter that has LSQ's gradient (arXiv 1902.08153), else one without any.
+    scale_gradient multiplies it by 1 / sqrt(features * (2^b - 1)), features being the values of one image.
 
     drop: the probability that a value stays float while `dropping` is set (QDrop, arXiv 2203.05740). Only the loop that
     learns on mini-batches sets it. The draws are those of the global generator of the input's device: the same seed
@@ -68,8 +63,8 @@ class ActivationQuantizer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x' in the type of x, computed in float32."""
-        factor = 1 / math.sqrt(max(x[:1].numel(), 1) * self.grid.qmax) if self.scale_gradient else 1.0
-        quantized = _FakeQuantize.apply(x.float(), self.scale, *self.levels, factor).to(x.dtype)
+        factor = gradient_scale(x[:1].numel(), self.grid.qmax) if self.scale_gradient else 1.0
+        quantized = LearnedStep.apply(x.float(), self.scale, *self.levels, factor).to(x.dtype)
         if self.dropping and self.drop > 0:
             stays_float = torch.rand_like(x).lt_(self.drop)
             return torch.lerp(quantized, x, stays_float)  # exact at 0 and 1, several times faster than `where`
@@ -94,27 +89,3 @@ class ActivationQuantizer(nn.Module):
 
     def extra_repr(self) -> str:
         return f"bit_width={self.bit_width}, signed={self.signed}, learned={self.learned}, drop={self.drop}"
-
-
-class _FakeQuantize(torch.autograd.Function):
-    """Saves its input and output, which the layers around it keep anyway.
-
-    For an output's gradient g, the input's is g inside the range, and the scale's is (<g, x'> - <grad_x, x>) / scale:
-    g (round(u) - u) inside and g times the level outside, as two inner products.
-    """
-
-    @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, lowest: int, highest: int, factor: float) -> Tensor:
-        quantized = x.div(scale).round_().clamp_(lowest, highest).mul_(scale)
-        ctx.levels, ctx.factor = (lowest, highest), factor
-        ctx.save_for_backward(x, scale, *([quantized] if ctx.needs_input_grad[1] else []))
-        return quantized
-
-    @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        x, scale, *quantized = ctx.saved_tensors
-        grad_x = torch.ops.aten.hardtanh_backward(grad, x / scale, *ctx.levels)
-        if not quantized:
-            return grad_x, None, None, None, None
-        product = torch.dot(grad.flatten(), quantized[0].flatten()) - torch.dot(grad_x.flatten(), x.flatten())
-        return grad_x, product * (ctx.factor / scale), None, None, None

@@ -4,6 +4,7 @@ Source: the one-cycle schedule is Smith and Topin, arXiv 1708.07120; label smoot
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytorch_lightning as pl
 import torch
@@ -17,6 +18,7 @@ from attnround.errors import check_number
 class Recipe:
     """Hyper-parameters of a supervised fit. lr is the peak of the cycle; warmup the fraction of steps up to it."""
 
+    group: ClassVar[str] = "training"
     num_epochs: int
     lr: float
     weight_decay: float
@@ -25,9 +27,9 @@ class Recipe:
     momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        check_number("training.num_epochs", self.num_epochs, least=1, whole=True)
-        check_number("training.lr", self.lr, above=0)
-        check_number("training.warmup", self.warmup, least=0, most=1)
+        check_number(f"{self.group}.num_epochs", self.num_epochs, least=1, whole=True)
+        check_number(f"{self.group}.lr", self.lr, above=0)
+        check_number(f"{self.group}.warmup", self.warmup, least=0, most=1)
 
 
 class SupervisedModule(pl.LightningModule):
@@ -46,8 +48,9 @@ class SupervisedModule(pl.LightningModule):
 
     def configure_optimizers(self) -> dict:
         recipe = self.recipe
-        decayed = [parameter for parameter in self.model.parameters() if parameter.ndim > 1]
-        others = [parameter for parameter in self.model.parameters() if parameter.ndim <= 1]
+        learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        decayed = [parameter for parameter in learned if parameter.ndim > 1]
+        others = [parameter for parameter in learned if parameter.ndim <= 1]
         groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.SGD(
             groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True

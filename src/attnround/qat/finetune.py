@@ -1,0 +1,127 @@
+"""Run quantization-aware training: from a quantized student to a better one."""
+
+import copy
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+
+from attnround.errors import InputError
+from attnround.progress import TrainingBar
+from attnround.qat.batch_norm import estimate_norms, insert_norms
+from attnround.qat.layer import settle_layers, train_layers
+from attnround.qat.module import QatModule
+from attnround.qat.settings import Lsq
+from attnround.trainer import TrainerSettings
+
+STATISTICS_BATCH = 128  # images that a batch norm sees at a time when its statistics are estimated
+MONITOR = "qat/held_out_loss"
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """A quantized model after training; curve: a row for each epoch; best: the epoch that it is from."""
+
+    student: nn.Module
+    curve: list[dict[str, float]]
+
+    @property
+    def seconds(self) -> float:
+        """Of all epochs, those before a resume too."""
+        return sum(row["seconds"] for row in self.curve)
+
+    @property
+    def best(self) -> int:
+        return min(range(len(self.curve)), key=lambda epoch: self.curve[epoch]["held_out_loss"])
+
+
+def finetune(
+    teacher: nn.Module,
+    student: nn.Module,
+    data: pl.LightningDataModule,
+    images: Tensor,
+    normed: Sequence[str],
+    settings: Lsq,
+    trainer: TrainerSettings,
+    folder: Path,
+    loggers: Sequence[Logger] = (),
+    identity: str = "",
+    resume: bool = False,
+) -> Tuned:
+    """Train a copy of the student; the weights of its best epoch are rounded to their final integers.
+
+    data: labelled images, in a part to train on and one held out; images: [N, C, H, W] without labels, and normed: the
+    convolutions that a batch norm was folded into, both for batch_norm=reestimated.
+    folder: where Lightning's checkpoints are written after every epoch; with `resume` the last of them is gone on from.
+    Raises InputError where that is of another run.
+    """
+    last = folder / "last.ckpt"
+    if not resume:
+        shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, in a folder given twice
+    net, float_net = (copy.deepcopy(model).to(memory_format=torch.channels_last) for model in (student, teacher))
+    batches = images.split(STATISTICS_BATCH)
+    layers = train_layers(net, float_net)
+    if settings.batch_norm == "reestimated":
+        insert_norms(net, [layers[name] for name in normed], batches)
+    module = QatModule(net, float_net.eval(), settings, identity)
+    going_on = str(last) if last.exists() else None
+    if not (going_on and finished(read(last, identity)["qat"]["curve"], settings)):
+        fit = trainer.make_distributed(
+            max_epochs=settings.num_epochs,
+            reload_dataloaders_every_n_epochs=1,  # each epoch has an order of its own
+            num_sanity_val_steps=0,
+            logger=list(loggers),
+            enable_checkpointing=True,
+            callbacks=callbacks(settings, folder),
+        )
+        if settings.batch_size % fit.world_size:
+            raise InputError(f"qat.batch_size={settings.batch_size}: {fit.world_size} devices cannot share it evenly")
+        fit.fit(module, datamodule=data, ckpt_path=going_on)
+    curve = read(last, identity)["qat"]["curve"]
+    module.load_state_dict(read(folder / "best.ckpt", identity)["state_dict"])
+    net = module.cpu().model.to(memory_format=torch.contiguous_format).eval()
+    estimate_norms(net, batches)
+    settle_layers(net)
+    return Tuned(net, curve)
+
+
+def callbacks(settings: Lsq, folder: Path) -> list[pl.Callback]:
+    """Both the best and the last epoch are kept; the averaged weights are what is evaluated and kept as the best."""
+    keep = ModelCheckpoint(
+        folder,
+        filename="best",
+        monitor=MONITOR,
+        save_last=True,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    extra = [EMAWeightAveraging(decay=settings.ema, use_buffers=False)] if settings.ema else []
+    if settings.patience is not None:
+        extra.append(EarlyStopping(MONITOR, patience=settings.patience, check_on_train_epoch_end=True))
+    return [TrainingBar(), *extra, keep]
+
+
+def finished(curve: list[dict[str, float]], settings: Lsq) -> bool:
+    """Whether a run with this curve had come to its end, by the number of epochs or early."""
+    losses = [row["held_out_loss"] for row in curve]
+    waited = len(losses) - 1 - losses.index(min(losses))
+    return len(losses) == settings.num_epochs or (settings.patience is not None and waited >= settings.patience)
+
+
+def read(path: Path, identity: str) -> dict:
+    """A checkpoint of this run. Raises InputError where it is damaged or another's."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # a damaged archive raises what its damage happens to hit
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}): it is damaged; remove its folder to train anew"
+        ) from error
+    if content.get("qat", {}).get("identity") != identity:
+        raise InputError(f"{path} is of a run with another config: repeat that run's options, or go without resume")
+    return content

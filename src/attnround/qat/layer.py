@@ -1,0 +1,98 @@
+"""A quantized layer while it is trained: a float weight behind its integers, and steps that are learned.
+
+Source: Learned Step Size Quantization, arXiv 1902.08153, here with a step for each output channel.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from attnround.quantization.grid import Grid, dequantize, quantize, steps
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.lsq import LearnedStep, gradient_scale
+
+EDGE = 0.49  # in steps: so near to the edge of its level's cell a weight starts at most
+LEAST = 1e-2  # of its start: so small a step gets at most, which keeps it positive
+TINY = 1e-12  # so small a batch norm's gain
+
+
+class TrainedLayer(nn.Module):
+    """Stands where `quantized` stood and computes the same at first.
+
+    weight: float [O, *rest], which the integers were made from. It starts there, but inside the cells of the integers:
+    at their edge where a rounding decided for another level than the nearest. The step of the activation, if it has
+    one, is learned too.
+    """
+
+    def __init__(self, quantized: QuantizedLayer, weight: Tensor):
+        super().__init__()
+        self.quantized = quantized
+        quantized.layer.weight.requires_grad_(False)
+        quantized.layer.bias.requires_grad_(True)
+        scale, zero_point, grid = quantized.scale, quantized.zero_point, quantized.grid
+        levels = quantized.levels.to(weight.dtype)
+        u = steps(weight, scale, zero_point)
+        inside = torch.minimum(torch.maximum(u, levels - EDGE), levels + EDGE)
+        u = torch.where(u.round().clamp(grid.qmin, grid.qmax) == levels, u, inside)
+        self.weight = nn.Parameter(dequantize(u, scale, zero_point))
+        self.scale = nn.Parameter(scale.clone())
+        self.factor = gradient_scale(weight[0].numel(), Grid(grid.bit_width).qmax)
+        self.norm: nn.BatchNorm2d | None = None
+        if quantized.activation is not None:
+            quantized.activation.scale.requires_grad_(True)
+            quantized.activation.scale_gradient = True
+        self.least = [LEAST * step.detach().clone() for step in self.steps]
+
+    @property
+    def steps(self) -> list[nn.Parameter]:
+        """What must stay positive."""
+        activation = self.quantized.activation
+        return [self.scale] if activation is None else [self.scale, activation.scale]
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name; some models call it by keyword)
+        grid, zero_point = self.quantized.grid, self.quantized.zero_point
+        lowest, highest = grid.qmin - zero_point, grid.qmax - zero_point
+        weight = LearnedStep.apply(self.weight, self.scale, lowest, highest, self.factor)
+        output = functional_call(self.quantized, {"layer.weight": weight}, (input,))
+        return output if self.norm is None else self.norm(output)
+
+    @torch.no_grad()
+    def keep_positive(self) -> None:
+        """Call it after a step of the optimizer."""
+        for step, least in zip(self.steps, self.least, strict=True):
+            step.clamp_(min=least.to(step.device))
+        if self.norm is not None:
+            self.norm.weight.clamp_(min=TINY)  # it becomes a factor of the step
+
+    @torch.no_grad()
+    def settle(self) -> QuantizedLayer:
+        """The quantized layer with the integers and steps that were learned."""
+        layer, bias, gain = self.quantized, self.quantized.layer.bias, 1.0
+        if self.norm is not None:
+            gain = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
+            bias = self.norm.bias + (bias - self.norm.running_mean) * gain
+        levels = quantize(self.weight, self.scale, layer.zero_point, layer.grid)
+        layer.scale.copy_(self.scale * gain)
+        layer.bake(levels, bias)
+        return layer.requires_grad_(False)
+
+
+def train_layers(student: nn.Module, teacher: nn.Module) -> dict[str, TrainedLayer]:
+    """Put a trained layer in the place of every quantized one of the student; the teacher has the float weights.
+
+    Returns them by name.
+    """
+    quantized = {name: module for name, module in student.named_modules() if isinstance(module, QuantizedLayer)}
+    trained = {
+        name: TrainedLayer(layer, teacher.get_submodule(name).weight.detach()) for name, layer in quantized.items()
+    }
+    for name, layer in trained.items():
+        student.set_submodule(name, layer)
+    return trained
+
+
+def settle_layers(student: nn.Module) -> None:
+    """Put quantized layers back in the place of the trained ones."""
+    for name, layer in list(student.named_modules()):
+        if isinstance(layer, TrainedLayer):
+            student.set_submodule(name, layer.settle())

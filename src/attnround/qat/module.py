@@ -1,0 +1,85 @@
+"""Quantization-aware training as an ordinary Lightning fit."""
+
+import time
+
+import torch
+from pytorch_lightning.utilities.types import STEP_OUTPUT
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, kl_div, log_softmax
+
+from attnround.errors import InputError
+from attnround.qat.layer import TrainedLayer
+from attnround.qat.settings import Lsq
+from attnround.training import SupervisedModule
+
+
+class QatModule(SupervisedModule):
+    """Trains a student whose layers are `TrainedLayer`s on batches (images [N, C, H, W], labels [N]).
+
+    teacher: the float model. It is no submodule, so that the module's state is the student's alone. identity: of the
+    run, which alone may go on from a checkpoint. curve: a row for each epoch that is done.
+    """
+
+    def __init__(self, student: nn.Module, teacher: nn.Module, settings: Lsq, identity: str = ""):
+        super().__init__(student, settings)
+        self.settings, self.identity = settings, identity
+        self.unregistered_teacher = (teacher.requires_grad_(False),)
+        self.layers = [layer for layer in student.modules() if isinstance(layer, TrainedLayer)]
+        self.curve: list[dict[str, float]] = []
+
+    @property
+    def teacher(self) -> nn.Module:
+        return self.unregistered_teacher[0]
+
+    def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss, and the logits [N, classes] that it is of."""
+        logits = self.model(images)
+        loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
+        if self.settings.distillation:
+            with torch.no_grad():
+                target = self.teacher(images)
+            loss = loss + self.settings.distillation * distillation(logits, target, self.settings.temperature)
+        return loss, logits
+
+    def on_fit_start(self) -> None:
+        self.teacher.to(self.device)
+
+    def on_train_epoch_start(self) -> None:
+        self.begun = time.perf_counter()
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss, _ = self.loss(*batch)
+        self.log("qat/loss", loss, on_step=False, on_epoch=True, sync_dist=True)
+        return loss
+
+    def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:
+        for layer in self.layers:
+            layer.keep_positive()
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        loss, logits = self.loss(*batch)
+        right = (logits.argmax(1) == batch[1]).double().mean()
+        self.log_dict({"qat/held_out_loss": loss, "qat/held_out_top1": 100 * right}, sync_dist=True)
+
+    def on_train_epoch_end(self) -> None:
+        metrics = self.trainer.callback_metrics
+        names = ("loss", "held_out_loss", "held_out_top1")
+        row = {"epoch": self.current_epoch, **{name: metrics[f"qat/{name}"].item() for name in names}}
+        self.curve.append(row | {"seconds": time.perf_counter() - self.begun})
+        if not row["loss"] < float("inf"):
+            raise InputError(f"the loss became {row['loss']} in epoch {row['epoch']}: lower qat.lr={self.settings.lr}")
+
+    def on_save_checkpoint(self, checkpoint: dict) -> None:
+        checkpoint["qat"] = {"identity": self.identity, "curve": self.curve}
+
+    def on_load_checkpoint(self, checkpoint: dict) -> None:
+        self.curve = checkpoint["qat"]["curve"]
+
+
+def distillation(logits: Tensor, target: Tensor, temperature: float) -> Tensor:
+    """KL(softmax(target / T) || softmax(logits / T)) * T^2, the mean over images.
+
+    Source: Hinton, Vinyals and Dean, arXiv 1503.02531; T^2 keeps the gradient's size.
+    """
+    ours, theirs = (log_softmax(each / temperature, 1) for each in (logits, target))
+    return kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2

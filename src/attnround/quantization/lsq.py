@@ -1,0 +1,56 @@
+"""A fake quantization whose step has a gradient: Learned Step Size Quantization, arXiv 1902.08153.
+
+levels = clip(round(x / scale), lowest, highest)        x' = scale * levels
+
+dx'/dx      = 1 inside the range, 0 outside
+dx'/dscale  = round(u) - u inside, the end's level outside, for u = x / scale        (eq. 3 there)
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from attnround.quantization.grid import per_channel
+
+
+def gradient_scale(num_values: int, qmax: int) -> float:
+    """1 / sqrt(num_values * qmax): a step's gradient times this moves it in proportion to a value (section 2.2 there).
+
+    num_values: how many values share the step.
+    """
+    return 1 / math.sqrt(max(num_values, 1) * qmax)
+
+
+class LearnedStep(torch.autograd.Function):
+    """x' for one scale [], with numbers as lowest and highest, or for a scale [O] a slice of x, with tensors [O].
+
+    Saves its input and output, which the layers around it keep anyway. For an output's gradient g and the input's
+    grad_x, the scale's is (<g, x'> - <grad_x, x>) / scale * factor: g (round(u) - u) inside and g times the level
+    outside, as two inner products.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, scale: Tensor, lowest: int | Tensor, highest: int | Tensor, factor: float) -> Tensor:
+        if scale.ndim:
+            scale, lowest, highest = (per_channel(values, x) for values in (scale, lowest, highest))
+        quantized = x.div(scale).round_().clamp_(lowest, highest).mul_(scale)
+        ctx.levels, ctx.factor = (lowest, highest), factor
+        ctx.save_for_backward(x, scale, *([quantized] if ctx.needs_input_grad[1] else []))
+        return quantized
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        x, scale, *quantized = ctx.saved_tensors
+        u, (lowest, highest) = x / scale, ctx.levels
+        if scale.ndim:
+            grad_x = torch.where((u > lowest) & (u < highest), grad, 0)
+        else:
+            grad_x = torch.ops.aten.hardtanh_backward(grad, u, lowest, highest)
+        if not quantized:
+            return grad_x, None, None, None, None
+        if scale.ndim:
+            product = (grad * quantized[0] - grad_x * x).flatten(1).sum(1)
+        else:
+            product = torch.dot(grad.flatten(), quantized[0].flatten()) - torch.dot(grad_x.flatten(), x.flatten())
+        return grad_x, product * (ctx.factor / scale.reshape(product.shape)), None, None, None
