@@ -14,6 +14,7 @@ QUIET = (
     "does not have many workers",  # images in memory need none, and image folders set data.num_workers
     "The number of training batches",  # an epoch of reconstruction is a handful of bursts
     "no `validation_step`",  # pre-training is evaluated once, at its end
+    "Checkpoint directory",  # a fit that goes on finds its own
     "GPU available but not used",  # trainer=cpu was asked for
     "module\\(s\\) in eval mode at the start of training",  # reconstruction never trains a batch norm
     "isinstance\\(treespec, LeafSpec\\)",  # Lightning's own use of a torch call that is going

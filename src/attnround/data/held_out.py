@@ -1,5 +1,9 @@
 """The labelled training images in two parts: one to train on, and one to see how that goes."""
 
+import random
+from dataclasses import dataclass
+
+import numpy as np
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Subset
@@ -11,8 +15,9 @@ from attnround.errors import InputError
 class HeldOut(pl.LightningDataModule):
     """Trains on all training images of `data` but a seeded draw of them, and validates on that, not augmented.
 
-    fraction: of the training images, held out; batch_size: on all devices together, of which each sees its share. The
-    order of an epoch and its augmentation depend on the seed and the epoch alone, so that a resumed fit sees the same.
+    fraction: of the training images, held out; batch_size: on all devices together, of which each sees its share. What a
+    step sees, and what it draws, depends on the seed and on its place in the fit alone, so that a resumed fit is the
+    same as one that was not interrupted.
     """
 
     def __init__(self, data: ImageData, fraction: float, batch_size: int):
@@ -38,19 +43,37 @@ class HeldOut(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         """Whole batches. Lightning asks for it at the start of every epoch."""
-        seed = self.data.seed + self.trainer.current_epoch
-        pl.seed_everything(seed * self.trainer.world_size + self.trainer.global_rank, verbose=False)
-        sampler = DistributedSampler(
-            self.training, self.trainer.world_size, self.trainer.global_rank, seed=self.data.seed, drop_last=True
-        )
-        sampler.set_epoch(self.trainer.current_epoch)
-        return self._loader(self.training, sampler=sampler, drop_last=True)
+        world_size, rank, epoch = self.trainer.world_size, self.trainer.global_rank, self.trainer.current_epoch
+        sampler = DistributedSampler(self.training, world_size, rank, seed=self.data.seed, drop_last=True)
+        sampler.set_epoch(epoch)
+        return self._loader(Seeded(self.training, self.data.seed, epoch), sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.held_out)
 
     def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> object:
+        if self.trainer.training:
+            torch.manual_seed(hash((self.data.seed, self.trainer.global_step, self.trainer.global_rank)))
         return self.data.on_after_batch_transfer(batch, dataloader_idx)
 
     def _loader(self, dataset: Dataset, **more: object) -> DataLoader:
         return self.data.loader(dataset, self.batch_size // self.trainer.world_size, **more)
+
+
+@dataclass(frozen=True)
+class Seeded(Dataset):
+    """The items of a data set, each prepared with draws of its own: the same in whichever process and order."""
+
+    items: Dataset
+    seed: int
+    epoch: int
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> object:
+        seed = hash((self.seed, self.epoch, index)) % 2**32  # of integers: the same in every process
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002 (what transforms of others draw from)
+        torch.manual_seed(seed)
+        return self.items[index]

@@ -93,18 +93,15 @@ def finetune(
 
 def callbacks(settings: Lsq, folder: Path) -> list[pl.Callback]:
     """Both the best and the last epoch are kept; the averaged weights are what is evaluated and kept as the best."""
-    keep = ModelCheckpoint(
-        folder,
-        filename="best",
-        monitor=MONITOR,
-        save_last=True,
-        save_on_train_epoch_end=True,
-        enable_version_counter=False,
-    )
+    options = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    keep = [
+        ModelCheckpoint(folder, filename="best", monitor=MONITOR, **options),
+        ModelCheckpoint(folder, filename="last", **options),  # after the best one, whose state it holds
+    ]
     extra = [EMAWeightAveraging(decay=settings.ema, use_buffers=False)] if settings.ema else []
     if settings.patience is not None:
         extra.append(EarlyStopping(MONITOR, patience=settings.patience, check_on_train_epoch_end=True))
-    return [TrainingBar(), *extra, keep]
+    return [TrainingBar(), *extra, *keep]
 
 
 def finished(curve: list[dict[str, float]], settings: Lsq) -> bool:
