@@ -90,6 +90,16 @@ WRONG = [
     "activation.pinned.first=1",
     "activation.drop=-0.1",
     "activation.percentile=50",
+    "qat.start=int8",
+    "qat.batch_norm=unfolded",
+    "qat.num_epochs=0",
+    "qat.lr=0",
+    "qat.batch_size=0",
+    "qat.distillation=-1",
+    "qat.temperature=0",
+    "qat.ema=1",
+    "qat.held_out=0",
+    "qat.patience=0",
 ]
 
 
@@ -97,6 +107,6 @@ WRONG = [
 def test_a_value_out_of_bounds_names_its_option(override):
     group, key = override.split("=")[0].split(".", 1)
     with pytest.raises(InstantiationException) as caught:
-        instantiate(composed("activation=percentile", override)[group], _convert_="all")
+        instantiate(composed("activation=percentile", "qat=lsq", override)[group], _convert_="all")
     assert isinstance(caught.value.__cause__, InputError) or isinstance(caught.value.__cause__.__cause__, InputError)
     assert key.split(".")[-1] in str(caught.value)

@@ -180,7 +180,8 @@ def quantize(
         write_card(run.output_dir)
     log.info("\n%s\n", comparison(method, metrics, run.choices["qat"]))
     files = ["record.json", "allocation.json", "model_card.md", deployed["file"], "layers.csv"]
-    say("record", f"{run.output_dir}: {', '.join([*files, *(each.name for each in pictures), checkpoint.path.name])}")
+    files += [*(picture.name for picture in pictures), checkpoint.path.name, *(["qat.csv", "qat/"] if labelled else [])]
+    say("record", f"{run.output_dir}: {', '.join(files)}")
     return metrics
 
 

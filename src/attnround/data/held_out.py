@@ -15,9 +15,9 @@ from attnround.errors import InputError
 class HeldOut(pl.LightningDataModule):
     """Trains on all training images of `data` but a seeded draw of them, and validates on that, not augmented.
 
-    fraction: of the training images, held out; batch_size: on all devices together, of which each sees its share. What a
-    step sees, and what it draws, depends on the seed and on its place in the fit alone, so that a resumed fit is the
-    same as one that was not interrupted.
+    fraction: of the training images, held out; batch_size: on all devices together, of which each sees its share.
+    What a step sees, and what it draws, depends on the seed and on its place in the fit alone, so that a resumed fit is
+    the same as one that was not interrupted.
     """
 
     def __init__(self, data: ImageData, fraction: float, batch_size: int):
