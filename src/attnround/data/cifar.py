@@ -3,6 +3,7 @@
 50,000 training and 10,000 test images, in the files that torchvision downloads and checks.
 """
 
+import copy
 from typing import ClassVar
 
 import torch
@@ -65,13 +66,15 @@ class CIFAR10(ImageData):
 
     def training_sets(self) -> tuple[datasets.CIFAR10, datasets.CIFAR10]:
         """In training every image is shifted by up to four pixels and mirrored with probability a half."""
-        augment = [transforms.RandomCrop(SIDE, padding=PAD), transforms.RandomHorizontalFlip()]
-        return self._images(train=True, augment=augment), self._images(train=True)
+        plain = self._images(train=True)
+        augmented = copy.copy(plain)  # one copy of the images for both
+        shift = transforms.RandomCrop(SIDE, padding=PAD)
+        augmented.transform = transforms.Compose([shift, transforms.RandomHorizontalFlip(), self.transform])
+        return augmented, plain
 
-    def _images(self, train: bool, augment: list | None = None) -> datasets.CIFAR10:
-        transform = transforms.Compose([*(augment or []), self.transform])
+    def _images(self, train: bool) -> datasets.CIFAR10:
         try:
-            return self.published(self.root, train=train, transform=transform, download=True)
+            return self.published(self.root, train=train, transform=self.transform, download=True)
         except (RuntimeError, OSError) as error:
             raise InputError(
                 f"{self.title} is not whole in data.root={self.root} and the download failed ({reason(error)}): unpack "

@@ -18,7 +18,7 @@ from attnround.qat.layer import TrainedLayer
 @torch.no_grad()
 def insert_norms(model: nn.Module, layers: Sequence[TrainedLayer], images: Sequence[Tensor]) -> None:
     """Put batch norms behind these convolutions of the model. images: batches [N, C, H, W] for the statistics."""
-    norms = [nn.BatchNorm2d(len(layer.weight), momentum=None) for layer in layers]
+    norms = [nn.BatchNorm2d(len(layer.weight), momentum=None, device=layer.weight.device) for layer in layers]
     hooks = [
         layer.register_forward_hook(lambda _, inputs, output, norm=norm: observe(norm, output))
         for layer, norm in zip(layers, norms, strict=True)

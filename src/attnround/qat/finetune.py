@@ -65,10 +65,11 @@ def finetune(
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, in a folder given twice
     net, float_net = (copy.deepcopy(model).to(memory_format=torch.channels_last) for model in (student, teacher))
-    batches = images.split(STATISTICS_BATCH)
+    device = trainer.make().strategy.root_device
     layers = train_layers(net, float_net)
     if settings.batch_norm == "reestimated":
-        insert_norms(net, [layers[name] for name in normed], batches)
+        insert_norms(net.to(device), [layers[name] for name in normed], images.to(device).split(STATISTICS_BATCH))
+        net.cpu()
     module = QatModule(net, float_net.eval(), settings, identity)
     going_on = str(last) if last.exists() else None
     if not (going_on and finished(read(last, identity)["qat"]["curve"], settings)):
@@ -85,8 +86,8 @@ def finetune(
         fit.fit(module, datamodule=data, ckpt_path=going_on)
     curve = read(last, identity)["qat"]["curve"]
     module.load_state_dict(read(folder / "best.ckpt", identity)["state_dict"])
-    net = module.cpu().model.to(memory_format=torch.contiguous_format).eval()
-    estimate_norms(net, batches)
+    estimate_norms(net.to(device), images.to(device).split(STATISTICS_BATCH))
+    net = net.cpu().to(memory_format=torch.contiguous_format)
     settle_layers(net)
     return Tuned(net, curve)
 

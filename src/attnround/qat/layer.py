@@ -41,13 +41,9 @@ class TrainedLayer(nn.Module):
         if quantized.activation is not None:
             quantized.activation.scale.requires_grad_(True)
             quantized.activation.scale_gradient = True
-        self.least = [LEAST * step.detach().clone() for step in self.steps]
-
-    @property
-    def steps(self) -> list[nn.Parameter]:
-        """What must stay positive."""
-        activation = self.quantized.activation
-        return [self.scale] if activation is None else [self.scale, activation.scale]
+        self.register_buffer("least", LEAST * scale, persistent=False)
+        least = LEAST * quantized.activation.scale.detach() if quantized.activation is not None else torch.tensor(0.0)
+        self.register_buffer("least_of_activation", least, persistent=False)
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name; some models call it by keyword)
         grid, zero_point = self.quantized.grid, self.quantized.zero_point
@@ -59,8 +55,9 @@ class TrainedLayer(nn.Module):
     @torch.no_grad()
     def keep_positive(self) -> None:
         """Call it after a step of the optimizer."""
-        for step, least in zip(self.steps, self.least, strict=True):
-            step.clamp_(min=least.to(step.device))
+        self.scale.clamp_(min=self.least)
+        if self.quantized.activation is not None:
+            self.quantized.activation.scale.clamp_(min=self.least_of_activation)
         if self.norm is not None:
             self.norm.weight.clamp_(min=TINY)  # it becomes a factor of the step
 
