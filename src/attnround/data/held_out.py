@@ -75,7 +75,5 @@ class Seeded(Dataset):
         seed = hash((self.seed, self.epoch, index)) % 2**32  # of integers: the same in every process
         random.seed(seed)
         np.random.seed(seed)  # noqa: NPY002 (what transforms of others draw from)
-        torch.default_generator.manual_seed(
-            seed
-        )  # the CPU's alone: torch.manual_seed is slow where it looks for others
+        torch.default_generator.manual_seed(seed)  # the CPU's: torch.manual_seed looks for all others
         return self.items[index]
