@@ -38,11 +38,16 @@ class TrainerSettings:
         """What computes: the GPU's name, or cpu."""
         return torch.cuda.get_device_name() if self.accelerator in ("gpu", "cuda") else "cpu"
 
-    def make(self, **more: Any) -> pl.Trainer:
-        """A quiet Trainer on one device. Raises InputError where the machine has no such accelerator."""
+    @staticmethod
+    def quiet() -> None:
+        """Silence what Lightning says of things that are meant so."""
         logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
         for message in QUIET:
             warnings.filterwarnings("ignore", f".*{message}.*")
+
+    def make(self, **more: Any) -> pl.Trainer:
+        """A quiet Trainer on one device. Raises InputError where the machine has no such accelerator."""
+        self.quiet()
         settings = {
             "accelerator": self.accelerator,
             "devices": 1,

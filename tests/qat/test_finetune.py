@@ -33,6 +33,18 @@ def test_training_gains(problem, tmp_path, more):
     assert cross_entropy(after.logits, after.labels) < cross_entropy(before.logits, before.labels)
 
 
+def test_batch_norms_train_with_the_statistics_of_their_batches(problem, tmp_path, monkeypatch):
+    modes = []
+
+    def look(self, *_):
+        modes.extend(layer.norm.training for layer in self.layers if layer.norm is not None)
+
+    monkeypatch.setattr(QatModule, "on_train_batch_start", look)
+    problem.tune(tmp_path / "qat", num_epochs=1, batch_norm="reestimated")
+    assert modes
+    assert all(modes)
+
+
 def test_it_leaves_student_and_teacher_as_they_were(problem, tmp_path):
     before = [problem.teacher(problem.images), problem.student(problem.images)]
     problem.tune(tmp_path / "qat", num_epochs=1)

@@ -70,6 +70,7 @@ def finetune(
     if settings.batch_norm == "reestimated":
         insert_norms(net.to(device), [layers[name] for name in normed], images.to(device).split(STATISTICS_BATCH))
         net.cpu()
+    net.train()  # Lightning leaves the mode as it is
     module = QatModule(net, float_net.eval(), settings, identity)
     going_on = str(last) if last.exists() else None
     if not (going_on and finished(read(last, identity)["qat"]["curve"], settings)):
@@ -77,7 +78,7 @@ def finetune(
             max_epochs=settings.num_epochs,
             reload_dataloaders_every_n_epochs=1,  # each epoch has an order of its own
             num_sanity_val_steps=0,
-            logger=list(loggers),
+            logger=list(loggers) if trainer.devices == 1 else False,  # a logger's files are this process's alone
             enable_checkpointing=True,
             callbacks=callbacks(settings, folder),
         )

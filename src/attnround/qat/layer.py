@@ -11,7 +11,9 @@ from attnround.quantization.grid import Grid, dequantize, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.lsq import LearnedStep, gradient_scale
 
-EDGE = 0.49  # in steps: so near to the edge of its level's cell a weight starts at most
+# In steps: so far from its level a weight starts at most, where PTQ moved it. With 0.49 the first steps undo that: at 2
+# bits (resnet18_slim, lr 0.003) an epoch led from a top-1 of 93.57 to 91.96, and with 0.25 to 93.71.
+REACH = 0.25
 LEAST = 1e-2  # of its start: so small a step gets at most, which keeps it positive
 TINY = 1e-12  # so small a batch norm's gain
 
@@ -19,9 +21,8 @@ TINY = 1e-12  # so small a batch norm's gain
 class TrainedLayer(nn.Module):
     """Stands where `quantized` stood and computes the same at first.
 
-    weight: float [O, *rest], which the integers were made from. It starts there, but inside the cells of the integers:
-    at their edge where a rounding decided for another level than the nearest. The step of the activation, if it has
-    one, is learned too.
+    weight: float [O, *rest], which the integers were made from. It starts there, but where a rounding decided for
+    another level than the nearest, within REACH of that one. The step of the activation, if it has one, is learned too.
     """
 
     def __init__(self, quantized: QuantizedLayer, weight: Tensor):
@@ -32,7 +33,7 @@ class TrainedLayer(nn.Module):
         scale, zero_point, grid = quantized.scale, quantized.zero_point, quantized.grid
         levels = quantized.levels.to(weight.dtype)
         u = steps(weight, scale, zero_point)
-        inside = torch.minimum(torch.maximum(u, levels - EDGE), levels + EDGE)
+        inside = torch.minimum(torch.maximum(u, levels - REACH), levels + REACH)
         u = torch.where(u.round().clamp(grid.qmin, grid.qmax) == levels, u, inside)
         self.weight = nn.Parameter(dequantize(u, scale, zero_point))
         self.scale = nn.Parameter(scale.clone())

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 from attnround.errors import InputError
 from attnround.qat.layer import TrainedLayer
 from attnround.qat.settings import Lsq
+from attnround.trainer import TrainerSettings
 from attnround.training import SupervisedModule
 
 
@@ -40,6 +41,9 @@ class QatModule(SupervisedModule):
                 target = self.teacher(images)
             loss = loss + self.settings.distillation * distillation(logits, target, self.settings.temperature)
         return loss, logits
+
+    def setup(self, stage: str) -> None:
+        TrainerSettings.quiet()  # in each of several processes
 
     def on_fit_start(self) -> None:
         self.teacher.to(self.device)
