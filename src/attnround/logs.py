@@ -1,6 +1,7 @@
-"""What every logger of a run is told, beyond what the fits log themselves; and its end, whatever happens."""
+"""What a run says on the way, and what every logger is told beyond what the fits log; and its end, whatever happens."""
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,6 +9,13 @@ from pathlib import Path
 from pytorch_lightning.loggers import Logger
 
 from attnround.results.table import plain
+
+log = logging.getLogger(__name__)
+
+
+def say(stage: str, text: str) -> None:
+    """One line per stage."""
+    log.info("%-12s %s", stage, text)
 
 
 @contextlib.contextmanager

@@ -1,0 +1,171 @@
+"""What the float model is prepared with, how its bits are found, and how it is rounded: each stage says its line."""
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from pytorch_lightning.loggers import Logger
+from torch import Tensor, nn
+
+from attnround.bits import Allocation, Allocator, Layer, allocation_json
+from attnround.data import Calibration, ImageData
+from attnround.evaluation import agreement, logits
+from attnround.logs import say
+from attnround.models import QUANTIZABLE, TimmModel, fold_batch_norms, normed_layers, swap_layers
+from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.ranges import RangeSearch
+from attnround.quantization.rounding import Quantizer
+from attnround.reconstruction import (
+    Checkpoint,
+    Reconstruction,
+    UnitReport,
+    attach_activations,
+    bit_problem,
+    calibrate_activations,
+    reconstruct,
+)
+from attnround.results.record import Run, write_atomically
+from attnround.trainer import TrainerSettings
+
+PROBES = 64  # calibration images on which the folded model is compared with the original
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The float model that is quantized, on the CPU, its batch norms folded in.
+
+    normed: names of the layers that they went to; unfolded: layer name -> its weight before that.
+    """
+
+    teacher: nn.Module
+    calibration: Calibration
+    normed: list[str]
+    unfolded: dict[str, Tensor]
+
+    @property
+    def images(self) -> Tensor:
+        return self.calibration.images
+
+
+def prepare(model: TimmModel, data: ImageData) -> Subject:
+    """Build and fold the float model, and draw its calibration images."""
+    teacher = model.build()
+    say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
+    data.match(teacher.preprocessing, teacher.num_classes)
+    calibration = data.calibration()
+    skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
+    say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels{skipped}")
+    unfolded = {
+        name: module.weight.detach().clone()
+        for name, module in teacher.named_modules()
+        if isinstance(module, QUANTIZABLE)
+    }
+    return Subject(teacher, calibration, fold(teacher, calibration.images[:PROBES]), unfolded)
+
+
+def fold(model: nn.Module, probes: Tensor) -> list[str]:
+    """Fold the batch norms and say how little that changed the outputs; return the names of the layers they went to."""
+    normed = normed_layers(model)
+    with torch.no_grad():
+        before = model(probes)
+        folded, left = fold_batch_norms(model)
+        difference = ((model(probes) - before).abs().max() / before.abs().max()).item()
+    kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
+    say("fold", f"{len(folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
+    return normed
+
+
+@dataclass(frozen=True)
+class Start:
+    """The student rounded to nearest, and how it came to its bits.
+
+    activations: layer name -> the quantizer of its input; allocation_s, scales_s: seconds for the bits, and for the
+    scales of weights and inputs.
+    """
+
+    student: nn.Module
+    layers: Sequence[Layer]
+    allocation: Allocation
+    activations: dict[str, ActivationQuantizer]
+    allocation_s: float
+    scales_s: float
+
+    @property
+    def mean_bits(self) -> float:
+        return self.allocation.mean_bits(self.layers)
+
+
+def start(
+    subject: Subject,
+    bits: Allocator,
+    activation: RangeSearch,
+    reconstruction: Reconstruction,
+    trainer: TrainerSettings,
+    reconstructed: Callable[[nn.Module], object],
+    run: Run,
+) -> Start:
+    """Find the scales of the inputs, the bits of the weights and their scales; write allocation.json.
+
+    reconstructed: rounds a student as the run does, for allocators that try what they allocate.
+    """
+    teacher, images, clock = subject.teacher, subject.images, time.perf_counter()
+    device = trainer.make().strategy.root_device
+    activations = calibrate_activations(teacher, images, activation, reconstruction.batch_size, device)
+    input_bits = {name: each.bit_width for name, each in activations.items()}
+    scales_s = time.perf_counter() - clock
+
+    def student_of(allocation: Allocation) -> nn.Module:
+        student = swap_layers(teacher, allocation.bit_width, reconstruction.observer)
+        attach_activations(student, copy.deepcopy(activations))
+        return student
+
+    def agreement_of(allocation: Allocation) -> float:
+        student = student_of(allocation)
+        reconstructed(student)
+        return agreement(logits(teacher, images), logits(student, images))
+
+    clock = time.perf_counter()
+    seed = run.config["seed"]
+    problem = bit_problem(teacher, images, reconstruction.observer, input_bits, subject.unfolded, seed)
+    allocation = bits.allocate(dataclasses.replace(problem, agreement=agreement_of))
+    allocation_s = time.perf_counter() - clock
+    write_atomically(run.output_dir / "allocation.json", allocation_json(allocation, problem.layers))
+    clock = time.perf_counter()
+    student = student_of(allocation)
+    scales_s += time.perf_counter() - clock
+
+    found = Start(student, problem.layers, allocation, activations, allocation_s, scales_s)
+    basis = f" by {allocation.convention}" if allocation.convention else ""
+    say("bits", f"{run.choices['bits']}, {found.mean_bits:.3f} a weight over {len(problem.layers)} layers{basis}")
+    say("bits", f"found in {allocation_s:.1f} s{allocation.budget and f'; {allocation.budget}'}")
+    inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if activations else ""
+    say("scales", f"found in {scales_s:.1f} s{inputs}")
+    return found
+
+
+def round_weights(
+    subject: Subject,
+    student: nn.Module,
+    quantizer: Quantizer,
+    reconstruction: Reconstruction,
+    trainer: TrainerSettings,
+    loggers: Sequence[Logger],
+    run: Run,
+) -> tuple[list[UnitReport], float]:
+    """Reconstruct the student in place, from its last finished unit where the run goes on; reports and seconds."""
+    checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.identity)
+    if run.config["resume"]:
+        say("resume", f"{len(checkpoint.restore(student))} finished units of {checkpoint.path}")
+    else:
+        checkpoint.path.unlink(missing_ok=True)  # an earlier run's, in a folder given twice
+    seed = run.config["seed"]
+    reports, seconds = reconstruct(
+        subject.teacher, student, subject.images, quantizer, reconstruction, trainer, loggers, seed, checkpoint
+    )
+    fallbacks = sum(not report.kept for report in reports)
+    worse = f", {fallbacks} of {len(reports)} units kept their start, which was better" if fallbacks else ""
+    say("reconstruct", f"{run.choices['quantizer']} in {seconds:.1f} s{worse}")
+    return reports, seconds
