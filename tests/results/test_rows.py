@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from attnround.results.rows import METRICS, main, spread
+from attnround.results.rows import METRICS, main, row_of, spread
 
 
 def record(seed: int, quantizer: str, top1: float) -> dict:
@@ -53,3 +53,19 @@ def test_spread():
     assert spread([2.0, 4.0]) == "3.00 ± 1.41"
     with pytest.raises(ValueError, match="mean requires"):
         spread([])
+
+
+@pytest.mark.parametrize(
+    ("bits", "shown"),
+    [
+        ({"bit_width": 3}, "3"),
+        ({"bit_width": 4, "budget": None}, "4"),
+        ({"bit_width": 4, "budget": 2.5}, "2.5"),
+        ({"path": "mine.json"}, "3.124"),
+    ],
+)
+def test_the_bits_of_a_row_are_what_was_asked_for(bits, shown):
+    one = record(0, "b", 90.0)
+    one["config"]["bits"] = bits
+    one["metrics"]["bits/mean"] = 3.1239
+    assert str(row_of(one)["weight_bits"]) == shown

@@ -27,10 +27,11 @@ def row_of(record: dict) -> dict[str, object]:
         "model": config["model"]["name"] if record["choices"]["model"] == "timm" else record["choices"]["model"],
         "quantizer": record["choices"]["quantizer"],
         "bits": record["choices"]["bits"],
-        "weight_bits": bits.get("bit_width", bits.get("budget")),
+        "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{record['metrics']['bits/mean']:.3f}",
         "reconstruction": record["choices"].get("reconstruction", "layer"),
         "activation": record["choices"].get("activation", "none"),
         "activation_bits": config.get("activation", {}).get("bit_width", 32),
+        "qat": record["choices"].get("qat", "none"),
         "seed": record["seed"],
         **{name: f"{record['metrics'][name]:.6g}" for name in METRICS},
         "config_hash": record["config_hash"],
@@ -45,7 +46,7 @@ def row_of(record: dict) -> dict[str, object]:
 def collect(folder: Path) -> list[dict[str, object]]:
     """The rows of all records below a folder, in the order of their choices and seeds."""
     rows = [row_of(json.loads(path.read_text())) for path in folder.rglob("record.json")]
-    return sorted(rows, key=lambda row: [str(value) for value in list(row.values())[:8]])
+    return sorted(rows, key=lambda row: [str(value) for value in list(row.values())[:9]])
 
 
 def summary(rows: list[dict[str, str]]) -> str:
@@ -54,6 +55,7 @@ def summary(rows: list[dict[str, str]]) -> str:
     for row in rows:
         inputs = "" if row.get("activation", "none") == "none" else f", A{row['activation_bits']} {row['activation']}"
         objective = "" if row.get("reconstruction", "layer") == "layer" else f", {row['reconstruction']}"
+        objective += "" if row.get("qat", "none") == "none" else f", then qat {row['qat']}"
         place = (row["model"], row["bits"], -float(row["weight_bits"]), inputs)
         groups[place][row["quantizer"] + objective].append(row)
     header = [
