@@ -284,7 +284,7 @@ def test_adarounds_gradients_are_those_of_its_formulae(problem):
         (mean.square().sum() + rounding.penalty()).backward()
         v = rounding.v.detach().clone().requires_grad_()
         up = (torch.sigmoid(v) * 1.2 - 0.1).clamp(0, 1)
-        mean = (rounding.floor + up).clamp(grid.qmin, grid.qmax)
+        mean = (u.floor() + up).clamp(grid.qmin, grid.qmax)
         penalty = rounding.strength * (1 - (2 * up - 1).abs().pow(rounding.beta)).sum()
         (wanted,) = torch.autograd.grad(mean.square().sum() + penalty, v)
         torch.testing.assert_close(rounding.v.grad, wanted)

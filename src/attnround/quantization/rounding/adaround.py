@@ -57,11 +57,12 @@ class _AdaRound(Rounding):
 
     def __init__(self, u: Tensor, grid: Grid, settings: AdaRound, strength: float):
         super().__init__()
-        self.grid = grid
         self.settings = settings
         self.strength = strength
-        self.register_buffer("floor", u.floor())
-        fraction = (u - self.floor).clamp(EDGE, 1 - EDGE)
+        floor = u.floor()
+        self.register_buffer("floor", floor.clamp(grid.qmin, grid.qmax))
+        self.register_buffer("free", ((floor >= grid.qmin) & (floor < grid.qmax)).to(u))  # both neighbours exist
+        fraction = (u - floor).clamp(EDGE, 1 - EDGE)
         self.v = nn.Parameter(torch.logit((fraction - GAMMA) / (ZETA - GAMMA)))
         self.beta: float | None = None
 
@@ -72,14 +73,14 @@ class _AdaRound(Rounding):
 
     def moments(self) -> tuple[Tensor, None]:
         self.up = _Up.apply(self.v)
-        return (self.floor + self.up).clamp(self.grid.qmin, self.grid.qmax), None
+        return torch.addcmul(self.floor, self.free, self.up), None
 
     def penalty(self) -> Tensor | float:
         """Of the latest moments."""
         return self.strength * _Undecided.apply(self.up, self.beta) if self.beta is not None else 0.0
 
     def decide(self) -> Tensor:
-        return (self.floor + (self.v >= 0)).clamp(self.grid.qmin, self.grid.qmax)
+        return torch.addcmul(self.floor, self.free, (self.v >= 0).to(self.floor))
 
 
 class _Up(torch.autograd.Function):
