@@ -1,5 +1,6 @@
 """What the entries beside this file share: the task that a config names, and one clear line where it fails."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -58,3 +59,39 @@ def start(main: Callable[[], object]) -> None:
         if "debug=true" in sys.argv:
             raise
         sys.exit(f"error: {error}")
+
+
+def start_on_run(main: Callable[[], object]) -> None:
+    """`start` with the folder of a run as an argument, whose data `main` then takes unless told otherwise."""
+    folders = [each for each in sys.argv[1:] if "=" not in each and not each.startswith("-")]
+    options = [each for each in sys.argv[1:] if each not in folders]
+    if len(folders) > 1:
+        sys.exit(f"error: {' '.join(folders)}: give the folder of one run")
+    if folders:
+        sys.argv[1:] = _recorded(folders[0], options) + options
+    start(main)
+
+
+def _recorded(folder: str, given: list[str]) -> list[str]:
+    """The overrides that make a run's data again, as its record says, unless `given` has others."""
+    path = Path(folder) / "record.json"
+    try:
+        record = json.loads(path.read_text())
+        config, choice = record["config"], record["choices"]["data"]
+        data, root = config["data"], config["paths"]["root"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        sys.exit(f"error: {path} cannot be read ({type(error).__name__}): give the folder of a finished run")
+    overrides = [f"folder={_quoted(folder)}"]
+    if any(each.startswith("data=") for each in given):
+        return overrides
+    for key, value in data.items():
+        if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):  # the project may have moved
+            value = str(ROOT) + value[len(root) :]
+        if key != "_target_":
+            overrides.append(f"++data.{key}={_quoted(value)}")
+    return [*overrides, f"data={choice}"]
+
+
+def _quoted(value: object) -> str:
+    """As Hydra's grammar takes it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if isinstance(value, str) else json.dumps(value)

@@ -24,6 +24,7 @@ MAY_IMPORT = {
     "reconstruction": {"models", "bits", "quantization", "progress", "trainer"},
     "deploy": {"models", "quantization", "results"},
     "checks": {"data", "deploy", "evaluation", "progress", "results", "trainer"},
+    "export": {"checks", "data", "deploy", "results"},
     "pipeline": {
         "bits", "data", "deploy", "evaluation", "logs", "models", "progress", "qat", "quantization", "reconstruction",
         "results", "trainer", "training",
@@ -47,6 +48,8 @@ OUTSIDE = {
     "torchvision": {"models", "data"},
     "wandb": {"logs"},
     "matplotlib": {"results"},
+    "onnx": {"deploy", "export"},
+    "onnxruntime": {"deploy", "export"},
 }
 
 

@@ -16,7 +16,7 @@ from attnround.errors import InputError, check_number
 from attnround.evaluation import evaluate
 from attnround.progress import bar
 from attnround.results.interval import wilson
-from attnround.results.record import Run, write_atomically
+from attnround.results.record import Run, read_record, write_atomically
 from attnround.results.table import csv_text
 from attnround.trainer import TrainerSettings
 
@@ -43,12 +43,12 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
     """
     check_number("batch_size", batch_size, least=1, whole=True)
     begun = time.perf_counter()
-    record = _record(Path(folder))
+    record = read_record(Path(folder))
     path = Path(folder) / record["deployed"]["file"]
     content = read(path)
     model = build(content, str(path))
     data.match(model.preprocessing, model.num_classes)
-    proof = prove(model, content.layers, _watched(data.val_dataloader()), batch_size)
+    proof = prove(model, content.layers, watched(data.val_dataloader(), "verify"), batch_size)
     same_data = {**record["config"]["data"], "licence": None} == {**run.config["data"], "licence": None}
     faults = proof.faults
     if content.about["sha256"] != record["deployed"]["sha256"]:
@@ -75,17 +75,9 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
     return {"agreement": 100 * proof.agreeing / proof.images}
 
 
-def _record(folder: Path) -> dict:
-    try:
-        record = json.loads((folder / "record.json").read_text())
-        record["deployed"]["fingerprint"], record["metrics"]["quantized/top1"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder} holds no record of a run that exported a model: give a finished run") from error
-    return record
-
-
-def _watched(loader: DataLoader):
-    progress = bar(len(loader), "verify", "batch")
+def watched(loader: DataLoader, name: str):
+    """The loader's batches, with a bar that counts them."""
+    progress = bar(len(loader), name, "batch")
     for batch in loader:
         yield batch
         progress.update()

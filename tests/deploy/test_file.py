@@ -8,11 +8,13 @@ import random
 import pytest
 import torch
 from safetensors.torch import load, save_file
+from safetensors.torch import save as serialised
 from tests.deploy.conftest import MODELS, exported, images_for
 
 import attnround
 from attnround.deploy.file import read, save
 from attnround.deploy.loading import fingerprint, open_model
+from attnround.deploy.seal import ENTRY, NO_DIGEST, seal
 from attnround.errors import InputError
 from attnround.evaluation import stored_bytes
 from attnround.quantization.layers import quantized_layers
@@ -138,17 +140,10 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def resealed(path, change) -> None:
     """Write the file anew with other metadata and the right checksum, as another program might."""
-    from safetensors.torch import save as serialised
-
-    import attnround.deploy.file as room
-
-    raw = path.read_bytes()
     about = read(path).about
     change(about)
-    about["sha256"] = room.NO_DIGEST
-    raw = serialised(load(raw), {room.ENTRY: json.dumps(about)})
-    digest = room.hashlib.sha256(raw).hexdigest()
-    path.write_bytes(raw.replace(room.NO_DIGEST.encode(), digest.encode(), 1))
+    entry = json.dumps(about | {"sha256": NO_DIGEST})
+    path.write_bytes(seal(serialised(load(path.read_bytes()), {ENTRY: entry}))[0])
 
 
 CHANGES = {

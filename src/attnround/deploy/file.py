@@ -10,12 +10,10 @@ metadata's table of layers:
     activation_zero_points  uint8     likewise
     float.<name>            float32   what stays float, by its name in the model (a table of integers as it is)
 
-The metadata's one entry, `attnround`, is JSON: format, sha256, model (what builds it), data, method, versions, layers
-(columns: name, shape, bits, symmetric, activation_bits, which is null where the input stays float). sha256 is that of
-the whole file with 64 zeros in its own place, so that no bit of the file can flip unseen.
+The metadata's one entry, `attnround`, is what `seal` says, with layers (columns: name, shape, bits, symmetric,
+activation_bits, which is null where the input stays float).
 """
 
-import hashlib
 import json
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -27,15 +25,14 @@ from safetensors import torch as safetensors
 from torch import Tensor, nn
 
 from attnround.deploy.packing import pack, unpack
+from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.layers import float_state, quantized_layers
 from attnround.results.record import write_atomically
 
-FORMAT = 1
-ENTRY = "attnround"
-NO_DIGEST = "0" * 64
+GIVE = "the quantized.safetensors that a run leaves in its folder"
 PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive, and a bare pickle
 
 
@@ -89,12 +86,9 @@ def save(model: nn.Module, path: Path, about: dict) -> dict[str, object]:
         zero_points = [each.zero_point for each in inputs.values()]
         tensors["activation_zero_points"] = torch.tensor(zero_points, dtype=torch.uint8)
     versions = {name: version(name) for name in ("torch", "timm")}
-    about = {"format": FORMAT, "sha256": NO_DIGEST, **about, "versions": versions, "layers": columns}
-    raw = safetensors.save(
-        {key: _as_stored(value) for key, value in tensors.items()}, {ENTRY: json.dumps(about, separators=(",", ":"))}
-    )
-    digest = hashlib.sha256(raw).hexdigest()
-    write_atomically(path, raw.replace(NO_DIGEST.encode(), digest.encode(), 1))
+    entry = describe({**about, "versions": versions, "layers": columns})
+    raw, digest = seal(safetensors.save({key: _as_stored(value) for key, value in tensors.items()}, {ENTRY: entry}))
+    write_atomically(path, raw)
     return {"file": path.name, "bytes": len(raw), "sha256": digest}
 
 
@@ -105,16 +99,11 @@ def _as_stored(value: Tensor) -> Tensor:
 
 def read(path: str | Path) -> Content:
     """All of a file. Raises InputError where it is missing, damaged, of something else, a pickle, or too new."""
-    try:
-        raw = Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({reason(error)}): give a quantized.safetensors") from error
+    raw = read_bytes(path, GIVE)
     if raw.startswith(PICKLES) and raw[8:9] != b"{":  # the length of a header may begin with the same bytes
         raise InputError(f"{path} is a pickle, which may run code when it is loaded: give a quantized.safetensors")
     about = _about(raw, path)
-    digest = about["sha256"].encode()
-    if raw.count(digest) != 1 or hashlib.sha256(raw.replace(digest, NO_DIGEST.encode())).hexdigest().encode() != digest:
-        raise InputError(f"{path} is damaged: its checksum is not that of its content; copy it anew from its source")
+    check_seal(raw, about, path)
     try:
         return _content(about, safetensors.load(raw))
     except (SafetensorError, LookupError, TypeError, ValueError, RuntimeError) as error:
@@ -130,20 +119,8 @@ def _about(raw: bytes, path: str | Path) -> dict:
         raise InputError(
             f"{path} is no whole safetensors file ({reason(error)}): it is cut short, damaged or of something else"
         ) from error
-    try:
-        about = json.loads(header["__metadata__"][ENTRY])
-        number, digest = about["format"], about["sha256"]
-        if not isinstance(number, int) or not isinstance(digest, str) or len(digest) != len(NO_DIGEST):
-            raise ValueError
-        digest.encode("ascii")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise InputError(
-            f"{path} does not say that it is a quantized model of this project: give the quantized.safetensors that a "
-            "run leaves in its folder"
-        ) from error
-    if number > FORMAT:
-        raise InputError(f"{path} is of format {number}, this version reads up to {FORMAT}: install a newer attnround")
-    return about
+    metadata = header.get("__metadata__") if isinstance(header, dict) else None
+    return read_about(metadata.get(ENTRY) if isinstance(metadata, dict) else None, path, GIVE)
 
 
 def _content(about: dict, tensors: dict[str, Tensor]) -> Content:

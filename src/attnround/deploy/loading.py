@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from attnround.deploy.file import Content, StoredLayer, read
+from attnround.deploy.program import load_program
+from attnround.deploy.runtime import load_onnx
 from attnround.errors import InputError, listed
 from attnround.models import TimmModel, fold_batch_norms
 from attnround.models.trace import QUANTIZABLE
@@ -78,7 +80,11 @@ def fingerprint(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-LOADERS: dict[str, Callable[[Path], nn.Module]] = {".safetensors": load}  # suffix -> what opens such a file
+LOADERS: dict[str, Callable[[Path], nn.Module]] = {  # suffix -> what opens such a file
+    ".safetensors": load,
+    ".onnx": load_onnx,
+    ".pt2": load_program,
+}
 
 
 def open_model(path: str) -> nn.Module:
@@ -89,7 +95,7 @@ def open_model(path: str) -> nn.Module:
     loader = LOADERS.get(Path(path).suffix)
     if loader is None:
         raise InputError(
-            f"checkpoint={path} is not of a kind that is evaluated: give {' or '.join(LOADERS)}; a .pt or .pth file is "
-            "a pickle, which may run code when it is loaded, and is refused"
+            f"checkpoint={path} is not of a kind that is evaluated: give one of {', '.join(LOADERS)}; a .pt or .pth "
+            "file is a pickle, which may run code when it is loaded, and is refused"
         )
     return loader(Path(path))

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
+from attnround.errors import InputError
+
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
 NO_RESULT = ("paths", "logger", "debug", "metric", "resume")  # groups that change where a result goes, not what it is
 
@@ -43,6 +45,16 @@ class Run:
             "config": self.config,
         }
         write_atomically(self.output_dir / "record.json", json.dumps(record, indent=2) + "\n")
+
+
+def read_record(folder: Path) -> dict:
+    """The record of a run that left a model. Raises InputError where there is none."""
+    try:
+        record = json.loads((folder / "record.json").read_text())
+        record["deployed"]["fingerprint"], record["metrics"]["quantized/top1"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise InputError(f"{folder} holds no record of a run that exported a model: give a finished run") from error
+    return record
 
 
 def config_hash(config: dict) -> str:

@@ -1,0 +1,63 @@
+"""An exported model against the simulation that was measured, on real images."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
+LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
+
+
+@dataclass
+class Comparison:
+    """images; agreeing, of the same class in both; right, of the exported; the largest logit and difference of one."""
+
+    images: int = 0
+    agreeing: int = 0
+    right: int = 0
+    largest_logit: float = 0.0
+    logit_difference: float = 0.0
+
+    @property
+    def agreement(self) -> float:
+        """Percent."""
+        return 100 * self.agreeing / self.images
+
+    @property
+    def relative(self) -> float:
+        """The largest difference in units of the largest logit."""
+        return self.logit_difference / max(self.largest_logit, 1e-30)
+
+    def fault(self, quantized_inputs: bool) -> str | None:
+        """Why the exported model is not the one that was measured, if so.
+
+        Where inputs are quantized, float rounding decides ties between two codes, each a whole step of the next layer,
+        so that the logits alone are no measure.
+        """
+        if self.agreement < LEAST:
+            return f"it agrees with the simulation on {self.agreement:.2f} % of the images, {LEAST} % is asked"
+        if not quantized_inputs and not self.relative <= ALIKE:
+            return f"its logits differ by {self.relative:.1e} of the largest, {ALIKE:.0e} is allowed"
+        return None
+
+
+@torch.no_grad()
+def compare(
+    simulated: Callable[[Tensor], Tensor],
+    exported: list[Callable[[Tensor], Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor]],
+) -> list[Comparison]:
+    """Run the simulation and all exported models on labelled images; a comparison for each of these."""
+    results = [Comparison() for _ in exported]
+    for images, labels in batches:
+        expected = simulated(images)
+        for model, result in zip(exported, results, strict=True):
+            logits = model(images)
+            result.images += len(labels)
+            result.agreeing += int((logits.argmax(1) == expected.argmax(1)).sum())
+            result.right += int((logits.argmax(1) == labels).sum())
+            result.largest_logit = max(result.largest_logit, expected.abs().max().item())
+            result.logit_difference = max(result.logit_difference, (logits - expected).abs().max().item())
+    return results

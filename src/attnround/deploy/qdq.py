@@ -1,0 +1,175 @@
+"""A quantized model as an ONNX graph in QDQ form: integers where they are stored, float operations between.
+
+    weight   levels (an initializer in the narrowest type that holds them) -> DequantizeLinear, a scale a channel
+    input    QuantizeLinear -> uint8 codes [-> Clip to 0..2^b-1 below 8 bits] -> DequantizeLinear
+
+These two operators compute what `dequantize` and `ActivationQuantizer` do, in float32 and in the same order. The float
+operations come from torch's exporter by tracing, the one that writes opset 13 too; its constants are then replaced.
+
+Source: the operators' definitions, https://onnx.ai/onnx/operators/ (INT4 since opset 21, INT2 since 25).
+"""
+
+import copy
+import io
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attnround.deploy.file import StoredLayer
+from attnround.errors import InputError, listed, reason
+from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.layers import quantized_layers
+
+OLDEST = 13  # the first with a scale for each channel
+NARROW = {2: 25, 4: 21}  # bits of a storage type: the opset that brought it
+TRACED = 20  # the newest that torch's tracing exporter writes
+FUSED_ATTENTION = 14  # the first in which scaled_dot_product_attention can be written
+
+
+def storage_bits(bit_width: int, opset: int) -> int:
+    """Bits of the narrowest type of an opset that holds a level: 2, 4 or 8.
+
+    >>> storage_bits(3, 21), storage_bits(2, 21), storage_bits(2, 25), storage_bits(2, 13)
+    (4, 4, 2, 8)
+    """
+    return next((bits for bits, since in NARROW.items() if bit_width <= bits and opset >= since), 8)
+
+
+def wanted_opset(layers: list[StoredLayer]) -> int:
+    """The oldest opset with INT4, and with INT2 where a layer has 2 bits."""
+    return NARROW[2] if any(layer.grid.bit_width == 2 for layer in layers) else NARROW[4]
+
+
+def float_graph(model: nn.Module, opset: int):
+    """The ONNX model of a quantized model's float operations: images [batch, C, H, W] -> logits, dequantized weights.
+
+    Raises InputError where an operation cannot be written in this opset.
+    """
+    import onnx
+    from onnx import numpy_helper, version_converter
+
+    net = copy.deepcopy(model)
+    weights = {}
+    for i, (name, layer) in enumerate(quantized_layers(net).items()):
+        net.set_submodule(name, layer.layer)
+        weights[f"{name}.weight"] = layer.layer.weight.detach().numpy().copy()
+        layer.layer.weight.detach().view(-1)[0] = i  # the exporter merges equal tensors: no two may be
+    for module in net.modules():
+        if opset < FUSED_ATTENTION and hasattr(module, "fused_attn"):
+            module.fused_attn = False
+    file = io.BytesIO()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of its age, and of sizes that become constants: a run compares the logits
+            torch.onnx.export(
+                net, (torch.zeros(2, *model.preprocessing["input_size"]),), file, dynamo=False,
+                opset_version=min(opset, TRACED), do_constant_folding=False, input_names=["images"],
+                output_names=["logits"], dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+            )  # fmt: skip
+        graph = onnx.load_from_string(file.getvalue())
+        graph = version_converter.convert_version(graph, opset) if opset > TRACED else graph
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
+        raise InputError(
+            f"the model cannot be written in opset {opset} ({reason(error)}): try another opset"
+        ) from error
+    graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import)
+    for constant in graph.graph.initializer:
+        if constant.name in weights:
+            constant.CopyFrom(numpy_helper.from_array(weights[constant.name], constant.name))
+    return graph
+
+
+def quantized_graph(floats, layers: list[StoredLayer], opset: int):
+    """The graph of `float_graph` with the stored layers' integers in the place of their weights."""
+    import onnx
+
+    model = copy.deepcopy(floats)
+    stored = {f"{layer.name}.weight": layer for layer in layers}
+    names = dict(zip(stored, stored, strict=True))  # of a tensor -> of the weight that it is, as stored or transposed
+    quantized = _Quantized(opset)
+    for node in model.graph.node:
+        weight = next((name for name in node.input if name in names), None)
+        if weight is None:
+            quantized.nodes.append(node)
+        elif node.op_type == "Transpose":  # of a linear layer's, before MatMul: stored transposed instead
+            names[node.output[0]] = weight
+        elif node.op_type in ("Conv", "Gemm", "MatMul") and weight == node.input[1]:
+            layer = stored.pop(names[weight])
+            if layer.activation is not None:
+                node.input[0] = quantized.input(node.input[0], layer.name, layer.activation)
+            node.input[1] = quantized.weight(layer, transposed=node.op_type == "MatMul")
+            quantized.nodes.append(node)
+    if stored:
+        raise InputError(f"torch's exporter left no weight for {listed(list(stored))}: this model cannot be exported")
+    kept = [each for each in model.graph.initializer if each.name not in names]
+    model.graph.ClearField("node")
+    model.graph.node.extend(quantized.nodes)
+    model.graph.ClearField("initializer")
+    model.graph.initializer.extend(kept + quantized.constants)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+class _Quantized:
+    """Nodes and constants as they come, and which inputs are quantized already."""
+
+    def __init__(self, opset: int):
+        self.opset = opset
+        self.nodes, self.constants = [], []
+        self.inputs: dict[tuple, str] = {}
+
+    def weight(self, layer: StoredLayer, transposed: bool) -> str:
+        bits, signed = storage_bits(layer.grid.bit_width, self.opset), layer.grid.symmetric
+        levels = layer.levels.T if transposed else layer.levels
+        inputs = [
+            self._integers(f"{layer.name}.levels", levels, bits, signed),
+            self._floats(f"{layer.name}.scale", layer.scale),
+            # zeros too: without, onnxruntime 1.32 puts in a scalar that it then refuses (before Gemm)
+            self._integers(f"{layer.name}.zero_point", layer.zero_point, bits, signed),
+        ]
+        return self._node("DequantizeLinear", inputs, f"{layer.name}.weight", axis=1 if transposed else 0)
+
+    def input(self, tensor: str, name: str, activation: ActivationQuantizer) -> str:
+        """Quantize a layer's input; layers that quantize one tensor in the same way share the nodes."""
+        key = (tensor, activation.scale.item(), activation.zero_point, activation.bit_width)
+        if key not in self.inputs:
+            zero = torch.tensor(activation.zero_point)
+            grid = [
+                self._floats(f"{name}.input_scale", activation.scale),
+                self._integers(f"{name}.input_zero_point", zero, 8, False),
+            ]
+            codes = self._node("QuantizeLinear", [tensor, *grid], f"{name}.input_codes")
+            if activation.bit_width < 8:
+                ends = [("lowest", activation.grid.qmin), ("highest", activation.grid.qmax)]
+                ends = [self._integers(f"{name}.input_{end}", torch.tensor(code), 8, False) for end, code in ends]
+                codes = self._node("Clip", [codes, *ends], f"{name}.input_clipped")
+            self.inputs[key] = self._node("DequantizeLinear", [codes, *grid], f"{name}.input")
+        return self.inputs[key]
+
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> str:
+        from onnx import helper
+
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        return output
+
+    def _floats(self, name: str, values: Tensor) -> str:
+        from onnx import numpy_helper
+
+        self.constants.append(numpy_helper.from_array(values.detach().numpy(), name))
+        return name
+
+    def _integers(self, name: str, values: Tensor, bits: int, signed: bool) -> str:
+        from onnx import TensorProto, helper
+
+        kind = getattr(TensorProto, f"{'INT' if signed else 'UINT'}{bits}")
+        self.constants.append(helper.make_tensor(name, kind, values.shape, packed(values, bits), raw=True))
+        return name
+
+
+def packed(values: Tensor, bits: int) -> bytes:
+    """Integers in two's complement of 2, 4 or 8 bits, the first in the lowest bits of a byte, as ONNX packs them."""
+    octets = values.to(torch.int16).numpy().astype(np.uint8).reshape(-1, 1)  # the low eight bits
+    stream = np.unpackbits(octets, axis=1, count=bits, bitorder="little")
+    return np.packbits(stream.reshape(-1), bitorder="little").tobytes()

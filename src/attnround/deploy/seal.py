@@ -1,0 +1,59 @@
+"""What an exported file says of itself, and the checksum over all of it.
+
+Every file carries one JSON object, `about`: format, sha256, model (what builds it), data, method, versions and what its
+kind needs. Where it stands is the kind's own affair. sha256 is that of the whole file with 64 zeros in its own place,
+so that no bit of the file can flip unseen. It guards against damage, not against malice: whoever changes a file can
+seal it again.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+
+from attnround.errors import InputError
+
+FORMAT = 1
+ENTRY = "attnround"
+NO_DIGEST = "0" * 64
+
+
+def describe(about: dict) -> str:
+    """The JSON of a file that is yet to be sealed. It must not be preceded by the word sha256 in the file."""
+    return json.dumps({"format": FORMAT, "sha256": NO_DIGEST, **about}, separators=(",", ":"))
+
+
+def seal(raw: bytes) -> tuple[bytes, str]:
+    """The file with its sha256 in place of the zeros, and that sha256."""
+    digest = hashlib.sha256(raw).hexdigest()
+    place = raw.index(NO_DIGEST.encode(), raw.index(b"sha256"))  # weights may hold 64 zeros too
+    return raw[:place] + digest.encode() + raw[place + len(digest) :], digest
+
+
+def read_about(entry: str | bytes | None, path: str | Path, give: str) -> dict:
+    """The JSON of a file, not to be trusted before `check_seal`. give: what to give instead of another file."""
+    try:
+        about = json.loads(entry)
+        number, digest = about["format"], about["sha256"]
+        if not isinstance(number, int) or not isinstance(digest, str) or len(digest) != len(NO_DIGEST):
+            raise ValueError
+        digest.encode("ascii")
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{path} does not say that it is a quantized model of this project: give {give}") from error
+    if number > FORMAT:
+        raise InputError(f"{path} is of format {number}, this version reads up to {FORMAT}: install a newer attnround")
+    return about
+
+
+def check_seal(raw: bytes, about: dict, path: str | Path) -> None:
+    """Raise InputError unless the file is, bit for bit, the one that was sealed."""
+    digest = about["sha256"].encode()
+    if raw.count(digest) != 1 or hashlib.sha256(raw.replace(digest, NO_DIGEST.encode())).hexdigest().encode() != digest:
+        raise InputError(f"{path} is damaged: its checksum is not that of its content; copy it anew from its source")
+
+
+def read_bytes(path: str | Path, give: str) -> bytes:
+    """All of a file. Raises InputError where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error}): give {give}") from error
