@@ -2,6 +2,7 @@
 
 import copy
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from attnround.checks import evaluate_file, verify
 from attnround.data import FashionMNIST
 from attnround.deploy import fingerprint, save
 from attnround.errors import InputError
+from attnround.export import export
 from attnround.results.record import Run
 from attnround.trainer import TrainerSettings
 from tests.conftest import ROOT
@@ -94,14 +96,58 @@ def test_a_folder_without_a_record(tmp_path):
         verify(folder=str(tmp_path), data=data(), batch_size=40, run=run_with(tmp_path))
 
 
-@pytest.mark.parametrize(("name", "needs"), [("evaluate", "checkpoint=x"), ("verify", "folder=x")])
+def exported_from(folder, kind: str, opset: int | None = None) -> dict[str, float]:
+    return export(folder=str(folder), format=kind, opset=opset, data=data(), run=run_with(folder))
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", "onnx"), ("torch", "pt2")])
+def test_an_export_is_evaluated_to_the_number_of_the_record(folder, kind, suffix):
+    assert exported_from(folder, kind)["agreement"] == 100
+    path = folder / f"quantized.{suffix}"
+    report = json.loads((folder / f"export_{kind}.json").read_text())
+    assert report["bytes"] == path.stat().st_size
+    metrics = evaluate_file(checkpoint=str(path), data=data(), trainer=TrainerSettings(), run=run_with(folder))
+    assert metrics["quantized/top1"] == report["top1"]
+    assert metrics["quantized/top1"] == json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset", "word"),
+    [("onnx", 12, "opset=12: give a whole number of at least 13"), ("onnx", 99, "opset=99"), ("tflite", None, "none of")],
+)  # fmt: skip
+def test_what_cannot_be_exported_is_a_line(folder, kind, opset, word):
+    with pytest.raises(InputError, match=word):
+        exported_from(folder, kind, opset)
+    assert not list(folder.glob("quantized.[!s]*"))
+
+
+def test_a_full_disk_leaves_no_part_of_an_export(folder, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        exported_from(folder, "torch")
+    assert not list(folder.glob("quantized.[!s]*"))
+
+
+def test_an_export_that_computes_otherwise_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr("attnround.deploy.compare.LEAST", 100.1)
+    with pytest.raises(InputError, match=r"quantized.pt2 is not written: it agrees"):
+        exported_from(folder, "torch")
+    assert not list(folder.glob("quantized.[!s]*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"), [("evaluate", "checkpoint=x"), ("verify", "folder=x"), ("export", "folder=x")]
+)
 def test_the_configs_compose_with_every_data(name, needs):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for option in sorted(each.stem for each in (ROOT / "conf/data").glob("*.yaml")):
             root = ["data.root=/images"] if option in ("image_folder", "imagenet") else []
             config = compose(name, [needs, f"data={option}", *root])
             assert instantiate(config.data, _convert_="all") is not None
-    assert OmegaConf.to_container(config, resolve=False)["task"].startswith("attnround.checks.")
+    assert OmegaConf.to_container(config, resolve=False)["task"].startswith("attnround.")
 
 
 def entry(name: str, *arguments: str, cwd) -> subprocess.CompletedProcess:
@@ -115,6 +161,7 @@ def test_bad_input_is_one_line(tmp_path):
         (entry("evaluate", "checkpoint=model.pth", cwd=tmp_path), "pickle"),
         (entry("verify", "nowhere", cwd=tmp_path), "give the folder of a finished run"),
         (entry("verify", "one", "two", cwd=tmp_path), "one run"),
+        (entry("export", "nowhere", cwd=tmp_path), "give the folder of a finished run"),
     ):
         assert done.returncode == 1
         assert done.stderr.startswith("error: ")

@@ -1,0 +1,204 @@
+"""ONNX files: what onnxruntime computes from them is what torch computes, in the types that the bits ask for."""
+
+import importlib.util
+import random
+
+import onnx
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from onnx import TensorProto
+from tests.conftest import ROOT
+from tests.deploy.conftest import MODELS, SMALL, exported, images_for, quantized
+from torch import nn
+
+from attnround.data import FashionMNIST
+from attnround.deploy.compare import ALIKE, compare
+from attnround.deploy.file import StoredLayer
+from attnround.deploy.loading import open_model
+from attnround.deploy.qdq import float_graph, quantized_graph, storage_bits, wanted_opset
+from attnround.deploy.runtime import latency, newest_opset, open_onnx, sealed_onnx, session
+from attnround.deploy.seal import ENTRY, describe
+from attnround.errors import InputError
+from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.grid import Grid
+from attnround.quantization.layers import QuantizedLayer, quantized_layers
+
+ABOUT = {"model": {"preprocessing": SMALL, "num_classes": 5}, "data": "noise"}
+
+
+def layers_of(model: nn.Module) -> list[StoredLayer]:
+    return [
+        StoredLayer(name, each.grid, each.levels, each.scale, each.zero_point, each.layer.bias, each.activation)
+        for name, each in quantized_layers(model).items()
+    ]
+
+
+def written(model: nn.Module, opset: int, about: dict = ABOUT) -> bytes:
+    return sealed_onnx(quantized_graph(float_graph(model, opset), layers_of(model), opset), about)[0]
+
+
+def constants(raw: bytes) -> dict[str, TensorProto]:
+    return {each.name: each for each in onnx.load_model_from_string(raw).graph.initializer}
+
+
+def differ(model: nn.Module, raw: bytes, images: torch.Tensor) -> float:
+    (found,) = compare(model, [open_onnx(raw, "x")], [(images, torch.zeros(len(images)))])
+    return found.relative
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_onnxruntime_computes_what_torch_does(name):
+    model, _ = exported(name)
+    inputs = any(layer.activation is not None for layer in layers_of(model))
+    raw = written(model, newest_opset())
+    difference = differ(model, raw, images_for(model, 3, seed=1))
+    assert difference < (0.05 if inputs else ALIKE)  # where a tie falls to its other side, a code differs
+    stored = {layer.grid.bit_width for layer in layers_of(model)}
+    assert stored == set(range(2, 9)) or name == "resnet"
+    kinds = {each.data_type for key, each in constants(raw).items() if key.endswith(".levels")}
+    signs = "INT" if layers_of(model)[0].grid.symmetric else "UINT"
+    assert kinds == {getattr(TensorProto, f"{signs}{bits}") for bits in (2, 4, 8)}
+
+
+@pytest.mark.parametrize("name", ["resnet", "vit"])
+def test_the_oldest_opset_has_int8_alone(name):
+    model, _ = exported(name)
+    raw = written(model, 13)
+    assert differ(model, raw, images_for(model, 3, seed=1)) < 0.05
+    kinds = {each.data_type for key, each in constants(raw).items() if key.endswith((".levels", ".zero_point"))}
+    assert kinds <= {TensorProto.INT8, TensorProto.UINT8}
+    assert {each.domain: each.version for each in onnx.load_model_from_string(raw).opset_import}[""] == 13
+
+
+@pytest.mark.parametrize("name", ["resnet18_slim", "mobilenetv2_050"])
+def test_a_shipped_model_on_real_images(name):
+    config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
+    config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
+    model = quantized(instantiate(config, _convert_="all").build(), inputs=False)
+    data = FashionMNIST(root=str(ROOT / "assets/fashion_mnist"), limit=100, num_calibration=4, batch_size=50, seed=0)
+    data.match(model.preprocessing, model.num_classes)
+    raw = written(model, 25)
+    (found,) = compare(model, [open_onnx(raw, "x")], data.val_dataloader())
+    assert found.fault(quantized_inputs=False) is None
+    assert found.images == found.agreeing == 100
+
+
+class Two(nn.Module):
+    """A convolution and a linear layer over tokens: what is transposed in ONNX, and what is not."""
+
+    def __init__(self, bits: int, symmetric: bool, input_bits: int | None):
+        super().__init__()
+        torch.manual_seed(bits)
+        grid = Grid(bits, symmetric)
+        self.preprocessing = {"input_size": [3, 6, 6]}
+        self.conv, self.linear = (
+            QuantizedLayer(layer, grid, torch.rand(len(layer.weight)) + 0.5, self._zeros(len(layer.weight), grid))
+            for layer in (nn.Conv2d(3, 5, 3, padding=1), nn.Linear(5, 7))
+        )
+        for layer in (self.conv, self.linear):
+            layer.bake(torch.randint(grid.qmin, grid.qmax + 1, layer.levels.shape))
+        if input_bits is not None:
+            self.conv.activation = ActivationQuantizer(0.125, 2, input_bits)
+            self.linear.activation = ActivationQuantizer(0.25, 0, 8)
+
+    @staticmethod
+    def _zeros(count: int, grid: Grid) -> torch.Tensor:
+        return torch.zeros(count) if grid.symmetric else torch.randint(0, grid.qmax + 1, (count,)).float()
+
+    def forward(self, x):
+        return self.linear(self.conv(x).flatten(2).mT).mean(1)
+
+
+@pytest.mark.parametrize("opset", [13, 21, 25])
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_width_in_every_type(bits, symmetric, opset):
+    model = Two(bits, symmetric, None).eval()
+    raw = written(model, opset)
+    assert differ(model, raw, torch.randn(4, 3, 6, 6)) < 1e-5
+    narrow = storage_bits(bits, opset)
+    assert narrow == {13: 8, 21: 4 if bits <= 4 else 8, 25: 2 if bits == 2 else 4 if bits <= 4 else 8}[opset]
+    levels = constants(raw)["conv.levels"]
+    assert levels.data_type == getattr(TensorProto, f"{'INT' if symmetric else 'UINT'}{narrow}")
+    assert len(levels.raw_data) == -(-model.conv.levels.numel() * narrow // 8)
+
+
+@pytest.mark.parametrize("input_bits", range(2, 9))
+def test_inputs_of_every_width_are_clipped_to_it(input_bits):
+    model = Two(8, True, input_bits).eval()
+    model.linear.activation = None
+    images = 10 * torch.randn(4, 3, 6, 6)
+    assert differ(model, written(model, 13), images) < 1e-5
+    with torch.no_grad():
+        codes = model.conv.activation.codes(images)
+    assert codes.max() == 2**input_bits - 1
+    assert codes.min() == 0
+
+
+def test_layers_with_the_same_weights_are_two_layers():
+    model = Two(4, True, None).eval()
+    model.linear = QuantizedLayer(nn.Linear(5, 5), Grid(4), torch.ones(5), torch.zeros(5))
+    model.after = QuantizedLayer(nn.Linear(5, 5), Grid(4), torch.full((5,), 2.0), torch.zeros(5))
+    for layer in (model.linear, model.after):
+        layer.bake(torch.zeros(5, 5), torch.zeros(5))
+    model.linear.scale.fill_(1.0)
+    model.forward = lambda x: model.after(model.linear(model.conv(x).flatten(2).mT)).mean(1)
+    raw = written(model, 21)
+    assert {"linear.levels", "after.levels"} <= set(constants(raw))
+
+
+def test_the_opset_that_the_bits_want():
+    stored = layers_of(Two(3, True, None))
+    assert wanted_opset(stored) == 21
+    assert wanted_opset(stored + layers_of(Two(2, True, None))) == 25
+
+
+def test_latencies_are_taken_in_turns():
+    model = Two(8, True, None).eval()
+    each = session(float_graph(model, 21).SerializeToString(), "x")
+    times = latency([each, each], torch.zeros(1, 3, 6, 6), rounds=3)
+    assert len(times) == 2
+    assert min(times) > 0
+
+
+@pytest.fixture(scope="module")
+def raw() -> bytes:
+    return written(Two(4, False, 8).eval(), 21)
+
+
+def test_a_flipped_bit_anywhere_is_seen(raw):
+    draw = random.Random(0)
+    for place in [*range(32), *draw.sample(range(len(raw)), 300), *range(len(raw) - 32, len(raw))]:
+        damaged = bytearray(raw)
+        damaged[place] ^= 1 << draw.randrange(8)
+        with pytest.raises(InputError):
+            open_onnx(bytes(damaged), "x.onnx")
+
+
+@pytest.mark.parametrize("part", [0, 1, 100, 0.5, 0.99])
+def test_a_truncated_file_is_refused(raw, part, tmp_path):
+    (tmp_path / "short.onnx").write_bytes(raw[: part if isinstance(part, int) else int(part * len(raw))])
+    with pytest.raises(InputError, match=r"short.onnx (is|does)") as caught:
+        open_model(str(tmp_path / "short.onnx"))
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_ours_or_of_the_future(raw, tmp_path):
+    foreign = float_graph(Two(4, True, None).eval(), 21)
+    with pytest.raises(InputError, match="does not say that it is a quantized model"):
+        open_onnx(foreign.SerializeToString(), "x.onnx")
+    future = describe(ABOUT).replace('"format":1', '"format":2')
+    foreign.metadata_props.add(key=ENTRY, value=future)
+    with pytest.raises(InputError, match="install a newer attnround"):
+        open_onnx(foreign.SerializeToString(), "x.onnx")
+    with pytest.raises(InputError, match="cannot be read"):
+        open_model(str(tmp_path / "no.onnx"))
+
+
+def test_without_onnxruntime_a_line_says_what_to_install(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
+    with pytest.raises(InputError, match=r"needs onnxruntime: install the extra.*\[export\]"):
+        open_model("x.onnx")
