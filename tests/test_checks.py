@@ -132,7 +132,7 @@ def test_a_full_disk_leaves_no_part_of_an_export(folder, monkeypatch):
 
 
 def test_an_export_that_computes_otherwise_is_not_kept(folder, monkeypatch):
-    monkeypatch.setattr("attnround.deploy.compare.LEAST", 100.1)
+    monkeypatch.setattr("attnround.deploy.comparison.LEAST", 100.1)
     with pytest.raises(InputError, match=r"quantized.pt2 is not written: it agrees"):
         exported_from(folder, "torch")
     assert not list(folder.glob("quantized.[!s]*"))

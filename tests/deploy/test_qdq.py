@@ -14,7 +14,7 @@ from tests.deploy.conftest import MODELS, SMALL, exported, images_for, quantized
 from torch import nn
 
 from attnround.data import FashionMNIST
-from attnround.deploy.compare import ALIKE, compare
+from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.loading import open_model
 from attnround.deploy.qdq import float_graph, quantized_graph, storage_bits, wanted_opset
