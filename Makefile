@@ -47,11 +47,12 @@ objectives: $(STAMP) ## the layer and the block objective side by side at 2 bits
 	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
 	$(BIN)/python -m attnround.results.rows outputs/objectives results/objectives
 
-allocators: $(STAMP) ## bit allocators side by side over budgets and seeds, into results/allocators.* (some 40 minutes on two cores)
+allocators: $(STAMP) ## bit allocators side by side over budgets and seeds, into results/allocators.* (some 25 minutes on two cores)
 	rm -rf outputs/allocators
 	running=; for model in resnet18_slim mobilenetv2_050; do \
-	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m model=$$model bits=mixed,sensitivity,fisher,random,uniform \
-	    bits.budget=2.5,3,4 seed=0,1,2 hydra.sweep.dir=outputs/allocators/$$model & \
+	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m model=$$model quantizer=coordinate_descent \
+	    quantizer.init=gptq bits=mixed,sensitivity,fisher,random,uniform bits.budget=2.5,3 seed=0,1,2 \
+	    hydra.sweep.dir=outputs/allocators/$$model & \
 	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
 	$(BIN)/python -m attnround.results.rows outputs/allocators results/allocators
 	$(BIN)/python -m attnround.results.pareto results/allocators.csv results/allocators
