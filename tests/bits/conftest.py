@@ -28,7 +28,7 @@ def problem() -> Problem:
     return Problem(
         layers,
         other_bits=1000,
-        sums=[["block.1", "block.2"]],
+        sums=lambda: [["block.1", "block.2"]],
         second_moments=lambda: {layer.name: torch.eye(layer.weight.shape[1])[None] for layer in layers},
         fisher_traces=lambda num_probes: {layer.name: noise[layer.name] for layer in layers},
         logit_noise=lambda name, weight: noise[name] * (weight - layers[int(name[-1])].weight).square().sum().item(),

@@ -111,7 +111,7 @@ def test_bit_operations_count_the_inputs_bits(folded, images):
 
 def test_the_fingerprint_is_of_weights_and_images(folded, images):
     def of(model, images):
-        return bit_problem(model, images, ClipSearch(), {}, {}, seed=0).fingerprint
+        return bit_problem(model, images, ClipSearch(), {}, {}, seed=0).fingerprint()
 
     first = of(folded, images)
     assert of(folded, images) == first

@@ -65,8 +65,8 @@ class Problem:
     layers: Sequence[Layer]
     observer: ClipSearch = field(default_factory=ClipSearch)
     other_bits: int = 0
-    sums: Sequence[Sequence[str]] = ()
-    fingerprint: str = ""
+    sums: Callable[[], Sequence[Sequence[str]]] = tuple
+    fingerprint: Callable[[], str] | None = None
     second_moments: Callable[[], dict[str, Tensor]] | None = None
     fisher_traces: Callable[[int], dict[str, float]] | None = None
     logit_noise: Callable[[str, Tensor], float] | None = None
@@ -74,9 +74,9 @@ class Problem:
 
     def remembered(self, what: object, compute: Callable[[], T]) -> T:
         """What `compute` gives, once for all problems of this fingerprint in this process: a sweep asks again."""
-        if not self.fingerprint:
+        if self.fingerprint is None:
             return compute()
-        key = (self.fingerprint, what)
+        key = (self.fingerprint(), what)
         if key not in _ANSWERS:
             _ANSWERS[key] = compute()
         return _ANSWERS[key]

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from attnround.bits.allocation import FLOAT_BITS, Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, check_number, listed
 from attnround.quantization.pins import check_bit_width, matches
+from attnround.quantization.storage import layer_bytes
 
 SLACK = 1e-6  # of a bit: 3.1 times the number of weights may come out below the whole number it is
 UNITS = {"mean_bits": "mean bits of a weight", "mib": "MiB", "gbops": "GBOPs"}
@@ -89,7 +90,7 @@ class Budgeted(Allocator):
         """Raises InputError where the budget is out of reach, with the range within it, and where groups and pins
         contradict each other."""
         slots, fixed = self.slots(problem)
-        limit = self._limit(problem) - fixed
+        limit = self._limit(slots, fixed, problem) - fixed
         chosen, score, convention = self.choose(slots, limit, problem) if slots else ([], {}, "")
         widths = {layer.name: bits for slot, bits in zip(slots, chosen, strict=True) for layer in slot.layers}
         widths |= self._grouped_pins(problem)
@@ -119,7 +120,9 @@ class Budgeted(Allocator):
 
     def reach(self, problem: Problem) -> tuple[float, float]:
         """The lowest and the highest budget, in its unit."""
-        slots, fixed = self.slots(problem)
+        return self._reach(*self.slots(problem), problem)
+
+    def _reach(self, slots: list[Slot], fixed: int, problem: Problem) -> tuple[float, float]:
         low, high = (fixed + sum(slot.costs[slot.candidates[end]] for slot in slots) for end in (0, -1))
         return self._amount(low, problem), self._amount(high, problem)
 
@@ -139,7 +142,7 @@ class Budgeted(Allocator):
         """Disjoint groups of at least one layer, each in execution order."""
         names = [layer.name for layer in problem.layers]
         if self.groups == "sums":
-            return [list(group) for group in problem.sums]
+            return [list(group) for group in problem.sums()]
         groups = []
         for patterns in self.groups:
             if isinstance(patterns, str):
@@ -164,9 +167,9 @@ class Budgeted(Allocator):
             pins |= dict.fromkeys(group, next(iter(pinned.values()))) if pinned else {}
         return pins
 
-    def _limit(self, problem: Problem) -> int:
+    def _limit(self, slots: list[Slot], fixed: int, problem: Problem) -> int:
         """The budget in whole units of cost. Raises InputError where it is out of reach."""
-        low, high = self.reach(problem)
+        low, high = self._reach(slots, fixed, problem)
         if self.budget is not None and not low <= self.budget <= high:
             low, high = math.ceil(low * 1000) / 1000, math.floor(high * 1000) / 1000  # what is said can be given
             raise InputError(
@@ -190,12 +193,12 @@ def cost(unit: str, layer: Layer, bits: int, problem: Problem) -> int:
     """What a layer costs at a width: bits of its weights, of all it stores, or bit operations for an image."""
     if unit == "gbops":
         return layer.macs * bits * layer.input_bits
-    levels = layer.weight.numel() * bits
+    num_levels = layer.weight.numel()
     if unit == "mean_bits":
-        return levels
-    a_channel = 2 * FLOAT_BITS + (0 if problem.observer.symmetric else 8)  # scale and bias, a byte of zero point
-    activation = 0 if layer.input_bits == FLOAT_BITS else FLOAT_BITS + 8
-    return -(-levels // 8) * 8 + len(layer.weight) * a_channel + activation
+        return num_levels * bits
+    quantized_input = layer.input_bits != FLOAT_BITS
+    kinds = layer_bytes(num_levels, len(layer.weight), bits, problem.observer.symmetric, quantized_input)
+    return 8 * sum(kinds.values())
 
 
 def spend_rest(slots: list[Slot], bits: list[int], limit: int, want: Sequence[float] | None = None) -> list[int]:

@@ -1,6 +1,5 @@
 """From the content of a file to the model that was measured."""
 
-import hashlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +14,7 @@ from attnround.errors import InputError, listed
 from attnround.models import TimmModel, fold_batch_norms
 from attnround.models.trace import QUANTIZABLE
 from attnround.quantization.layers import QuantizedLayer, float_state
+from attnround.quantization.storage import state_digest
 
 ARCHITECTURE = {"name", "num_classes", "small_image_stem", "arguments", "preprocessing"}
 READS_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}  # timm's
@@ -72,12 +72,7 @@ def _another_model(source: str, about: dict, what: str) -> InputError:
 
 def fingerprint(model: nn.Module) -> str:
     """sha256 of all that a quantized model computes with, bit for bit: weights, biases, ranges, what stays float."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        if not name.endswith("num_batches_tracked"):
-            digest.update(f"{name} {list(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return state_digest(model.state_dict())
 
 
 LOADERS: dict[str, Callable[[Path], nn.Module]] = {  # suffix -> what opens such a file

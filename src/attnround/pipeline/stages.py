@@ -5,6 +5,7 @@ import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from pytorch_lightning.loggers import Logger
@@ -122,10 +123,12 @@ def start(
         attach_activations(student, copy.deepcopy(activations))
         return student
 
+    reference = cache(lambda: logits(teacher, images))
+
     def agreement_of(allocation: Allocation) -> float:
         student = student_of(allocation)
         reconstructed(student)
-        return agreement(logits(teacher, images), logits(student, images))
+        return agreement(reference(), logits(student, images))
 
     clock = time.perf_counter()
     seed = run.config["seed"]

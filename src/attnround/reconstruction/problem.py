@@ -1,10 +1,7 @@
 """What a bit allocator is asked about a float model, and where it may look for the answer."""
 
-import hashlib
 from functools import cache
-from itertools import chain
 
-import torch
 from torch import Tensor, nn
 
 from attnround.bits import Layer, Problem
@@ -13,7 +10,8 @@ from attnround.models.costs import count_macs, residual_groups
 from attnround.models.layers import find_layers
 from attnround.quantization.layers import float_state
 from attnround.quantization.observer import ClipSearch
-from attnround.reconstruction.sensitivity import fisher_traces, input_covariances, logit_noise
+from attnround.quantization.storage import float_bytes, state_digest
+from attnround.reconstruction.sensitivity import fisher_traces, input_covariances, logit_noise, logits
 
 NUM_IMAGES = 256  # that measures look at: their ranks settle early
 
@@ -35,17 +33,10 @@ def bit_problem(
     names = [layer.name for layer in layers]
     macs = count_macs(model, names, images[:1])
     inside = tuple(f"{name}." for name in names)
-    others = sum(value.numel() for key, value in float_state(model).items() if not key.startswith(inside))
+    others = {key: value for key, value in float_state(model).items() if not key.startswith(inside)}
     shown = images[:NUM_IMAGES]
 
-    @cache
-    def reference() -> Tensor:
-        with torch.no_grad():
-            return torch.cat([model(batch) for batch in shown.split(64)])
-
-    @cache
-    def second_moments() -> dict[str, Tensor]:
-        return input_covariances(model, names, shown, seed)
+    reference = cache(lambda: logits(model, shown))
 
     return Problem(
         layers=[
@@ -59,18 +50,10 @@ def bit_problem(
             for layer in layers
         ],
         observer=observer,
-        other_bits=others * FLOAT_BITS,
-        sums=residual_groups(model),
-        fingerprint=fingerprint(model, shown, observer, seed),
-        second_moments=second_moments,
+        other_bits=8 * float_bytes(others),
+        sums=cache(lambda: residual_groups(model)),
+        fingerprint=cache(lambda: f"{state_digest(model.state_dict() | {'images': shown})} {observer} {seed}"),
+        second_moments=cache(lambda: input_covariances(model, names, shown, seed)),
         fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),
         logit_noise=lambda name, weight: logit_noise(model, name, weight, shown, reference()),
     )
-
-
-def fingerprint(model: nn.Module, images: Tensor, *settings: object) -> str:
-    """A hash of the weights and of the images that measures look at."""
-    digest = hashlib.sha256(repr(settings).encode())
-    for tensor in chain(model.state_dict().values(), [images]):
-        digest.update(tensor.contiguous().numpy())
-    return digest.hexdigest()

@@ -102,6 +102,12 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
 
 
 @torch.no_grad()
+def logits(model: nn.Module, images: Tensor) -> Tensor:
+    """[N, classes] for images [N, C, H, W]."""
+    return torch.cat([model(batch) for batch in images.split(BATCH_SIZE)])
+
+
+@torch.no_grad()
 def logit_noise(model: nn.Module, name: str, weight: Tensor, images: Tensor, reference: Tensor) -> float:
     """Mean square change of the logits over their variance, where this layer has this weight [O, *rest].
 
@@ -111,7 +117,7 @@ def logit_noise(model: nn.Module, name: str, weight: Tensor, images: Tensor, ref
     before = layer.weight.detach().clone()
     try:
         layer.weight.copy_(weight)
-        noisy = torch.cat([model(batch) for batch in images.split(BATCH_SIZE)])
+        noisy = logits(model, images)
     finally:
         layer.weight.copy_(before)
     return ((noisy - reference).square().mean() / reference.var()).item()
