@@ -31,6 +31,13 @@ format: $(STAMP) ## put the code into the project's form
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
+PROFILE ?= full
+DATA ?= embedded
+TABLE ?= all
+LAUNCHER ?= joblib
+tables: $(STAMP) ## run what is missing of the tables and write them anew: PROFILE=quick, DATA=imagenet, TABLE=rounding, LAUNCHER=submitit_slurm
+	$(BIN)/python src/tables.py profile=$(PROFILE) models=$(DATA) tables=$(TABLE) hydra/launcher=$(LAUNCHER) $(ARGS)
+
 rounding: $(STAMP) ## the rounding methods side by side over three seeds, into results/rounding.* (some 90 minutes on two cores)
 	rm -rf outputs/rounding
 	running=; for model in resnet18_slim mobilenetv2_050; do \

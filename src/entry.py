@@ -5,10 +5,14 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+
+if TYPE_CHECKING:
+    from attnround.results.record import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 CONF = str(ROOT / "conf")
@@ -17,36 +21,49 @@ OmegaConf.register_new_resolver("first", lambda *values: next(value for value in
 
 
 def perform(cfg: DictConfig) -> float:
-    """Run the config's task with the groups that its signature names; return the metric that a sweep optimises."""
+    """Run the config's task; return the metric that a sweep optimises."""
     from attnround.errors import InputError  # the heavy imports wait until help and completion are out of the way
 
     try:
-        metrics = _run(cfg)
+        metrics = carry_out(cfg, run_of(cfg))
         if cfg.metric not in metrics:
             raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
         return metrics[cfg.metric]
     except (InputError, InstantiationException, OSError) as error:
         if cfg.debug:
             raise
-        mendable = error.__cause__ if isinstance(error.__cause__, InputError) else error
-        sys.exit(f"error: {' '.join(str(mendable).split())}")
+        sys.exit(f"error: {in_a_line(error)}")
 
 
-def _run(cfg: DictConfig) -> dict[str, float]:
-    import inspect
+def in_a_line(error: BaseException) -> str:
+    """What a user can mend, without line breaks."""
+    from attnround.errors import InputError
 
+    mendable = error.__cause__ if isinstance(error.__cause__, InputError) else error
+    return " ".join(str(mendable).split())
+
+
+def run_of(cfg: DictConfig) -> "Run":
+    """The run that a job's config is of."""
     from hydra.core.hydra_config import HydraConfig
-    from hydra.utils import get_method, instantiate
 
     from attnround.results.record import Run
 
     source = OmegaConf.to_container(cfg, resolve=False)
     OmegaConf.resolve(cfg)
-    task = get_method(cfg.task)
-    named = [name for name in inspect.signature(task).parameters if name in cfg]
     runtime = HydraConfig.get().runtime
     choices = {group: option for group, option in runtime.choices.items() if not group.startswith("hydra")}
-    run = Run(OmegaConf.to_container(cfg), source, choices, Path(runtime.output_dir))
+    return Run(OmegaConf.to_container(cfg), source, choices, Path(runtime.output_dir))
+
+
+def carry_out(cfg: DictConfig, run: "Run") -> dict[str, float]:
+    """Run the config's task with the groups that its signature names."""
+    import inspect
+
+    from hydra.utils import get_method, instantiate
+
+    task = get_method(cfg.task)
+    named = [name for name in inspect.signature(task).parameters if name in cfg]
     return task(**instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"), run=run)
 
 

@@ -18,9 +18,14 @@ class Outputs:
     labels: Tensor
 
     @property
+    def correct(self) -> Tensor:
+        """bool [N]: whether an image's largest logit is the labelled class."""
+        return self.logits.argmax(1) == self.labels
+
+    @property
     def top1(self) -> float:
-        """Percent of images whose largest logit is the labelled class."""
-        return 100 * (self.logits.argmax(1) == self.labels).double().mean().item()
+        """Percent of images that are classified right."""
+        return 100 * self.correct.double().mean().item()
 
 
 class _Collector(pl.LightningModule):

@@ -22,13 +22,18 @@ from attnround.pipeline.stages import prepare, round_weights, start
 from attnround.qat import Lsq, NoTraining, Tuned, finetune
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
+from attnround.quantization.storage import state_digest
 from attnround.reconstruction import Reconstruction, UnitReport, activation_columns, reconstruct
 from attnround.results.plot import draw_layers, draw_losses, draw_moved, draw_trials
 from attnround.results.record import Run, peak_mib, write_atomically
+from attnround.results.row import pack
 from attnround.results.table import comparison, csv_text
 from attnround.trainer import TrainerSettings
 
 log = logging.getLogger(__name__)
+
+REMEMBERED = 4  # outputs of float models: a model's with every seed of a table
+_FLOAT_OUTPUTS: dict[tuple[str, ...], Outputs] = {}
 
 
 def quantize(
@@ -63,7 +68,7 @@ def quantize(
         begin = start(subject, bits, activation, reconstruction, trainer, reconstructed, run)
         student, allocation = begin.student, begin.allocation
         rounded = copy.deepcopy(student) if labelled and qat.start == "fp32" else student
-        reference = evaluate(teacher, data, trainer, "fp32")
+        reference = float_outputs(teacher, data, trainer, run)
         nearest = evaluate(student, data, trainer, "nearest")
         say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
         reports, reconstruction_s = round_weights(subject, student, quantizer, reconstruction, trainer, loggers, run)
@@ -109,7 +114,10 @@ def quantize(
             allocation={key: value for key, value in dataclasses.asdict(allocation).items() if key != "score"},
             activation_bits={name: each.bit_width for name, each in begin.activations.items()},
             left_float=left_float(teacher, [layer.name for layer in begin.layers]),
-            evaluation={"images": len(reference.labels)},
+            evaluation={
+                "images": len(reference.labels),
+                "correct": {"fp32": pack(reference.correct.numpy()), "quantized": pack(quantized.correct.numpy())},
+            },
             licence=licence,
             deployed=deployed,
         )
@@ -119,6 +127,16 @@ def quantize(
     files += [*(picture.name for picture in pictures), "reconstruction.pt", *(["qat.csv", "qat/"] if labelled else [])]
     say("record", f"{run.output_dir}: {', '.join(files)}")
     return metrics
+
+
+def float_outputs(teacher: nn.Module, data: ImageData, trainer: TrainerSettings, run: Run) -> Outputs:
+    """Of the float model, which many runs of one process share."""
+    key = (state_digest(teacher.state_dict()), *(repr(run.config[group]) for group in ("model", "data", "trainer")))
+    if key not in _FLOAT_OUTPUTS:
+        _FLOAT_OUTPUTS[key] = evaluate(teacher, data, trainer, "fp32")
+        if len(_FLOAT_OUTPUTS) > REMEMBERED:
+            del _FLOAT_OUTPUTS[next(iter(_FLOAT_OUTPUTS))]
+    return _FLOAT_OUTPUTS[key]
 
 
 def deploy(student: nn.Module, run: Run, about: dict) -> dict[str, object]:

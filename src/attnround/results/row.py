@@ -1,0 +1,134 @@
+"""A row: what is kept of one run, in a file of its own, so that nothing needs a lock and nothing is lost."""
+
+import base64
+import hashlib
+import json
+import zlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+
+from attnround.errors import InputError, listed
+from attnround.results.record import NO_RESULT, Run, config_hash, provenance, write_atomically
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of `config`, whose interpolations are unresolved: then it is the same on every machine.
+
+    error: one line where the run failed, which then has no metrics; correct: name (fp32, quantized) -> bool [images],
+    which of the test images were classified right.
+    """
+
+    config_hash: str
+    command: str
+    choices: dict[str, str]
+    seed: int
+    error: str | None
+    metrics: dict[str, float]
+    correct: dict[str, np.ndarray]
+    device: str
+    num_threads: int
+    git_revision: str
+    date: str
+    config: dict
+    versions: dict[str, str]
+
+
+def row_of(record: dict, source: dict, command: str) -> Row:
+    """What is kept of a run with this record. source: its config as written."""
+    of_record = {name: record[name] for name in ("config_hash", "choices", "seed", "metrics", "num_threads", "date")}
+    return Row(
+        **of_record,
+        command=command,
+        error=None,
+        correct=_unpacked(record["evaluation"]["correct"]),
+        device=record["processor"] if record["device"] == "cpu" else record["device"],
+        git_revision=record["git_revision"],
+        versions=record["versions"],
+        config=kept(source),
+    )
+
+
+def failed_row(run: Run, command: str, error: str) -> Row:
+    """What is kept of a run that failed."""
+    about = provenance(Path(run.config["paths"]["root"]))
+    return Row(
+        config_hash=run.identity,
+        command=command,
+        choices=run.choices,
+        seed=run.config["seed"],
+        error=error,
+        metrics={},
+        correct={},
+        device=about["processor"],
+        num_threads=0,
+        git_revision=about["git_revision"],
+        versions=about["versions"],
+        date=datetime.now(UTC).isoformat(timespec="seconds"),
+        config=kept(run.source),
+    )
+
+
+def kept(source: dict) -> dict:
+    """The part of a config that its hash is of."""
+    return {key: value for key, value in source.items() if key not in NO_RESULT}
+
+
+def write_row(row: Row, folder: Path) -> None:
+    """Into a file that its config's hash names, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = asdict(row) | {"correct": {name: pack(right) for name, right in row.correct.items()}}
+    text = json.dumps(content | {"digest": _digest(content)}, indent=1)
+    write_atomically(folder / f"{row.config_hash}.json", text + "\n")
+
+
+def read_row(path: Path) -> Row:
+    """Raises ValueError where the file is not as it was written."""
+    content = json.loads(path.read_text())
+    if not isinstance(content, dict) or set(content) != {each.name for each in fields(Row)} | {"digest"}:
+        raise ValueError("not a row")
+    if content.pop("digest") != _digest(content) or config_hash(content["config"]) != content["config_hash"]:
+        raise ValueError("edited")
+    return Row(**content | {"correct": _unpacked(content["correct"])})
+
+
+def read_rows(folder: Path, hashes: Iterable[str] | None = None) -> dict[str, Row]:
+    """Config hash -> row, of all rows in a folder or of those that are there. Raises InputError naming all bad ones."""
+    paths = sorted(folder.glob("*.json")) if hashes is None else [folder / f"{each}.json" for each in hashes]
+    rows, bad = {}, []
+    for path in paths:
+        try:
+            if path.exists():
+                rows[path.stem] = read_row(path)
+        except (ValueError, TypeError):
+            bad.append(str(path))
+    if bad:
+        raise InputError(f"{listed(bad)}: cut off or edited by hand; remove it, and it is run again")
+    return rows
+
+
+def pack(right: np.ndarray) -> dict[str, object]:
+    """Booleans [N] as text, a bit each, compressed.
+
+    >>> unpack(pack(np.array([True, False, True])))
+    array([ True, False,  True])
+    """
+    bits = base64.b85encode(zlib.compress(np.packbits(right).tobytes(), 9)).decode()
+    return {"images": len(right), "bits": bits}
+
+
+def unpack(packed: dict) -> np.ndarray:
+    packed_bits = np.frombuffer(zlib.decompress(base64.b85decode(packed["bits"])), np.uint8)
+    return np.unpackbits(packed_bits, count=packed["images"]).astype(bool)
+
+
+def _unpacked(correct: dict[str, dict]) -> dict[str, np.ndarray]:
+    return {name: unpack(packed) for name, packed in correct.items()}
+
+
+def _digest(content: dict) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

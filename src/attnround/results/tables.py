@@ -1,0 +1,31 @@
+"""Tables and their pictures, written from rows: the same rows give the same bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from attnround.results.grid import Cell, Grid
+from attnround.results.pictures import draw_pictures
+from attnround.results.published import Published
+from attnround.results.record import write_atomically
+from attnround.results.render import render
+
+
+def write_tables(
+    tables: Sequence[tuple[Grid, Sequence[Cell]]],
+    folder: Path,
+    published: Sequence[Published] = (),
+    arguments: str = "",
+) -> list[Path]:
+    """Write <name>.md, .csv and .tex of each table and its pictures; their paths.
+
+    published: what others published, put beside where a cell's labels match; arguments: of make, named in the table.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for grid, cells in tables:
+        rendered = render(grid, cells, published, f"make tables TABLE={grid.name}{arguments}")
+        for suffix, text in (("md", rendered.markdown()), ("csv", rendered.csv()), ("tex", rendered.latex())):
+            paths.append(folder / f"{grid.name}.{suffix}")
+            write_atomically(paths[-1], text)
+        paths += draw_pictures(grid, cells, folder)
+    return paths
