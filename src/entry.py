@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,11 +17,23 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 CONF = str(ROOT / "conf")
 os.environ.setdefault("ATTNROUND_ROOT", str(ROOT))
+# What a launcher starts elsewhere finds these files too.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    dict.fromkeys([str(ROOT / "src"), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))])
+)
 OmegaConf.register_new_resolver("first", lambda *values: next(value for value in values if value), replace=True)
+DIED = "its process died, for want of memory perhaps"
+CLUSTER = ("submitit_local", "submitit_slurm")
 
 
 def perform(cfg: DictConfig) -> float:
-    """Run the config's task; return the metric that a sweep optimises."""
+    """Run the config's task with the groups that its signature names; return the metric that a sweep optimises.
+
+    Where the user can mend what is wrong, exit with one line; among several jobs raise it as InputError.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
     from attnround.errors import InputError  # the heavy imports wait until help and completion are out of the way
 
     try:
@@ -32,7 +44,10 @@ def perform(cfg: DictConfig) -> float:
     except (InputError, InstantiationException, OSError) as error:
         if cfg.debug:
             raise
-        sys.exit(f"error: {in_a_line(error)}")
+        line = in_a_line(error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
+            raise InputError(line) from error
+        sys.exit(f"error: {line}")
 
 
 def in_a_line(error: BaseException) -> str:
@@ -69,13 +84,37 @@ def carry_out(cfg: DictConfig, run: "Run") -> dict[str, float]:
 
 def start(main: Callable[[], object]) -> None:
     """Call `main`, which Hydra wraps, with one clear line where the config does not compose or a folder is barred."""
+    from concurrent.futures.process import BrokenProcessPool
+
+    from attnround.errors import InputError
+
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
     try:
+        check_launcher(sys.argv[1:])
         main()
-    except (HydraException, OmegaConfBaseException, OSError) as error:
+    except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
         if "debug=true" in sys.argv:
             raise
         sys.exit(f"error: {error}")
+    except BrokenProcessPool:
+        sys.exit(f"error: a job was lost: {DIED}; the others of its pool ended with it")
+
+
+def check_launcher(overrides: Sequence[str]) -> None:
+    """Raise InputError where these choose a launcher that is not installed."""
+    chosen = [each.partition("=")[2] for each in overrides if each.startswith("hydra/launcher=")]
+    if not chosen:
+        return
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    from attnround.errors import InputError
+
+    Plugins.instance()  # the launchers that are installed enter the store
+    known = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list("hydra/launcher"))
+    if chosen[-1] not in known:
+        way = "pip install 'attnround[cluster]'" if chosen[-1] in CLUSTER else f"give one of {', '.join(known)}"
+        raise InputError(f"hydra/launcher={chosen[-1]} is not installed: {way}")
 
 
 def start_on_run(main: Callable[[], object]) -> None:
@@ -98,17 +137,17 @@ def _recorded(folder: str, given: list[str]) -> list[str]:
         data, root = config["data"], config["paths"]["root"]
     except (OSError, ValueError, LookupError, TypeError) as error:
         sys.exit(f"error: {path} cannot be read ({type(error).__name__}): give the folder of a finished run")
-    overrides = [f"folder={_quoted(folder)}"]
+    overrides = [f"folder={quoted(folder)}"]
     if any(each.startswith("data=") for each in given):
         return overrides
     for key, value in data.items():
         if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):  # the project may have moved
             value = str(ROOT) + value[len(root) :]
         if key != "_target_":
-            overrides.append(f"++data.{key}={_quoted(value)}")
+            overrides.append(f"++data.{key}={quoted(value)}")
     return [*overrides, f"data={choice}"]
 
 
-def _quoted(value: object) -> str:
+def quoted(value: object) -> str:
     """As Hydra's grammar takes it."""
     return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if isinstance(value, str) else json.dumps(value)

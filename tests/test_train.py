@@ -91,6 +91,14 @@ def test_several_quantizers_side_by_side(train, own, tmp_path):
     assert records[0]["config_hash"] != records[1]["config_hash"]
 
 
+def test_a_job_that_fails_stops_no_other(train, own, tmp_path):
+    done = train("-m", *own[:-1], "bits=uniform", "bits.bit_width=9,4", "hydra.sweep.dir=sweep")
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert "error: bits.bit_width=9" in done.stderr
+    assert (tmp_path / "sweep/1/record.json").exists()
+
+
 def test_pretraining_writes_weights_that_load(train, tmp_path):
     short = "training.num_epochs=1", "data.full_train=false", "data.batch_size=2000"
     arguments = ("experiment=pretrain", "model=mobilenetv2_050", "logger=wandb", "hydra.run.dir=run")
@@ -132,6 +140,7 @@ BAD = {
     "sigma": (["quantizer.sigma=0"], "above 0"),
     "unknown option": (["quantizer.sigm=1"], "sigm"),
     "unknown group option": (["quantizer=adaroundd"], "adaround"),
+    "launcher": (["-m", "hydra/launcher=nodes"], "basic"),
     "unwritable output": (["hydra.run.dir=/dev/null/run"], "/dev/null"),
 }
 
