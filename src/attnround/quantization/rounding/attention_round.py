@@ -37,8 +37,8 @@ class AttentionRound(Quantizer):
 
     sigma: float = 0.5
     sigma_end: float = 0.1
-    lr: float = 0.1
-    num_steps: int = 200
+    lr: float = 0.05
+    num_steps: int = 400
     estimator: str = "expected"
     polish: bool = False
 
