@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from attnround.errors import InputError, listed
-from attnround.results.record import NO_RESULT, Run, config_hash, provenance, write_atomically
+from attnround.results.record import NO_RESULT, config_hash, provenance, write_atomically
 
 
 @dataclass(frozen=True)
@@ -53,23 +53,23 @@ def row_of(record: dict, source: dict, command: str) -> Row:
     )
 
 
-def failed_row(run: Run, command: str, error: str) -> Row:
-    """What is kept of a run that failed."""
-    about = provenance(Path(run.config["paths"]["root"]))
+def failed_row(source: dict, choices: dict[str, str], command: str, error: str, root: Path) -> Row:
+    """What is kept of a run of this config that failed. root: of the project."""
+    about = provenance(root)
     return Row(
-        config_hash=run.identity,
+        config_hash=config_hash(source),
         command=command,
-        choices=run.choices,
-        seed=run.config["seed"],
+        choices=choices,
+        seed=source["seed"],
         error=error,
         metrics={},
         correct={},
         device=about["processor"],
         num_threads=0,
         git_revision=about["git_revision"],
-        versions=about["versions"],
         date=datetime.now(UTC).isoformat(timespec="seconds"),
-        config=kept(run.source),
+        config=kept(source),
+        versions=about["versions"],
     )
 
 

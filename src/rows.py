@@ -1,0 +1,116 @@
+"""The rows of tables: which runs they need, how these are run, and what each leaves whatever happens."""
+
+import contextlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from entry import ROOT, carry_out, in_a_line, run_of
+
+if TYPE_CHECKING:
+    from attnround.results.cost import Cost
+    from attnround.results.grid import Grid
+
+LOGGED_ONLY = ("hydra.job_logging.root.handlers=[file]",)  # a job says its lines in its folder
+KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # a row that was not finished is run anew: so that its seconds are true
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A row that a table wants: its run's overrides, its config as written, and the option chosen in each group."""
+
+    overrides: list[str]
+    source: dict
+    choices: dict[str, str]
+
+
+def plan(grid: "Grid") -> tuple[list[str], dict[str, Planned]]:
+    """The config hash of each job of a grid, and what is behind each hash.
+
+    Raises InputError where a job does not compose, or lacks a value.
+    """
+    from attnround.errors import InputError
+    from attnround.results.record import config_hash
+    from launching import compose
+
+    composed, hashes, plans = {}, [], {}  # composed: overrides -> config: other seeds differ in the seed alone
+    for job in grid.jobs:
+        if job.overrides not in composed:
+            try:
+                config, choices = compose(job.overrides)
+                composed[job.overrides] = OmegaConf.to_container(config), choices
+                OmegaConf.set_struct(config, False)
+                config.logger = {}  # it names the folder of a run
+                OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+            except (HydraException, OmegaConfBaseException) as error:
+                raise InputError(f"table {grid.name}, {' '.join(job.overrides)}: {in_a_line(error)}") from error
+        source, choices = composed[job.overrides]
+        source = source | {"seed": job.seed}
+        hashes.append(config_hash(source))
+        plans[hashes[-1]] = Planned([*job.overrides, f"seed={job.seed}"], source, choices)
+    return hashes, plans
+
+
+def run_rows(missing: dict[str, Planned], folder: Path, outputs: Path, cost: "Cost", launcher: Sequence[str]) -> None:
+    """Run these; each one's file is there when this returns, with its error where it failed."""
+    from functools import partial
+
+    from attnround.results.row import failed_row, write_row
+    from launching import launch
+    from watching import progress
+
+    if not missing:
+        return
+    jobs = {each: planned.overrides for each, planned in missing.items()}
+    with progress(jobs, folder, cost):
+        task = partial(leave_row, folder=str(folder.resolve()))
+        died = launch(jobs, task, outputs, [*launcher, *LOGGED_ONLY])
+    for each, line in died.items():
+        planned = missing[each]
+        write_row(failed_row(planned.source, planned.choices, command_of(planned.overrides), line, ROOT), folder)
+
+
+def workers(launcher: Sequence[str]) -> int:
+    """How many rows run at a time, as far as that can be known."""
+    import os
+
+    if not any("joblib" in each for each in launcher):
+        return 1
+    given = [int(each.split("=")[1]) for each in launcher if each.startswith("hydra.launcher.n_jobs=")]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return given[0] if given and given[0] > 0 else cores
+
+
+def leave_row(cfg: DictConfig, folder: str) -> None:
+    """Run, and write the run's row into `folder`; where it fails, its error. What it prints goes into its own log."""
+    import shutil
+
+    from attnround.results.row import failed_row, row_of, write_row
+
+    run = run_of(cfg)
+    command = command_of(HydraConfig.get().overrides.task)
+    try:
+        with (run.output_dir / "stderr.log").open("w") as log, contextlib.redirect_stderr(log):  # no bars: no terminal
+            carry_out(cfg, run)
+        row = row_of(json.loads((run.output_dir / "record.json").read_text()), run.source, command)
+    except Exception as error:  # whatever it is, the other rows go on
+        logging.getLogger(__name__).exception("failed")
+        line = in_a_line(error) or type(error).__name__
+        row = failed_row(run.source, run.choices, command, line, ROOT)
+    write_row(row, Path(folder))
+    for name in KEPT_FOR_RESUME:
+        path = run.output_dir / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def command_of(overrides: Sequence[str]) -> str:
+    """What a person would type for this run."""
+    return " ".join(["python src/train.py", *overrides])

@@ -1,0 +1,137 @@
+"""The tables' entry as a user meets it: killed, run again, with rows that fail, and with input that is wrong."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from attnround.results.row import read_rows
+from tests.conftest import ROOT
+
+TABLE = {
+    "caption": "Three methods, one of which fails.",
+    "base": ["bits=uniform", "model=timm", "model.name=test_resnet", "model.num_classes=10", "model.random_init=true"],
+    "axes": {
+        "method": {
+            "nearest": "quantizer=nearest",
+            "stochastic": "quantizer=stochastic",
+            "broken": ["quantizer=gptq", "reconstruction=block"],
+        }
+    },
+    "seeds": [0, 1],
+    "compare": "method",
+    "reference": "nearest",
+    "columns": ["top1", "difference", "sqnr_db"],
+    "quick": {"seeds": [0], "axes": {"method": ["nearest"]}},
+}
+
+
+@pytest.fixture
+def command(image_folder, tmp_path):
+    """`python src/tables.py` on a folder of tables, rows and results of its own."""
+    (tmp_path / "grids").mkdir()
+    data = ["data=image_folder", f"data.root={image_folder}", f"data.calibration={image_folder / 'calibration'}"]
+    table = TABLE | {"base": [*TABLE["base"], *data, "data.num_calibration=6", "data.num_workers=0"]}
+    (tmp_path / "grids/methods.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
+    places = [f"{name}={tmp_path / name}" for name in ("grids", "rows", "results", "outputs")]
+    return [sys.executable, str(ROOT / "src/tables.py"), *places]
+
+
+def run(command: list[str], *more: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([*command, *more], capture_output=True, text=True, timeout=200, env=os.environ | environment)
+
+
+def written(folder: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in folder.glob("*.json")}
+
+
+def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_path):
+    rows = tmp_path / "rows"
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    until = time.monotonic() + 200
+    while not written(rows):
+        assert process.poll() is None, "it ended before it could be killed"
+        assert time.monotonic() < until
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    before = written(rows)
+    assert len(before) < 4
+
+    done = run(command)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: 2 rows failed; the next call runs them again"
+    assert "Traceback" not in done.stdout + done.stderr
+    assert f"methods {6:17} rows, {6 - len(before):4} to run" in done.stdout
+    after = written(rows)
+    assert len(after) == 6
+    assert before.items() <= after.items()  # what was there is not run again
+    errors = {row.command.split("quantizer=")[1].split()[0]: row.error for row in read_rows(rows).values()}
+    assert errors["nearest"] is errors["stochastic"] is None
+    assert "gptq" in errors["gptq"]
+    table = (tmp_path / "results/methods.md").read_text()
+    assert "| broken | 0 of 2 ‡ | failed: " in table
+    assert "| nearest | 2 |" in table
+
+    again = run(command)
+    assert "2 to run" in again.stdout  # what failed, and nothing else
+    assert {name: when for name, when in written(rows).items() if after[name] == when}.keys() == {
+        f"{each}.json" for each, row in read_rows(rows).items() if row.error is None
+    }
+    assert (tmp_path / "results/methods.md").read_text().splitlines()[:7] == table.splitlines()[:7]
+
+
+def test_the_quick_profile_has_a_folder_of_its_own_and_runs_anywhere(command, tmp_path):
+    said = run(command, "profile=quick", "dry_run=true")
+    assert said.returncode == 0
+    assert f"methods {1:17} rows, {1:4} to run, 1 of unknown cost" in said.stdout
+    assert not (tmp_path / "rows").exists()
+    done = run(command, "profile=quick", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results/quick/methods.csv").exists()
+    assert "make tables TABLE=methods PROFILE=quick" in (tmp_path / "results/quick/methods.md").read_text()
+    assert "0 to run" in run(command, "profile=quick", "dry_run=true").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["tables=rownding"], "tables=rownding: there is no {grids}/rownding.yaml; give one of methods"),
+        (["profile=fast"], "profile=fast: give one of full, quick"),
+        (["models=own"], "models=own: give one of embedded, imagenet"),
+        (["grids={root}/conf/table", "tables=rounding", "models=imagenet"], "Environment variable 'IMAGENET_ROOT'"),
+        (["hydra/launcher=submitit_moon"], "hydra/launcher=submitit_moon is not installed"),
+    ],
+)
+def test_bad_input_is_one_line(command, tmp_path, options, line):
+    places = {"grids": tmp_path / "grids", "root": ROOT}
+    done = run(command, *(option.format(**places) for option in options))
+    assert done.returncode == 1
+    assert line.format(**places) in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_table_of_an_option_that_is_not_there_is_refused_before_anything_runs(command, tmp_path):
+    path = tmp_path / "grids/methods.yaml"
+    path.write_text(path.read_text().replace("quantizer=stochastic", "quantizer.sigmo=1"))
+    done = run(command)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "table methods" in done.stderr
+    assert "sigmo" in done.stderr
+    assert not (tmp_path / "rows").exists()
+
+
+def test_a_row_that_was_edited_is_refused_by_name(command, tmp_path):
+    (tmp_path / "rows").mkdir()
+    (tmp_path / "rows/0123456789ab.json").write_text("{}")
+    done = run(command)
+    assert done.returncode == 1
+    assert "rows/0123456789ab.json: cut off or edited by hand; remove it, and it is run again" in done.stderr
+    assert len(written(tmp_path / "rows")) == 1
