@@ -15,6 +15,7 @@ from torch import nn
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["ATTNROUND_ROOT"] = str(ROOT)
 os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core
+os.environ["WANDB_MODE"] = "offline"  # whatever a developer's shell says
 torch.set_num_threads(1)
 settings.register_profile("steady", deadline=None)  # a busy machine is no failure
 settings.load_profile("steady")

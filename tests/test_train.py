@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 
 from attnround.models import TimmModel
 from tests.conftest import ROOT
+from tests.wandb_file import WandbFile, run_files
 
 SMALL = ("model=timm", "model.name=test_resnet", "model.num_classes=10", "reconstruction.num_positions=4")
 
@@ -32,7 +33,7 @@ def own(checkpoint, image_folder):
 
 
 def test_a_run_with_ones_own_model_and_data(train, own, tmp_path):
-    done = train(*own, "logger=[csv,wandb]")
+    done = train(*own, "logger=[csv,wandb]", "logger.wandb.artifact=true", WANDB_DATA_DIR=str(tmp_path))
     assert done.returncode == 0, done.stderr
     out = done.stdout
     for word in (
@@ -68,7 +69,16 @@ def test_a_run_with_ones_own_model_and_data(train, own, tmp_path):
     for picture in ("layers.png", "moved.png", "losses.png"):
         assert (run / picture).read_bytes().startswith(b"\x89PNG")
     assert "reconstruction/conv1" in (run / "csv" / "metrics.csv").read_text()
-    assert list((run / "wandb").glob("offline-run-*/*.wandb"))
+    (wandb,) = map(WandbFile, run_files(run))
+    assert {key: wandb.summary[key] for key in metrics} == metrics
+    assert wandb.config["config_hash"] == record["config_hash"]
+    assert {"model=test_resnet", "quantizer=attention_round", "bits=mixed", "W4", "A32"} <= set(wandb.run.tags)
+    assert [row["name"] for row in wandb.table("layers")] == list(record["allocation"]["bit_width"])
+    assert {f"pictures/{name}" for name in ("layers", "moved", "losses")} <= set(wandb.summary)
+    written = {each.path: each.size for each in wandb.artifacts["model"].manifest.contents}
+    files = ("quantized.safetensors", "model_card.md", "record.json")
+    assert written == {name: (run / name).stat().st_size for name in files}
+    assert wandb.exit_code == 0
 
 
 def test_the_main_job(train, tmp_path):
@@ -84,11 +94,14 @@ def test_the_main_job(train, tmp_path):
 
 def test_several_quantizers_side_by_side(train, own, tmp_path):
     own = [each for each in own if "num_steps" not in each]
-    done = train("-m", *own[:-1], "quantizer=nearest,attention_round", "hydra.sweep.dir=sweep")
+    done = train("-m", *own[:-1], "quantizer=nearest,attention_round", "logger=wandb", "hydra.sweep.dir=sweep")
     assert done.returncode == 0, done.stderr
     records = [json.loads((tmp_path / "sweep" / str(i) / "record.json").read_text()) for i in range(2)]
     assert records[0]["metrics"]["quantized/top1"] == records[0]["metrics"]["nearest/top1"]
     assert records[0]["config_hash"] != records[1]["config_hash"]
+    runs = [[WandbFile(path) for path in run_files(tmp_path / "sweep" / str(i))] for i in range(2)]
+    assert [[each.config["config_hash"] for each in one] for one in runs] == [[each["config_hash"]] for each in records]
+    assert [one[0].exit_code for one in runs] == [0, 0]
 
 
 def test_a_job_that_fails_stops_no_other(train, own, tmp_path):
@@ -158,6 +171,15 @@ def test_bad_input_is_one_clear_line(train, case, tmp_path):
     if "unknown" not in case or case == "unknown model":
         assert len(lines) == 1
     assert not (tmp_path / "run" / "record.json").exists()
+
+
+def test_wandb_online_without_a_key_is_one_clear_line_before_work_starts(train, tmp_path):
+    nobody = {"WANDB_MODE": "online", "WANDB_API_KEY": "", "NETRC": "netrc", "WANDB_CONFIG_DIR": str(tmp_path)}
+    done = train("logger=[csv,wandb]", "hydra.run.dir=run", **nobody)
+    assert done.returncode == 1
+    assert "run `wandb login`, or set WANDB_MODE=offline" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
 
 
 def test_debug_shows_the_traceback(train):

@@ -1,14 +1,15 @@
 """What a run says on the way, and what every logger is told beyond what the fits log; and its end, whatever happens."""
 
 import contextlib
+import functools
 import logging
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pytorch_lightning.loggers import Logger
 
-from attnround.results.table import plain
+from attnround.results.record import Run
+from attnround.tracking import WandbRun
 
 log = logging.getLogger(__name__)
 
@@ -19,30 +20,37 @@ def say(stage: str, text: str) -> None:
 
 
 @contextlib.contextmanager
-def closing(loggers: Sequence[Logger], config: dict) -> Iterator[None]:
-    """Give the loggers the config, and finish them even where the run fails."""
-    status = "failed"
-    try:
+def closing(loggers: Sequence[Logger], run: Run, groups: Sequence[str]) -> Iterator[None]:
+    """Give the loggers the run's config and choices, and finish them even where it fails.
+
+    groups: the config groups whose options tell a run of this task from others.
+    """
+    config = run.config | {"choices": run.choices, "config_hash": run.identity}
+    with contextlib.ExitStack() as ends:  # all of them, even where one fails
         for logger in loggers:
+            ends.push(functools.partial(finish, logger))
+            if isinstance(logger, WandbRun):
+                logger.begin(run, groups)
             logger.log_hyperparams(config)
         yield
-        status = "success"
-    finally:
-        for logger in loggers:
-            logger.finalize(status)
-        if (wandb := sys.modules.get("wandb")) and wandb.run is not None:
-            wandb.finish(exit_code=int(status == "failed"))
+
+
+def finish(logger: Logger, failure: type[BaseException] | None, *_: object) -> None:
+    """Close what a logger writes to, with the run's failure as it comes to a context manager, or None."""
+    logger.finalize("failed" if failure else "success")
+    if isinstance(logger, WandbRun):
+        logger.end(exit_code=int(failure is not None))
 
 
 def publish(
-    loggers: Sequence[Logger], metrics: dict[str, float], rows: Sequence[dict], pictures: Sequence[Path]
+    loggers: Sequence[Logger],
+    metrics: dict[str, float],
+    rows: Sequence[dict] = (),
+    pictures: Sequence[Path] = (),
+    files: Sequence[Path] = (),
 ) -> None:
-    """Final metrics to all; the per-layer table and the pictures to those that take such (W&B does)."""
+    """Final metrics to all; the per-layer table, the pictures and the files of the model to W&B, which takes such."""
     for logger in loggers:
         logger.log_metrics(metrics)
-        if rows and hasattr(logger, "log_table"):
-            cells = [[plain(value) for value in row.values()] for row in rows]
-            logger.log_table("layers", columns=list(rows[0]), data=cells)
-        if hasattr(logger, "log_image"):
-            for picture in pictures:
-                logger.log_image(picture.stem, [str(picture)])
+        if isinstance(logger, WandbRun):
+            logger.publish(rows, pictures, files)

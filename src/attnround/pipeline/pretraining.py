@@ -34,7 +34,7 @@ def pretrain(
     net = model.build().to(memory_format=torch.channels_last).train()  # up to twice as fast on a CPU
     say("model", f"{model.name}, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
     data.match(net.preprocessing, net.num_classes)
-    with closing(loggers, run.config):
+    with closing(loggers, run, ("model", "data", "experiment")):
         fit = trainer.make(max_epochs=training.num_epochs, logger=loggers, callbacks=[TrainingBar()])
         fit.fit(SupervisedModule(net, training), datamodule=data)
         outputs = evaluate(net.eval(), data, trainer, "fp32")
@@ -46,8 +46,8 @@ def pretrain(
         weights = {key: value.contiguous() for key, value in net.state_dict().items()}
         save_file(weights, run.output_dir / "model.safetensors.part")
         (run.output_dir / "model.safetensors.part").rename(run.output_dir / "model.safetensors")
-        publish(loggers, metrics, [], [])
         run.write_record(metrics, device=trainer.device_name, num_threads=torch.get_num_threads())
+        publish(loggers, metrics, files=[run.output_dir / name for name in ("model.safetensors", "record.json")])
     say("evaluate", f"{len(outputs.labels)} images: fp32 {outputs.top1:.2f} %")
     say("record", f"{run.output_dir}: record.json, model.safetensors")
     return metrics

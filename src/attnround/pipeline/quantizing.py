@@ -34,6 +34,8 @@ log = logging.getLogger(__name__)
 
 REMEMBERED = 4  # outputs of float models: a model's with every seed of a table
 _FLOAT_OUTPUTS: dict[tuple[str, ...], Outputs] = {}
+# the groups whose options tell one run from another
+COMPARED = ("model", "quantizer", "bits", "activation", "reconstruction", "qat", "experiment")
 
 
 def quantize(
@@ -64,7 +66,7 @@ def quantize(
     def reconstructed(student: nn.Module) -> object:
         return reconstruct(teacher, student, images, quantizer, reconstruction, trainer, seed=seed)
 
-    with closing(loggers, run.config):
+    with closing(loggers, run, COMPARED):
         begin = start(subject, bits, activation, reconstruction, trainer, reconstructed, run)
         student, allocation = begin.student, begin.allocation
         rounded = copy.deepcopy(student) if labelled and qat.start == "fp32" else student
@@ -105,7 +107,6 @@ def quantize(
         pictures = draw(rows, reports, allocation.trials, begin.mean_bits, run)
         licence = {"weights": teacher.licence, "data": data.licence}
         deployed = deploy(student, run, {"model": model.architecture(teacher), "method": method, "licence": licence})
-        publish(loggers, metrics, rows, pictures)
         run.write_record(
             metrics,
             device=trainer.device_name,
@@ -122,10 +123,12 @@ def quantize(
             deployed=deployed,
         )
         write_card(run.output_dir)
+        files = [run.output_dir / name for name in (deployed["file"], "model_card.md", "record.json")]
+        publish(loggers, metrics, rows, pictures, files)
     log.info("\n%s\n", comparison(method, metrics, run.choices["qat"]))
-    files = ["record.json", "allocation.json", "model_card.md", deployed["file"], "layers.csv"]
-    files += [*(picture.name for picture in pictures), "reconstruction.pt", *(["qat.csv", "qat/"] if labelled else [])]
-    say("record", f"{run.output_dir}: {', '.join(files)}")
+    written = ["record.json", "allocation.json", "model_card.md", deployed["file"], "layers.csv", "reconstruction.pt"]
+    written += [picture.name for picture in pictures] + (["qat.csv", "qat/"] if labelled else [])
+    say("record", f"{run.output_dir}: {', '.join(written)}")
     return metrics
 
 
