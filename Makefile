@@ -38,6 +38,9 @@ LAUNCHER ?= joblib
 tables: $(STAMP) ## run what is missing of the tables and write them anew: PROFILE=quick, DATA=imagenet, TABLE=rounding, LAUNCHER=submitit_slurm
 	$(BIN)/python src/tables.py profile=$(PROFILE) models=$(DATA) tables=$(TABLE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
+report: $(STAMP) ## one page of all tables and pictures, results/report.html
+	$(BIN)/python -m attnround.results.report.write results/tables results/report.html
+
 rounding: $(STAMP) ## the rounding methods side by side over three seeds, into results/rounding.* (some 90 minutes on two cores)
 	rm -rf outputs/rounding
 	running=; for model in resnet18_slim mobilenetv2_050; do \
@@ -96,6 +99,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run test lint format test-slow rounding objectives allocators conventions tuning allocation-speed block-step layer-step \
+.PHONY: help setup run tables report test lint format test-slow rounding objectives allocators conventions tuning allocation-speed block-step layer-step \
 	cost checkpoints clean
 .DEFAULT_GOAL := help

@@ -16,8 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 from entry import ROOT, carry_out, in_a_line, run_of
 
 if TYPE_CHECKING:
-    from attnround.results.cost import Cost
-    from attnround.results.grid import Grid
+    from attnround.results.tables.cost import Cost
+    from attnround.results.tables.grid import Grid
 
 LOGGED_ONLY = ("hydra.job_logging.root.handlers=[file]",)  # a job says its lines in its folder
 KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # a row that was not finished is run anew: so that its seconds are true
@@ -112,5 +112,5 @@ def leave_row(cfg: DictConfig, folder: str) -> None:
 
 
 def command_of(overrides: Sequence[str]) -> str:
-    """What a person would type for this run."""
-    return " ".join(["python src/train.py", *overrides])
+    """What a person would type for this run; where else it is logged does not belong to it."""
+    return " ".join(["python src/train.py", *(each for each in overrides if not each.startswith("logger"))])

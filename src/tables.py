@@ -15,7 +15,7 @@ from omegaconf import DictConfig, ListConfig
 from entry import CONF, in_a_line, start
 
 if TYPE_CHECKING:
-    from attnround.results.grid import Grid
+    from attnround.results.tables.grid import Grid
 
 STANDARD = ("embedded", "full")  # whose tables are the committed ones
 
@@ -40,11 +40,11 @@ def main(cfg: DictConfig) -> None:
 
 def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     """Run what is missing, unless dry_run says not to, and write the tables; the number of rows that failed."""
-    from attnround.results.cost import Cost
-    from attnround.results.grid import cells_of
-    from attnround.results.published import read_published
     from attnround.results.row import read_rows
-    from attnround.results.tables import write_tables
+    from attnround.results.tables.cost import Cost
+    from attnround.results.tables.grid import cells_of
+    from attnround.results.tables.published import read_published
+    from attnround.results.tables.write import write_tables
     from rows import plan, run_rows, workers
 
     grids = read_grids(cfg)
@@ -77,8 +77,8 @@ def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
 def read_grids(cfg: DictConfig) -> list["Grid"]:
     """The tables that were asked for. Raises InputError where one is not as it should be."""
     from attnround.errors import InputError
-    from attnround.results.grid import PROFILES, read_grid, read_models
-    from attnround.results.picture import pictures_of
+    from attnround.results.pictures.wanted import pictures_of
+    from attnround.results.tables.grid import PROFILES, read_grid, read_models
 
     if cfg.profile not in PROFILES:
         raise InputError(f"profile={cfg.profile}: give one of {', '.join(PROFILES)}")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from attnround.results.cost import Cost
+    from attnround.results.tables.cost import Cost
 
 POLL_S = 0.5
 

@@ -24,7 +24,7 @@ from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
 from attnround.quantization.storage import state_digest
 from attnround.reconstruction import Reconstruction, UnitReport, activation_columns, reconstruct
-from attnround.results.plot import draw_layers, draw_losses, draw_moved, draw_trials
+from attnround.results.pictures.run import draw_layers, draw_losses, draw_moved, draw_trials
 from attnround.results.record import Run, peak_mib, write_atomically
 from attnround.results.row import pack
 from attnround.results.table import comparison, csv_text

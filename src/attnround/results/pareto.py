@@ -9,7 +9,7 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-from attnround.results.plot import draw_lines
+from attnround.results.pictures.run import draw_lines
 
 
 def lines_of(rows: list[dict[str, str]], metric: str) -> dict[str, list[tuple[float, list[float]]]]:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 
-from attnround.results.marks import Frame, Panel, draw_bars, draw_lines, draw_points, name_points
+from attnround.results.pictures.marks import Frame, Panel, draw_bars, draw_lines, draw_points, name_points
 
 RULES = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud

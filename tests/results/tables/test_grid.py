@@ -4,8 +4,8 @@ from tests.conftest import ROOT
 from tests.results.test_row import row
 
 from attnround.errors import InputError
-from attnround.results.cost import Cost
-from attnround.results.grid import cells_of, read_grid, read_models
+from attnround.results.tables.cost import Cost
+from attnround.results.tables.grid import cells_of, read_grid, read_models
 
 MODELS = {"slim": "model=slim", "own": ["model=timm", "model.name=own"]}
 TABLE = {

@@ -1,6 +1,6 @@
 """One page with every table and picture, which needs no file beside it and no network.
 
-python -m attnround.results.report results/tables results/report.html
+python -m attnround.results.report.write results/tables results/report.html
 """
 
 import base64
@@ -12,9 +12,9 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from attnround.errors import InputError, listed
-from attnround.results.markup import inline, page_part
-from attnround.results.page import page
 from attnround.results.record import write_atomically
+from attnround.results.report.markup import inline, page_part
+from attnround.results.report.page import page
 
 FIRST = "headline"  # the table that opens the page, if there is one of that name
 

@@ -8,11 +8,11 @@ import subprocess
 
 import pytest
 from tests.conftest import ROOT
-from tests.results.test_pictures import BARS, LINES, TIME, cells, grid
-from tests.results.test_report import TABLE
+from tests.results.pictures.test_draw import BARS, LINES, TIME, cells, grid
+from tests.results.report.test_report import TABLE
 
-from attnround.results.pictures import draw_pictures
-from attnround.results.report import read_tables, report
+from attnround.results.pictures.draw import draw_pictures
+from attnround.results.report.write import read_tables, report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [

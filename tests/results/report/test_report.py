@@ -4,8 +4,8 @@ from html.parser import HTMLParser
 import pytest
 
 from attnround.errors import InputError
-from attnround.results.markup import page_part
-from attnround.results.report import main, read_tables, report
+from attnround.results.report.markup import page_part
+from attnround.results.report.write import main, read_tables, report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 TABLE = """**W3 < W4, & more \\| here**

@@ -4,12 +4,12 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnround.results.grid import Cell, Grid
-from attnround.results.marks import Frame, Line, Panel, Point
-from attnround.results.metrics import LABELS, value
-from attnround.results.panels import draw_panels
-from attnround.results.picture import Picture, pictures_of
+from attnround.results.pictures.marks import Frame, Line, Panel, Point
+from attnround.results.pictures.panels import draw_panels
+from attnround.results.pictures.wanted import Picture, pictures_of
 from attnround.results.row import Row
+from attnround.results.tables.columns import COLUMNS
+from attnround.results.tables.grid import Cell, Grid
 
 
 def draw_pictures(grid: Grid, cells: Sequence[Cell], folder: Path) -> list[Path]:
@@ -50,7 +50,7 @@ def panels_of(picture: Picture, grid: Grid, cells: Sequence[Cell]) -> list[Panel
 
 
 def _point(picture: Picture, grid: Grid, cell: Cell) -> Point | None:
-    pairs = [(_x(picture, grid, cell, row), value(row, picture.y)) for row in cell.rows]
+    pairs = [(_x(picture, grid, cell, row), COLUMNS[picture.y].of(row)) for row in cell.rows]
     pairs = [pair for pair in pairs if None not in pair]
     if not pairs:
         return None
@@ -60,7 +60,7 @@ def _point(picture: Picture, grid: Grid, cell: Cell) -> Point | None:
 
 def _x(picture: Picture, grid: Grid, cell: Cell, row: Row) -> float | None:
     if picture.x not in grid.axes:
-        return value(row, picture.x)
+        return COLUMNS[picture.x].of(row)
     label = cell.place[picture.x]
     return picture.labels(picture.x, grid).index(label) if picture.kind == "bars" else float(label)
 
@@ -73,8 +73,10 @@ def _float_level(picture: Picture, cells: Sequence[Cell]) -> float | None:
     """Where the float model stands in a panel, if y says so and the panel has but one float model."""
     if picture.y == "drop" and picture.kind != "bars":  # bars stand on it
         return 0.0
-    levels = {round(level, 6) for cell in cells for row in cell.rows if (level := value(row, "fp32/top1")) is not None}
-    return levels.pop() if picture.y == "quantized/top1" and len(levels) == 1 else None
+    levels = {
+        round(level, 6) for cell in cells for row in cell.rows if (level := row.metrics.get("fp32/top1")) is not None
+    }
+    return levels.pop() if picture.y == "top1" and len(levels) == 1 else None
 
 
 def _frame(picture: Picture, grid: Grid) -> Frame:
@@ -85,6 +87,6 @@ def _frame(picture: Picture, grid: Grid) -> Frame:
         scale=picture.scale,
         title=picture.title,
         ticks={place: str(label) for place, label in ticks.items()},
-        names=(LABELS.get(picture.x, picture.x), LABELS[picture.y]),
+        names=(picture.x if picture.x in grid.axes else COLUMNS[picture.x].axis, COLUMNS[picture.y].axis),
         legend=picture.line,
     )

@@ -4,8 +4,8 @@ from itertools import product
 
 import numpy as np
 
-from attnround.results.grid import Cell, Grid
 from attnround.results.row import Row
+from attnround.results.tables.grid import Cell, Grid
 
 IMAGES = 400
 METHODS = {"nearest": 0.80, "AdaRound": 0.90, "Attention Round": 0.98}  # share of images that are right

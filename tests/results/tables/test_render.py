@@ -4,11 +4,11 @@ import re
 from dataclasses import replace
 
 import pytest
-from tests.results.made_up import GRID, make_cells, make_row
+from tests.results.tables.made_up import GRID, make_cells, make_row
 
-from attnround.results.grid import Cell, Grid
-from attnround.results.published import Published
-from attnround.results.render import render
+from attnround.results.tables.grid import Cell, Grid
+from attnround.results.tables.published import Published
+from attnround.results.tables.render import render
 
 FIRST = {"model": "resnet18", "weights": "W4", "method": "nearest"}
 

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 from matplotlib.transforms import Bbox
 
-from attnround.results.plot import COLOURS, MARKERS
+from attnround.results.pictures.run import COLOURS, MARKERS
 
 STYLES = ("-", "--", "-.", (0, (1, 1)))
 HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++")

@@ -8,8 +8,8 @@ from pathlib import Path
 import yaml
 
 from attnround.errors import InputError
-from attnround.results.columns import COLUMNS, DIFFERENCES
 from attnround.results.row import Row
+from attnround.results.tables.columns import COLUMNS, DIFFERENCES
 
 KEYS = {"caption", "base", "axes", "skip", "seeds", "compare", "reference", "columns", "pictures", "quick"}
 PROFILES = ("full", "quick")

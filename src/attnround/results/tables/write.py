@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnround.results.grid import Cell, Grid
-from attnround.results.pictures import draw_pictures
-from attnround.results.published import Published
+from attnround.results.pictures.draw import draw_pictures
 from attnround.results.record import write_atomically
-from attnround.results.render import render
+from attnround.results.tables.grid import Cell, Grid
+from attnround.results.tables.published import Published
+from attnround.results.tables.render import render
 
 
 def write_tables(

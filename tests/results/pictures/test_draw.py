@@ -6,10 +6,10 @@ from xml.etree import ElementTree
 import pytest
 
 from attnround.errors import InputError
-from attnround.results.grid import Cell, Grid
-from attnround.results.picture import pictures_of
-from attnround.results.pictures import draw_pictures, panels_of
+from attnround.results.pictures.draw import draw_pictures, panels_of
+from attnround.results.pictures.wanted import pictures_of
 from attnround.results.row import Row
+from attnround.results.tables.grid import Cell, Grid
 
 AXES = {
     "model": ("resnet", "mobilenet"),
@@ -134,7 +134,7 @@ WRONG = {
     "kind=pie: give one of lines, bars, scatter": LINES | {"kind": "pie"},
     "x=sgima: give one of model, images, method, weights, top1": LINES | {"x": "sgima"},
     "y=top5: give one of top1": LINES | {"y": "top5"},
-    "y=images: give one of": LINES | {"y": "images"},
+    "y=weights: give one of": LINES | {"y": "weights"},
     "line=methd: give one of model, images, method, weights": LINES | {"line": "methd"},
     "panel=3": LINES | {"panel": 3},
     "scale=log: give one of linear, log2, log10": LINES | {"scale": "log"},

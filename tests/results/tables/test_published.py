@@ -4,7 +4,7 @@ import pytest
 from tests.conftest import ROOT
 
 from attnround.errors import InputError
-from attnround.results.published import beside, read_published
+from attnround.results.tables.published import beside, read_published
 
 PATH = ROOT / "results/published.csv"
 

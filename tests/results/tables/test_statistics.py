@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from attnround.results.statistics import Difference, crossed, paired, paired_top1, spread
+from attnround.results.tables.statistics import Difference, crossed, paired, paired_top1, spread
 
 
 def right(share: float, shape: tuple[int, int], seed: int) -> dict[int, np.ndarray]:

@@ -3,7 +3,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import pytest
 
-from attnround.results.plot import draw_layers, draw_lines, draw_losses, draw_moved, draw_trials
+from attnround.results.pictures.run import draw_layers, draw_lines, draw_losses, draw_moved, draw_trials
 
 LAYERS = [
     {"name": "conv1", "unit": "conv1", "bits": 8, "start_sqnr_db": 46.0, "output_sqnr_db": 50.0},
@@ -16,7 +16,7 @@ LAYERS = [
 def drawn(monkeypatch, tmp_path):
     """Draw, check that a picture came of it, and give the figure to look into."""
     closed = []
-    monkeypatch.setattr("attnround.results.plot.plt.close", closed.append)
+    monkeypatch.setattr("attnround.results.pictures.run.plt.close", closed.append)
 
     def draw(function, rows):
         function(rows, tmp_path / "picture.png", "title")

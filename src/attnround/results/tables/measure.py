@@ -4,10 +4,10 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from attnround.results.columns import COLUMNS, DIFFERENCES
-from attnround.results.grid import Cell, Grid
 from attnround.results.row import Row
-from attnround.results.statistics import Difference, Spread, paired, paired_top1, spread
+from attnround.results.tables.columns import COLUMNS, DIFFERENCES
+from attnround.results.tables.grid import Cell, Grid
+from attnround.results.tables.statistics import Difference, Spread, paired, paired_top1, spread
 
 
 @dataclass(frozen=True)

@@ -14,15 +14,15 @@ from collections.abc import Collection
 from dataclasses import MISSING, dataclass, field, fields
 
 from attnround.errors import InputError
-from attnround.results.grid import Grid
-from attnround.results.metrics import LABELS, SHORT
+from attnround.results.tables.columns import COLUMNS
+from attnround.results.tables.grid import Grid
 
 CHOICES = {"kind": ("lines", "bars", "scatter"), "scale": ("linear", "log2", "log10")}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """x is an axis or a metric, y a metric; the labels of one axis become lines, those of another panels.
+    """x is an axis or a column of tables, y a column; the labels of one axis become lines, those of another panels.
 
     scale: of x. only: axis -> the labels of it that are drawn.
     """
@@ -80,8 +80,8 @@ def _picture(entry: object, grid: Grid) -> Picture:
         raise ValueError("give as file a name of letters, digits, - and _; the ending is added")
     for key, allowed in CHOICES.items():
         _one_of(key, entry.get(key, "linear"), allowed)
-    _one_of("y", entry["y"], [*SHORT, *LABELS])
-    _one_of("x", entry["x"], [*grid.axes] if entry["kind"] == "bars" else [*grid.axes, *SHORT, *LABELS])
+    _one_of("y", entry["y"], COLUMNS)
+    _one_of("x", entry["x"], [*grid.axes] if entry["kind"] == "bars" else [*grid.axes, *COLUMNS])
     for key in ("line", "panel"):
         _one_of(key, entry.get(key) or next(iter(grid.axes)), grid.axes)
     only = {}
@@ -90,9 +90,8 @@ def _picture(entry: object, grid: Grid) -> Picture:
         only[axis] = [str(label) for label in (labels if isinstance(labels, list) else [labels])]
         for label in only[axis]:
             _one_of(f"only.{axis}", label, grid.axes[axis])
-    x = entry["x"] if entry["x"] in grid.axes else SHORT.get(entry["x"], entry["x"])
-    picture = Picture(**entry | {"x": x, "y": SHORT.get(entry["y"], entry["y"]), "only": only})
-    if x in grid.axes:
+    picture = Picture(**entry | {"only": only})
+    if picture.x in grid.axes:
         _check_labels(picture, grid)
     return picture
 

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from attnround.results import latex
 from attnround.results.table import csv_text, markdown_table
+from attnround.results.tables import latex
 
 
 class Text(NamedTuple):

@@ -3,11 +3,11 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from attnround.results.columns import DIFFERENCES
-from attnround.results.grid import Cell, Grid
-from attnround.results.measure import Measured
-from attnround.results.published import Published, models_of
 from attnround.results.row import Row
+from attnround.results.tables.columns import DIFFERENCES
+from attnround.results.tables.grid import Cell, Grid
+from attnround.results.tables.measure import Measured
+from attnround.results.tables.published import Published, models_of
 
 OTHER_REVISION, FAILED, ONE_SEED = "†", "‡", "¹"
 

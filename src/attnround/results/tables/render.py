@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from attnround.results.columns import COLUMNS, DIFFERENCES
-from attnround.results.grid import Cell, Grid
-from attnround.results.measure import Measured, measure
-from attnround.results.notes import FAILED, ONE_SEED, OTHER_REVISION, main_revision, notes, unique
-from attnround.results.published import KINDS, Published, beside, names_place
-from attnround.results.rendered import Rendered, Text
-from attnround.results.statistics import Difference, Spread
+from attnround.results.tables.columns import COLUMNS, DIFFERENCES
+from attnround.results.tables.grid import Cell, Grid
+from attnround.results.tables.measure import Measured, measure
+from attnround.results.tables.notes import FAILED, ONE_SEED, OTHER_REVISION, main_revision, notes, unique
+from attnround.results.tables.published import KINDS, Published, beside, names_place
+from attnround.results.tables.rendered import Rendered, Text
+from attnround.results.tables.statistics import Difference, Spread
 
 MISSING = "-"
 MOST = 60  # letters of an error in its cell; below the table it stands whole
