@@ -3,10 +3,10 @@ import copy
 import pytest
 import torch
 
-from attnround.qat.batch_norm import estimate_norms, insert_norms
+from attnround.qat.batch_norm import estimate_norms, gain, insert_norms
 from attnround.qat.layer import TrainedLayer, settle_layers, train_layers
 from attnround.quantization.grid import dequantize
-from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.layers import QuantizedLayer, quantized_layers
 from attnround.quantization.observer import ClipSearch
 
 
@@ -49,14 +49,14 @@ def test_a_step_stays_positive_whatever_the_optimizer_does(generator):
 
 def test_what_is_settled_lies_on_the_grid_and_computes_the_same(problem, generator):
     student = copy.deepcopy(problem.student)
-    layers = train_layers(student, problem.teacher)
+    train_layers(student, problem.teacher)
     for parameter in student.parameters():
         parameter.data.mul_(1 + 0.2 * torch.rand(parameter.shape, generator=generator))
     with torch.no_grad():
         before = student(problem.images)
         settle_layers(student)
         torch.testing.assert_close(student(problem.images), before, rtol=1e-4, atol=1e-5)
-    for name in layers:
+    for name in quantized_layers(problem.student):
         layer = student.get_submodule(name)
         assert isinstance(layer, QuantizedLayer)
         assert torch.equal(layer.layer.weight, dequantize(layer.levels, layer.scale, layer.zero_point))
@@ -66,22 +66,42 @@ def test_what_is_settled_lies_on_the_grid_and_computes_the_same(problem, generat
 
 def test_batch_norms_come_and_go_without_a_trace(problem):
     student = copy.deepcopy(problem.student)
-    layers = train_layers(student, problem.teacher)
-    integers = {name: layer.quantized.levels.clone() for name, layer in layers.items()}
+    train_layers(student, problem.teacher)
+    integers = {name: layer.levels for name, layer in quantized_layers(problem.student).items()}
     with torch.no_grad():
         before = student(problem.images)
-        insert_norms(student, [layers["stem"], layers["grouped"]], problem.images.split(64))
+        insert_norms(student, problem.unfolded, problem.images.split(64))
         torch.testing.assert_close(student(problem.images), before, rtol=1e-4, atol=1e-5)
         settle_layers(student)
         torch.testing.assert_close(student(problem.images), before, rtol=1e-4, atol=1e-5)
-    assert all(torch.equal(student.get_submodule(name).levels, levels) for name, levels in integers.items())
+    assert all(
+        torch.equal(student.get_submodule(name.removesuffix(".quantized")).levels, integers[name]) for name in integers
+    )
+
+
+def test_behind_a_batch_norm_the_weight_has_the_size_it_had_before_the_folding(problem):
+    student = copy.deepcopy(problem.student)
+    train_layers(student, problem.teacher)
+    name, before = next(iter(problem.unfolded.items()))
+    scale = student.get_submodule(name).scale / gain(problem.teacher.get_submodule(name).weight, before)
+    insert_norms(student, problem.unfolded, problem.images.split(64))
+    torch.testing.assert_close(student.get_submodule(name).weight, before, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(student.get_submodule(name).scale, scale)
+
+
+def test_a_channel_that_folding_made_nothing_of_keeps_its_size():
+    folded, unfolded = (
+        torch.tensor([[3.0, 4.0], [0.0, 0.0], [1.0, 0.0]]),
+        torch.tensor([[6.0, 8.0], [1.0, 1.0], [0.0, 0.0]]),
+    )
+    assert gain(folded, unfolded).tolist() == [0.5, 1, 1]
 
 
 def test_statistics_that_are_estimated_are_those_of_the_outputs(problem):
     student = copy.deepcopy(problem.student)
-    layers = train_layers(student, problem.teacher)
-    insert_norms(student, [layers["stem"]], problem.images.split(64))
-    stem = layers["stem"]
+    train_layers(student, problem.teacher)
+    insert_norms(student, {"stem": problem.unfolded["stem"]}, problem.images.split(64))
+    stem = student.get_submodule("stem")
     with torch.no_grad():
         stem.weight.mul_(1.5)
         stem.scale.mul_(1.5)

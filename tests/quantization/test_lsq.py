@@ -40,6 +40,19 @@ def test_one_step_for_all_is_as_one_a_channel_of_equal_ones(generator):
     assert grads[0][1].item() == pytest.approx(grads[1][1].sum().item(), rel=1e-5)
 
 
+def test_the_gradient_of_one_step_is_the_same_however_the_memory_has_the_values(generator):
+    x, upstream = torch.randn(2, 6, 5, 4, 3, generator=generator, dtype=torch.float64)
+    scale = torch.tensor(0.3, dtype=torch.float64, requires_grad=True)
+    found = []
+    for given in (x, x.to(memory_format=torch.channels_last)):
+        y = LearnedStep.apply(given.requires_grad_(), scale, -2, 1, 0.5)
+        for gradient in (upstream, upstream.to(memory_format=torch.channels_last), upstream.expand(2, 6, 5, 4, 3)[1]):
+            found.append(torch.autograd.grad(y, (given, scale), gradient, retain_graph=True))
+    for grad_x, grad_scale in found[1:]:
+        torch.testing.assert_close(grad_x, found[0][0])
+        torch.testing.assert_close(grad_scale, found[0][1])
+
+
 def test_a_step_moves_in_proportion_to_its_weights():
     """Section 2.2 there: for gradients that are independent of the weights, R is about 1 at every width and size."""
     torch.manual_seed(0)

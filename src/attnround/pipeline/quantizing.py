@@ -80,8 +80,9 @@ def quantize(
         training = {}
         if labelled:
             training = compare("ptq", quantized, reference)
+            unfolded = {name: subject.unfolded[name] for name in subject.normed}
             tuned = finetune(
-                teacher, rounded, labelled, images, subject.normed, qat, trainer, run.output_dir / "qat",
+                teacher, rounded, labelled, images, unfolded, qat, trainer, run.output_dir / "qat",
                 loggers, run.identity, bool(run.config["resume"]),
             )  # fmt: skip
             student = tuned.student

@@ -1,13 +1,16 @@
 """Batch norms behind the trained layers, while these are trained.
 
-What is quantized is a weight with its batch norm folded in. For the training, a new batch norm is put behind the layer,
-with the mean and the variance of the layer's output, and with a shift and a gain that undo them: the model starts where
-it was, and from there it is trained with the statistics of its batches, as the float model was. In the end the batch
-norm goes into the layer's steps and bias. That is exact and touches no integer, as every output channel has a step of
-its own.
+What is quantized is a weight with its batch norm folded in. For the training the norm is taken out again: the weight
+and its steps get the size that they had before, and a new batch norm is put behind the layer, with the mean and the
+variance of the layer's output, and with a shift and a gain that undo them. The model starts where it was, and from
+there it is trained with the statistics of its batches, as the float model was. In the end the batch norm goes into the
+layer's steps and bias. That is exact and touches no integer, as every output channel has a step of its own.
+
+The size matters: a weight k times as large has a gradient k times as small, and so moves k^2 times less for its size.
+In mobilenetv2_050 folding makes the depthwise weights 5 to 10 times as large.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -16,8 +19,12 @@ from attnround.qat.layer import TrainedLayer
 
 
 @torch.no_grad()
-def insert_norms(model: nn.Module, layers: Sequence[TrainedLayer], images: Sequence[Tensor]) -> None:
-    """Put batch norms behind these convolutions of the model. images: batches [N, C, H, W] for the statistics."""
+def insert_norms(model: nn.Module, unfolded: Mapping[str, Tensor], images: Sequence[Tensor]) -> None:
+    """Put batch norms behind the model's convolutions of these names.
+
+    unfolded: their float weights [O, *rest] before the folding; images: batches [N, C, H, W] for the statistics.
+    """
+    layers = [model.get_submodule(name) for name in unfolded]
     norms = [nn.BatchNorm2d(len(layer.weight), momentum=None, device=layer.weight.device) for layer in layers]
     hooks = [
         layer.register_forward_hook(lambda _, inputs, output, norm=norm: observe(norm, output))
@@ -26,12 +33,22 @@ def insert_norms(model: nn.Module, layers: Sequence[TrainedLayer], images: Seque
     model.eval()
     for batch in images:
         model(batch)
-    for layer, norm, hook in zip(layers, norms, hooks, strict=True):
+    for layer, norm, hook, before in zip(layers, norms, hooks, unfolded.values(), strict=True):
         hook.remove()
-        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps))
         norm.bias.copy_(norm.running_mean)
+        factor = gain(layer.weight, before.to(layer.weight.device))
+        layer.shrink(factor)
+        norm.running_mean.div_(factor)
+        norm.running_var.div_(factor**2)
+        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps) * factor)
         norm.momentum = 0.1
         layer.norm = norm
+
+
+def gain(folded: Tensor, unfolded: Tensor) -> Tensor:
+    """How many times as large [O] a weight [O, *rest] became by folding, 1 where that cannot be said."""
+    ratio = folded.flatten(1).norm(dim=1) / unfolded.flatten(1).norm(dim=1)
+    return torch.where(ratio.isfinite() & (ratio > 0), ratio, 1)
 
 
 def observe(norm: nn.BatchNorm2d, output: Tensor) -> None:

@@ -2,7 +2,7 @@
 
 import copy
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def finetune(
     student: nn.Module,
     data: pl.LightningDataModule,
     images: Tensor,
-    normed: Sequence[str],
+    unfolded: Mapping[str, Tensor],
     settings: Lsq,
     trainer: TrainerSettings,
     folder: Path,
@@ -56,8 +56,8 @@ def finetune(
 ) -> Tuned:
     """Train a copy of the student; the weights of its best epoch are rounded to their final integers.
 
-    data: labelled images, in a part to train on and one held out; images: [N, C, H, W] without labels, and normed: the
-    convolutions that a batch norm was folded into, both for batch_norm=reestimated.
+    data: labelled images, in a part to train on and one held out; images: [N, C, H, W] without labels, and unfolded:
+    the weights of the convolutions that a batch norm was folded into, before that, both for batch_norm=reestimated.
     folder: where Lightning's checkpoints are written after every epoch; with `resume` the last of them is gone on from.
     Raises InputError where that is of another run.
     """
@@ -66,9 +66,9 @@ def finetune(
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, in a folder given twice
     net, float_net = (copy.deepcopy(model).to(memory_format=torch.channels_last) for model in (student, teacher))
     device = trainer.make().strategy.root_device
-    layers = train_layers(net, float_net)
+    train_layers(net, float_net)
     if settings.batch_norm == "reestimated":
-        insert_norms(net.to(device), [layers[name] for name in normed], images.to(device).split(STATISTICS_BATCH))
+        insert_norms(net.to(device), unfolded, images.to(device).split(STATISTICS_BATCH))
         net.cpu()
     net.train()  # Lightning leaves the mode as it is
     module = QatModule(net, float_net.eval(), settings, identity)

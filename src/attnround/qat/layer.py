@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from attnround.quantization.grid import Grid, dequantize, quantize, steps
+from attnround.quantization.grid import Grid, dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.lsq import LearnedStep, gradient_scale
 
@@ -54,6 +54,14 @@ class TrainedLayer(nn.Module):
         return output if self.norm is None else self.norm(output)
 
     @torch.no_grad()
+    def shrink(self, gain: Tensor) -> None:
+        """Divide each output channel by its gain [O]; the integers stay."""
+        self.weight.div_(per_channel(gain, self.weight))
+        self.quantized.layer.bias.div_(gain)
+        for step in (self.scale, self.least):
+            step.div_(gain)
+
+    @torch.no_grad()
     def keep_positive(self) -> None:
         """Call it after a step of the optimizer."""
         self.scale.clamp_(min=self.least)
@@ -75,18 +83,14 @@ class TrainedLayer(nn.Module):
         return layer.requires_grad_(False)
 
 
-def train_layers(student: nn.Module, teacher: nn.Module) -> dict[str, TrainedLayer]:
-    """Put a trained layer in the place of every quantized one of the student; the teacher has the float weights.
-
-    Returns them by name.
-    """
+def train_layers(student: nn.Module, teacher: nn.Module) -> None:
+    """Put a trained layer in the place of every quantized one of the student; the teacher has the float weights."""
     quantized = {name: module for name, module in student.named_modules() if isinstance(module, QuantizedLayer)}
     trained = {
         name: TrainedLayer(layer, teacher.get_submodule(name).weight.detach()) for name, layer in quantized.items()
     }
     for name, layer in trained.items():
         student.set_submodule(name, layer)
-    return trained
 
 
 def settle_layers(student: nn.Module) -> None:

@@ -52,5 +52,15 @@ class LearnedStep(torch.autograd.Function):
         if scale.ndim:
             product = (grad * quantized[0] - grad_x * x).flatten(1).sum(1)
         else:
-            product = torch.dot(grad.flatten(), quantized[0].flatten()) - torch.dot(grad_x.flatten(), x.flatten())
+            flat_grad, flat_quantized, flat_grad_x, flat_x = in_order_of(x, grad, quantized[0], grad_x, x)
+            product = torch.dot(flat_grad, flat_quantized) - torch.dot(flat_grad_x, flat_x)
         return grad_x, product * (ctx.factor / scale.reshape(product.shape)), None, None, None
+
+
+def in_order_of(x: Tensor, *values: Tensor) -> list[Tensor]:
+    """The values, of the shape of x, as vectors in the order in which the memory has x: no copy where it has them so.
+
+    Of channels_last tensors, `flatten` made copies that took a fifth of a training step of resnet18_slim.
+    """
+    order = sorted(range(x.ndim), key=x.stride, reverse=True)
+    return [each.permute(order).reshape(-1) for each in values]

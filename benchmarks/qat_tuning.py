@@ -1,0 +1,182 @@
+"""Which settings of quantization-aware training are best: rows of a grid over models, bits and data.
+
+PYTHONPATH=src OMP_NUM_THREADS=1 python benchmarks/qat_tuning.py rates         # a grid, into results/qat_tuning.csv
+PYTHONPATH=src OMP_NUM_THREADS=1 python benchmarks/qat_tuning.py rates --models resnet18_slim --bits 2/4
+
+Judged on 5,000 of the 60,000 training images, which no training here sees and the float model saw; never on the test
+images. A model is quantized once by GPTQ, first and last layer at 8 bits, and trained from there with every setting. A
+setting whose row is there is skipped, so a stopped grid goes on.
+"""
+
+import argparse
+import copy
+import csv
+import itertools
+import logging
+import os
+import tempfile
+import time
+from functools import cache
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from attnround.bits import Problem, Uniform
+from attnround.data import FashionMNIST, HeldOut
+from attnround.models import TimmModel, find_layers, fold_batch_norms, normed_layers, swap_layers
+from attnround.qat import Lsq, finetune
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.ranges import Float, Mse
+from attnround.quantization.rounding import GPTQ
+from attnround.reconstruction import LayerReconstruction, attach_activations, calibrate_activations, reconstruct
+from attnround.trainer import TrainerSettings
+
+ROOT = Path(__file__).resolve().parents[1]
+MODELS = ("resnet18_slim", "mobilenetv2_050")
+NUM_SHIPPED, NUM_JUDGED = 10_000, 5_000
+PINNED = {"first": 8, "last": 8}
+FLOAT = 32  # the word for inputs that are not quantized
+
+
+def product(**axes: list) -> list[dict]:
+    """Every combination of the values of these options."""
+    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
+
+
+# Options of qat=lsq, and data: shipped (10,000 images with labels) or full (60,000). None: the start itself.
+GRIDS = {
+    "starts": [None],
+    "rates": product(num_epochs=[2], batch_norm=["reestimated"], lr=[0.03, 0.01, 0.003])
+    + product(num_epochs=[2], batch_norm=["folded"], lr=[0.003, 0.001]),
+    "teachers": product(num_epochs=[2], batch_norm=["reestimated"], lr=[0.01], distillation=[4.0]),
+    "data": product(num_epochs=[1], batch_norm=["reestimated"], lr=[0.01, 0.03]),
+}
+
+
+class Case:
+    """A float model, and what it is calibrated, trained and judged with."""
+
+    def __init__(self, name: str, seed: int):
+        config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
+        config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
+        del config["_target_"]
+        self.teacher = TimmModel(**OmegaConf.to_container(config)).build()
+        self.seed, self.names = seed, [layer.name for layer in find_layers(self.teacher)]
+        self.unfolded = {
+            layer: self.teacher.get_submodule(layer).weight.detach().clone() for layer in normed_layers(self.teacher)
+        }
+        self.data = {"shipped": self.images_of(False), "full": self.images_of(True)}
+        self.calibration = self.data["shipped"].calibration().images
+        fold_batch_norms(self.teacher)
+        held_out = HeldOut(self.data["full"], Lsq.held_out, 1).held_out
+        indices = [index for index in held_out.indices if index >= NUM_SHIPPED][:NUM_JUDGED]
+        self.judged = [values[indices] for values in held_out.dataset.tensors]
+        self.start = cache(self.start)
+
+    def images_of(self, full: bool) -> FashionMNIST:
+        """The shipped training images, or all of them."""
+        root = OmegaConf.load(ROOT / "conf/data/fashion_mnist.yaml").train_root
+        data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), seed=self.seed, full_train=full, train_root=root)
+        data.match(self.teacher.preprocessing, self.teacher.num_classes)
+        return data
+
+    def start(self, weight_bits: int, input_bits: int, start: str) -> nn.Module:
+        """The student that training starts from: rounded by GPTQ (ptq) or to nearest (fp32)."""
+        observer, trainer = ClipSearch(input_weighted=True), TrainerSettings()
+        search = Float() if input_bits == FLOAT else Mse(bit_width=input_bits, pinned=PINNED)
+        inputs = calibrate_activations(self.teacher, self.calibration, search, 64)
+        bits = Uniform(bit_width=weight_bits, pinned=PINNED).allocate(Problem(find_layers(self.teacher))).bit_width
+        student = swap_layers(self.teacher, bits, observer)
+        attach_activations(student, inputs)
+        if start == "ptq":
+            settings = LayerReconstruction(observer=observer)
+            teacher, gptq = copy.deepcopy(self.teacher), GPTQ(damping=0.0, order="activation")
+            reconstruct(teacher, student, self.calibration, gptq, settings, trainer, seed=self.seed)
+        return student
+
+    def run(self, weight_bits: int, input_bits: int, start: str, data: str, options: dict | None) -> dict[str, str]:
+        """Train and judge."""
+        student, seconds = self.start(weight_bits, input_bits, start), 0.0
+        if options is not None:
+            settings = Lsq(**(defaults() | options | {"start": start}))
+            labelled = HeldOut(self.data[data], settings.held_out, settings.batch_size)
+            torch.manual_seed(self.seed)
+            with tempfile.TemporaryDirectory() as folder:
+                tuned = finetune(
+                    self.teacher, student, labelled, self.calibration, self.unfolded, settings, TrainerSettings(),
+                    Path(folder) / "qat",
+                )  # fmt: skip
+            student, seconds = tuned.student, tuned.seconds
+        return judge(student, self.judged) | {"seconds": f"{seconds:.1f}"}
+
+
+def defaults() -> dict:
+    """conf/qat/lsq.yaml: the rows say all that differs from a plain one, which is this."""
+    return {"num_epochs": 1, "lr": 0.003, "weight_decay": 1e-4, "label_smoothing": 0.1, "distillation": 1.0}
+
+
+@torch.no_grad()
+def judge(student: nn.Module, judged: list[Tensor]) -> dict[str, str]:
+    """top1 in percent, and the cross-entropy."""
+    images, labels = judged
+    logits = torch.cat([student(batch) for batch in images.split(500)])
+    right = (logits.argmax(1) == labels).double().mean().item()
+    return {"held_out_top1": f"{100 * right:.2f}", "held_out_loss": f"{cross_entropy(logits, labels).item():.4f}"}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("grid", choices=GRIDS)
+    arguments.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    arguments.add_argument("--bits", nargs="+", default=["2/4", "2/32"], help="of weights and inputs; 32: float")
+    arguments.add_argument("--starts", nargs="+", default=["ptq"], choices=["ptq", "fp32"])
+    arguments.add_argument("--data", nargs="+", default=["shipped"], choices=["shipped", "full"])
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
+    arguments.add_argument("--rows", type=Path, default=ROOT / "results/qat_tuning.csv")
+    given = arguments.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
+    logging.disable(logging.INFO)
+
+    done = set()
+    if given.rows.exists():
+        with given.rows.open() as file:
+            done = {key_of(row) for row in csv.DictReader(file)}
+    case_of = cache(Case)
+    axes = (given.seeds, given.models, given.bits, given.starts, given.data, GRIDS[given.grid])
+    for seed, model, bits, start, data, options in itertools.product(*axes):
+        place = {"model": model, "bits": bits, "seed": seed, "start": start, "data": data, "settings": named(options)}
+        if key_of(place) in done:
+            continue
+        begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+        found = case_of(model, seed).run(*map(int, bits.split("/")), start, data, options)
+        row = place | {"epochs": (options or {}).get("num_epochs", 0)} | found | {"date": begun}
+        done.add(key_of(place))
+        append(given.rows, row)
+        print(*row.values(), flush=True)
+
+
+def named(options: dict | None) -> str:
+    """`batch_norm=folded lr=0.01`, in the order of the names; `none` for the start itself."""
+    return "none" if options is None else " ".join(f"{name}={value}" for name, value in sorted(options.items()))
+
+
+def key_of(row: dict) -> tuple[str, ...]:
+    """What makes a row that row."""
+    return tuple(str(row[name]) for name in ("model", "bits", "seed", "start", "data", "settings"))
+
+
+def append(path: Path, row: dict) -> None:
+    """One more row, under a header if it is the first."""
+    new = not path.exists()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, row, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+
+
+if __name__ == "__main__":
+    main()
