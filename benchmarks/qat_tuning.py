@@ -49,10 +49,11 @@ def product(**axes: list) -> list[dict]:
 # Options of qat=lsq, and data: shipped (10,000 images with labels) or full (60,000). None: the start itself.
 GRIDS = {
     "starts": [None],
-    "rates": product(num_epochs=[2], batch_norm=["reestimated"], lr=[0.03, 0.01, 0.003])
-    + product(num_epochs=[2], batch_norm=["folded"], lr=[0.003, 0.001]),
+    "rates": product(num_epochs=[2], batch_norm=["reestimated"], lr=[0.003, 0.01, 0.03]),
+    "norms": product(num_epochs=[2], batch_norm=["folded"], lr=[0.003])
+    + product(num_epochs=[2], batch_norm=["reestimated"], lr=[0.01]),
     "teachers": product(num_epochs=[2], batch_norm=["reestimated"], lr=[0.01], distillation=[4.0]),
-    "data": product(num_epochs=[1], batch_norm=["reestimated"], lr=[0.01, 0.03]),
+    "data": product(num_epochs=[1], batch_norm=["reestimated"], lr=[0.01]),
 }
 
 

@@ -2,9 +2,10 @@
 
 What is quantized is a weight with its batch norm folded in. For the training the norm is taken out again: the weight
 and its steps get the size that they had before, and a new batch norm is put behind the layer, with the mean and the
-variance of the layer's output, and with a shift and a gain that undo them. The model starts where it was, and from
-there it is trained with the statistics of its batches, as the float model was. In the end the batch norm goes into the
-layer's steps and bias. That is exact and touches no integer, as every output channel has a step of its own.
+variance of the layer's output, and with a shift and a gain that undo them. The model starts where it was (or, without
+PTQ before, with the means and variances that the float model has), and from there it is trained with the statistics of
+its batches, as the float model was. In the end the batch norm goes into the layer's steps and bias. That is exact and
+touches no integer, as every output channel has a step of its own.
 
 The size matters: a weight k times as large has a gradient k times as small, and so moves k^2 times less for its size.
 In mobilenetv2_050 folding makes the depthwise weights 5 to 10 times as large.
@@ -17,14 +18,36 @@ from torch import Tensor, nn
 
 from attnround.qat.layer import TrainedLayer
 
+MOMENTUM = 0.1  # torch's own
+
 
 @torch.no_grad()
-def insert_norms(model: nn.Module, unfolded: Mapping[str, Tensor], images: Sequence[Tensor]) -> None:
+def insert_norms(
+    model: nn.Module, reference: nn.Module, unfolded: Mapping[str, Tensor], images: Sequence[Tensor]
+) -> None:
     """Put batch norms behind the model's convolutions of these names.
 
-    unfolded: their float weights [O, *rest] before the folding; images: batches [N, C, H, W] for the statistics.
+    reference: whose outputs have the mean and the variance that the norms give: the model itself, which then starts
+    where it was, or the float one; unfolded: the float weights [O, *rest] before the folding; images: batches
+    [N, C, H, W] for the statistics.
     """
-    layers = [model.get_submodule(name) for name in unfolded]
+    for name, (mean, variance) in statistics(reference, list(unfolded), images).items():
+        layer = model.get_submodule(name)
+        factor = gain(layer.weight, unfolded[name].to(layer.weight.device))
+        norm = nn.BatchNorm2d(len(layer.weight), momentum=MOMENTUM, device=layer.weight.device)
+        norm.running_mean.copy_(mean / factor)
+        norm.running_var.copy_(variance / factor**2)
+        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps) * factor)
+        norm.bias.copy_(mean)
+        layer.shrink(factor)
+        layer.norm = norm
+    if reference is not model:
+        estimate_norms(model, images)
+
+
+def statistics(model: nn.Module, names: Sequence[str], images: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Mean and variance [O] of the outputs of these layers."""
+    layers = [model.get_submodule(name) for name in names]
     norms = [nn.BatchNorm2d(len(layer.weight), momentum=None, device=layer.weight.device) for layer in layers]
     hooks = [
         layer.register_forward_hook(lambda _, inputs, output, norm=norm: observe(norm, output))
@@ -33,16 +56,9 @@ def insert_norms(model: nn.Module, unfolded: Mapping[str, Tensor], images: Seque
     model.eval()
     for batch in images:
         model(batch)
-    for layer, norm, hook, before in zip(layers, norms, hooks, unfolded.values(), strict=True):
+    for hook in hooks:
         hook.remove()
-        norm.bias.copy_(norm.running_mean)
-        factor = gain(layer.weight, before.to(layer.weight.device))
-        layer.shrink(factor)
-        norm.running_mean.div_(factor)
-        norm.running_var.div_(factor**2)
-        norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps) * factor)
-        norm.momentum = 0.1
-        layer.norm = norm
+    return {name: (norm.running_mean, norm.running_var) for name, norm in zip(names, norms, strict=True)}
 
 
 def gain(folded: Tensor, unfolded: Tensor) -> Tensor:
@@ -67,4 +83,6 @@ def estimate_norms(model: nn.Module, images: Sequence[Tensor]) -> None:
         norm.train()
     for batch in images if norms else ():
         model(batch)
+    for norm in norms:
+        norm.momentum = MOMENTUM
     model.eval()

@@ -68,7 +68,8 @@ def finetune(
     device = trainer.make().strategy.root_device
     train_layers(net, float_net)
     if settings.batch_norm == "reestimated":
-        insert_norms(net.to(device), unfolded, images.to(device).split(STATISTICS_BATCH))
+        reference = net if settings.start == "ptq" else float_net
+        insert_norms(net.to(device), reference.to(device), unfolded, images.to(device).split(STATISTICS_BATCH))
         net.cpu()
     net.train()  # Lightning leaves the mode as it is
     module = QatModule(net, float_net.eval(), settings, identity)
