@@ -64,6 +64,26 @@ def test_without_a_step_the_accuracy_is_that_of_the_start(problem, tmp_path, bat
     assert agreed > 0.97
 
 
+def test_from_fp32_the_layers_have_the_means_of_the_float_model_s(problem, tmp_path):
+    tuned = problem.tune(tmp_path / "qat", num_epochs=1, lr=1e-12, batch_norm="reestimated", start="fp32")
+    for name in problem.unfolded:
+        wanted, before, after = (
+            means(model, name, problem.images) for model in (problem.teacher, problem.student, tuned.student)
+        )
+        torch.testing.assert_close(after, wanted, rtol=1e-2, atol=1e-2)
+        assert (before - wanted).norm() > 2 * (after - wanted).norm()
+
+
+@torch.no_grad()
+def means(model, name, images):
+    """Of a layer's output channels."""
+    found = []
+    hook = model.get_submodule(name).register_forward_hook(lambda _, __, output: found.append(output.mean((0, 2, 3))))
+    model(images)
+    hook.remove()
+    return found[0]
+
+
 @pytest.mark.parametrize("more", [{}, {"ema": 0.9, "batch_norm": "reestimated"}])
 def test_a_run_that_was_interrupted_has_the_same_curve_and_the_same_bits(problem, tmp_path, more, monkeypatch):
     whole = problem.tune(tmp_path / "whole", identity="a", **more)
