@@ -10,6 +10,14 @@ from attnround.results.tables.published import Published
 from attnround.results.tables.render import render
 
 
+def texts(
+    grid: Grid, cells: Sequence[Cell], published: Sequence[Published] = (), arguments: str = ""
+) -> dict[str, str]:
+    """Suffix -> the table as such a file."""
+    rendered = render(grid, cells, published, f"make tables TABLE={grid.name}{arguments}")
+    return {"md": rendered.markdown(), "csv": rendered.csv(), "tex": rendered.latex()}
+
+
 def write_tables(
     tables: Sequence[tuple[Grid, Sequence[Cell]]],
     folder: Path,
@@ -23,8 +31,7 @@ def write_tables(
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for grid, cells in tables:
-        rendered = render(grid, cells, published, f"make tables TABLE={grid.name}{arguments}")
-        for suffix, text in (("md", rendered.markdown()), ("csv", rendered.csv()), ("tex", rendered.latex())):
+        for suffix, text in texts(grid, cells, published, arguments).items():
             paths.append(folder / f"{grid.name}.{suffix}")
             write_atomically(paths[-1], text)
         paths += draw_pictures(grid, cells, folder)

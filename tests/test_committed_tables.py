@@ -1,0 +1,40 @@
+"""The committed tables are what the committed rows and conf/table give, and nothing else."""
+
+import pytest
+
+from attnround.results.row import read_rows
+from attnround.results.tables.grid import cells_of, read_grid, read_models
+from attnround.results.tables.write import texts
+from rows import plan
+from tests.conftest import ROOT
+
+TABLES = sorted((ROOT / "conf/table").glob("*.yaml"))
+RESULTS = ROOT / "results/tables"
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_a_committed_table_is_that_of_the_committed_rows(path):
+    grid = read_grid(path, read_models(ROOT / "conf/table/models/embedded.yaml"))
+    hashes, _ = plan(grid)
+    cells = cells_of(grid, hashes, read_rows(ROOT / "results/rows", hashes))
+    assert {row.seed for cell in cells for row in cell.rows} >= {0, 1, 2}
+    for suffix, text in texts(grid, cells).items():
+        assert (RESULTS / f"{grid.name}.{suffix}").read_text() == text, f"{grid.name}.{suffix}: run make tables"
+    for picture in grid.pictures:
+        for suffix in ("png", "svg"):
+            assert (RESULTS / f"{grid.name}_{picture['file']}.{suffix}").stat().st_size > 0
+
+
+def test_every_committed_row_is_in_a_table():
+    grids = [read_grid(path, read_models(ROOT / "conf/table/models/embedded.yaml")) for path in TABLES]
+    wanted = {each for grid in grids for each in plan(grid)[0]}
+    assert {path.stem for path in (ROOT / "results/rows").glob("*.json")} <= wanted
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_the_same_grid_composes_on_imagenet(path, monkeypatch):
+    monkeypatch.setenv("IMAGENET_ROOT", "/data/imagenet")
+    grid = read_grid(path, read_models(ROOT / "conf/table/models/imagenet.yaml"), "quick")
+    hashes, plans = plan(grid)
+    assert hashes
+    assert "/data" not in str(plans)  # where the images lie does not make another row
