@@ -83,6 +83,9 @@ block-step: $(STAMP) ## what a step of block reconstruction costs against the ba
 layer-step: $(STAMP) ## what a step of the layer objective costs against images and bits, into results/layer_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/layer_step.py results/layer_step.csv
 
+sweep: $(STAMP) ## run a W&B sweep file here, without a server: make sweep NAME=sigma (LAUNCHER=joblib: on all cores)
+	$(BIN)/python src/sweep.py sweeps/$(NAME).yaml $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
+
 cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 at 224 pixels, into results/cost.*
 	rm -rf outputs/cost
 	$(BIN)/python src/train.py hydra.run.dir=outputs/cost/main
@@ -99,6 +102,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run tables report test lint format test-slow rounding objectives allocators conventions tuning allocation-speed block-step layer-step \
+.PHONY: help setup run tables sweep report test lint format test-slow rounding objectives allocators conventions tuning allocation-speed block-step layer-step \
 	cost checkpoints clean
 .DEFAULT_GOAL := help

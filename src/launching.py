@@ -12,6 +12,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, setup_globals
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
@@ -47,7 +48,7 @@ def launch(
 
     A job that raises, exits or takes its process along stops no other. Loky ends all processes of a pool where one
     dies, so what had begun there is begun anew, each job alone: a task has to bear that.
-    Raises InputError where the launcher is not installed, HydraException where its options do not compose.
+    Raises InputError where the launcher is not installed or has no such option.
     """
     import tempfile
 
@@ -169,10 +170,15 @@ def _loader() -> object:
 def _instantiate(overrides: Sequence[str], task: Callable[[DictConfig], object]) -> Launcher:
     from hydra._internal.callbacks import Callbacks
 
+    from attnround.errors import InputError
+
     loader = _loader()
     # A job knows it is one of many; the launcher does not list them all.
     ours = ["hydra.mode=MULTIRUN", "hydra.job.name=train", "hydra.hydra_logging.root.level=WARNING"]
-    config = loader.load_configuration("train", [*ours, *overrides], RunMode.MULTIRUN)
+    try:
+        config = loader.load_configuration("train", [*ours, *overrides], RunMode.MULTIRUN)
+    except HydraException as error:
+        raise InputError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from error
     HydraConfig.instance().set_config(config)
     context = HydraContext(config_loader=loader, callbacks=Callbacks(config))
     return Plugins.instance().instantiate_launcher(context, task, config)

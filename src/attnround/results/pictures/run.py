@@ -44,7 +44,7 @@ def draw_layers(rows: Sequence[dict], path: Path, title: str) -> None:
     bottom.set(ylabel="unit output SQNR, held out, dB")
     _name(bottom, rows)
     figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_moved(rows: Sequence[dict], path: Path, title: str) -> None:
@@ -64,7 +64,7 @@ def draw_moved(rows: Sequence[dict], path: Path, title: str) -> None:
     axes.set(ylabel="weights by distance from nearest, %", ylim=(0, 100), title=title)
     _name(axes, rows)
     figure.legend(loc="outside lower center", ncols=3, frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_losses(units: Sequence[dict], path: Path, title: str) -> None:
@@ -105,7 +105,7 @@ def draw_losses(units: Sequence[dict], path: Path, title: str) -> None:
     if len(objectives) > 1:
         curves = {axes.lines[0].get_label(): axes.lines[0] for axes in grid.flat[: len(units)]}
         figure.legend(handles=curves.values(), loc="outside upper right", frameon=False)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_trials(trials: Sequence[dict], path: Path, title: str) -> None:
@@ -122,26 +122,40 @@ def draw_trials(trials: Sequence[dict], path: Path, title: str) -> None:
         axes.annotate(str(number), place, xytext=(4, -10), textcoords="offset points", fontsize=8)
     axes.set(xlabel="mean bits of a weight", ylabel="agreement with FP32, calibration images, %", title=title)
     axes.grid(alpha=0.3)
-    _save(figure, path)
+    save(figure, path)
 
 
 def draw_lines(
-    lines: dict[str, list[tuple[float, list[float]]]], path: Path, title: str, labels: tuple[str, str]
+    lines: dict[str, list[tuple[float, list[float]]]],
+    path: Path,
+    title: str,
+    labels: tuple[str, str],
+    ticks: dict[float, str] | None = None,
+    log: bool = False,
+    joined: bool = True,
 ) -> None:
     """A line a name: its points' means, with bars of a standard deviation where there are several values.
 
-    lines: name -> (x, values at it) in ascending order of x; labels: of the two axes.
+    lines: name -> (x, values at it) in ascending order of x; labels: of the two axes; ticks: x -> what stands there.
+    log: whether x goes by factors; joined: whether there is a way between two of its points. A line without a name has no legend.
     """
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for i, (name, points) in enumerate(lines.items()):
         means = [statistics.mean(values) for _, values in points]
         spreads = [statistics.stdev(values) if len(values) > 1 else 0.0 for _, values in points]
         style = {"color": COLOURS[i % len(COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        style["linestyle"] = "-" if joined else "none"
         axes.errorbar([x for x, _ in points], means, spreads, label=name, capsize=3, markersize=5, **style)
     axes.set(xlabel=labels[0], ylabel=labels[1], title=title)
+    if log:
+        axes.set_xscale("log")
+    if ticks is not None:
+        axes.set_xticks(list(ticks), list(ticks.values()))
+        axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    _save(figure, path)
+    if list(lines) != [""]:
+        axes.legend(frameon=False)
+    save(figure, path)
 
 
 def _width(rows: Sequence[dict]) -> float:
@@ -155,6 +169,7 @@ def _name(axes: Axes, rows: Sequence[dict]) -> None:
     axes.set_axisbelow(True)
 
 
-def _save(figure: plt.Figure, path: Path) -> None:
+def save(figure: plt.Figure, path: Path) -> None:
+    """Write and forget a picture; the end of the name says its kind."""
     figure.savefig(path, dpi=130)
     plt.close(figure)

@@ -1,0 +1,95 @@
+"""`python src/sweep.py` as a user meets it: small sweeps really run, and what is wrong told before anything runs."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SWEEP = """
+program: src/train.py
+method: grid
+metric: {name: quantized/sqnr_db, goal: maximize}
+parameters:
+  quantizer.sigma: {values: [0.25, -1, 0.5]}
+  seed: {values: [0]}
+command: ["${env}", python, "${program}", bits=uniform, quantizer.num_steps=200, logger=wandb, "${args_no_hyphens}"]
+"""
+
+
+@pytest.fixture
+def sweep(tmp_path):
+    def run(content: str, *arguments: str) -> subprocess.CompletedProcess:
+        (tmp_path / "small.yaml").write_text(content)
+        command = [sys.executable, str(ROOT / "src/sweep.py"), "small.yaml", *arguments]
+        return subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=600)
+
+    return run
+
+
+@pytest.fixture
+def small(image_folder):
+    """The real config, shrunken to a few images of noise and a model that nobody trained."""
+    return [
+        "model=timm", "model.name=test_resnet", "model.num_classes=10", "model.random_init=true", "data=image_folder",
+        f"data.root={image_folder}", f"data.calibration={image_folder / 'calibration'}", "data.num_calibration=6",
+        "data.num_workers=0", "reconstruction.num_positions=4", "quantizer.num_steps=2",
+    ]  # fmt: skip
+
+
+def test_a_sweep_runs_tells_what_failed_and_goes_on(sweep, small, tmp_path):
+    folder = tmp_path / "outputs/sweeps/small"
+    done = sweep(SWEEP, *small, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
+    assert done.returncode == 1
+    assert "grid, 3 runs, 0 of them done" in done.stdout
+    assert done.stdout.count("done: ") == 2
+    assert "Traceback" not in done.stderr
+    failed, total = done.stderr.splitlines()
+    assert failed.startswith("failed: bits=uniform")
+    assert "1 of 3 runs failed" in total
+    rows = _rows(folder)
+    assert [row["quantizer.sigma"] for row in rows] == ["0.25", "-1", "0.5"]
+    assert [bool(row["quantized/sqnr_db"]) for row in rows] == [True, False, True]
+    assert "sigma=-1" in rows[1]["error"]
+    assert (folder / "small.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "small.svg").exists()
+    assert not list(folder.glob("*/wandb"))
+
+    first, last = (folder / row["config_hash"] / "record.json" for row in (rows[0], rows[2]))
+    written = last.stat().st_mtime_ns
+    first.write_text(first.read_text()[:100])  # as a full disk leaves it
+    again = sweep(SWEEP.replace("0.25, -1", "0.25"), *small)
+    assert again.returncode == 0, again.stderr
+    assert "2 runs, 1 of them done" in again.stdout
+    assert last.stat().st_mtime_ns == written
+    assert [row["quantized/sqnr_db"] for row in _rows(folder)] == [rows[i]["quantized/sqnr_db"] for i in (0, 2)]
+
+
+WRONG = {
+    "unknown parameter": (SWEEP.replace("quantizer.sigma", "quantizer.sigm"), [], "quantizer.sigm"),
+    "unknown option of a group": (SWEEP.replace("bits=uniform", "bits=unifrom"), [], "bits/unifrom"),
+    "unknown override": (SWEEP, ["quantizer.lrr=1"], "quantizer.lrr"),
+    "launcher": (SWEEP, ["hydra/launcher=nodes"], "basic, joblib"),
+    "launcher's option": (SWEEP, ["hydra.launcher.n_jbs=1"], "n_jbs"),
+    "empty": ("method: grid", [], "parameters are missing"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_what_is_wrong_is_one_line_before_anything_runs(sweep, case, tmp_path):
+    content, arguments, word = WRONG[case]
+    done = sweep(content, *arguments)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert word in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "outputs").exists()
+
+
+def _rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "small.csv").open() as file:
+        return list(csv.DictReader(file))
