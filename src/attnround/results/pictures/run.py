@@ -137,7 +137,7 @@ def draw_lines(
     """A line a name: its points' means, with bars of a standard deviation where there are several values.
 
     lines: name -> (x, values at it) in ascending order of x; labels: of the two axes; ticks: x -> what stands there.
-    log: whether x goes by factors; joined: whether there is a way between two of its points. A line without a name has no legend.
+    log: whether x goes by factors; joined: whether there is a way between two of its points. No name, no legend.
     """
     figure, axes = plt.subplots(figsize=(7, 5), layout="constrained")
     for i, (name, points) in enumerate(lines.items()):
