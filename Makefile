@@ -35,37 +35,11 @@ PROFILE ?= full
 DATA ?= embedded
 TABLE ?= all
 LAUNCHER ?= joblib
-tables: $(STAMP) ## run what is missing of the tables and write them anew: PROFILE=quick, DATA=imagenet, TABLE=rounding, LAUNCHER=submitit_slurm
+tables: $(STAMP) ## run what is missing of the tables and write them anew: PROFILE=quick, TABLE=rounding, DATA=imagenet, LAUNCHER=submitit_slurm
 	$(BIN)/python src/tables.py profile=$(PROFILE) models=$(DATA) tables=$(TABLE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 report: $(STAMP) ## one page of all tables and pictures, results/report.html
 	$(BIN)/python -m attnround.results.report.write results/tables results/report.html
-
-rounding: $(STAMP) ## the rounding methods side by side over three seeds, into results/rounding.* (some 90 minutes on two cores)
-	rm -rf outputs/rounding
-	running=; for model in resnet18_slim mobilenetv2_050; do \
-	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m model=$$model bits=uniform bits.bit_width=4,3,2 \
-	    quantizer=nearest,stochastic,gptq,coordinate_descent,attention_round,flexround,adaround seed=0,1,2 hydra.sweep.dir=outputs/rounding/$$model & \
-	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
-	$(BIN)/python -m attnround.results.rows outputs/rounding results/rounding
-
-objectives: $(STAMP) ## the layer and the block objective side by side at 2 bits, into results/objectives.* (some 10 minutes on two cores)
-	rm -rf outputs/objectives
-	running=; for seed in 0 1; do \
-	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m bits=uniform bits.bit_width=2 seed=$$seed \
-	    reconstruction=layer,block,layer_then_block hydra.sweep.dir=outputs/objectives/$$seed & \
-	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
-	$(BIN)/python -m attnround.results.rows outputs/objectives results/objectives
-
-allocators: $(STAMP) ## bit allocators side by side over budgets and seeds, into results/allocators.* (some 25 minutes on two cores)
-	rm -rf outputs/allocators
-	running=; for model in resnet18_slim mobilenetv2_050; do \
-	  OMP_NUM_THREADS=1 $(BIN)/python src/train.py -m model=$$model quantizer=coordinate_descent \
-	    quantizer.init=gptq bits=mixed,sensitivity,fisher,random,uniform bits.budget=2.5,3 seed=0,1,2 \
-	    hydra.sweep.dir=outputs/allocators/$$model & \
-	  running="$$running $$!"; done; for each in $$running; do wait $$each || exit 1; done
-	$(BIN)/python -m attnround.results.rows outputs/allocators results/allocators
-	$(BIN)/python -m attnround.results.pareto results/allocators.csv results/allocators
 
 conventions: $(STAMP) ## every allocator and convention of coding length on the network's output, into results/allocation.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/allocators.py
@@ -83,16 +57,16 @@ block-step: $(STAMP) ## what a step of block reconstruction costs against the ba
 layer-step: $(STAMP) ## what a step of the layer objective costs against images and bits, into results/layer_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/layer_step.py results/layer_step.csv
 
-sweep: $(STAMP) ## run a W&B sweep file here, without a server: make sweep NAME=sigma (LAUNCHER=joblib: on all cores)
-	$(BIN)/python src/sweep.py sweeps/$(NAME).yaml $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) $(ARGS)
+sweep: $(STAMP) ## run a W&B sweep file here, without a server: make sweep NAME=sigma, ARGS="model=mobilenetv2_050"
+	$(BIN)/python src/sweep.py sweeps/$(NAME).yaml hydra/launcher=$(LAUNCHER) $(ARGS)
 
-cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 at 224 pixels, into results/cost.*
+cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 at 224 pixels, into results/cost.csv
 	rm -rf outputs/cost
 	$(BIN)/python src/train.py hydra.run.dir=outputs/cost/main
 	$(BIN)/python benchmarks/noise_images.py outputs/noise 1024
 	$(BIN)/python src/train.py model=timm model.name=tf_efficientnet_lite0 model.random_init=true bits=uniform \
 	  data=image_folder data.root=outputs/noise data.calibration=outputs/noise/calibration hydra.run.dir=outputs/cost/lite0
-	$(BIN)/python -m attnround.results.rows outputs/cost results/cost && rm results/cost.md # its accuracies mean nothing
+	$(BIN)/python -m attnround.results.gather outputs/cost results/cost.csv
 
 checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minutes on two cores)
 	for model in resnet18_slim mobilenetv2_050; do \
@@ -102,6 +76,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run tables sweep report test lint format test-slow rounding objectives allocators conventions tuning allocation-speed block-step layer-step \
-	cost checkpoints clean
+.PHONY: help setup run tables sweep report test lint format test-slow conventions tuning allocation-speed block-step \
+	layer-step cost checkpoints clean
 .DEFAULT_GOAL := help

@@ -92,9 +92,9 @@ def _record(folder: Path, name: str) -> dict | None:
 
 def _report(sweep: object, runs: dict[str, dict], folder: Path, faults: dict[str, str]) -> None:
     from attnround.errors import InputError
+    from attnround.results.gather import METRICS
     from attnround.results.pictures.sweep import draw_sweep
     from attnround.results.record import write_atomically
-    from attnround.results.rows import METRICS
     from attnround.results.sweep import arguments
     from attnround.results.table import csv_text
 

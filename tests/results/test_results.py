@@ -57,7 +57,7 @@ def test_csv_has_a_line_a_row():
 
 
 def test_results_need_no_torch():
-    rooms = "attnround.results.record, attnround.results.rows, attnround.results.pictures.run"
+    rooms = "attnround.results.record, attnround.results.gather, attnround.results.pictures.run"
     code = f"import sys, {rooms}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT / "src", check=True)
     assert done.stdout.strip() == "False"

@@ -36,12 +36,18 @@ class _Collector(pl.LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         images, labels = batch
-        self.logits.append(self.model(images).float().cpu())
+        self.logits.append(self.model(images.contiguous(memory_format=torch.channels_last)).float().cpu())
         self.labels.append(labels.cpu())
 
 
 def evaluate(model: nn.Module, data: pl.LightningDataModule, trainer: TrainerSettings, name: str = "") -> Outputs:
-    """Run the whole evaluation set through the model. `name` is what the progress bar says."""
-    collector = _Collector(model)
-    trainer.make(callbacks=[EvaluationBar(name)]).validate(collector, datamodule=data, verbose=False)
+    """Run the whole evaluation set through the model. `name` is what the progress bar says.
+
+    In channels_last, which halves the time of mobilenetv2_050 on one core; the model comes back as it was.
+    """
+    collector = _Collector(model.to(memory_format=torch.channels_last))
+    try:
+        trainer.make(callbacks=[EvaluationBar(name)]).validate(collector, datamodule=data, verbose=False)
+    finally:
+        model.to(memory_format=torch.contiguous_format)
     return Outputs(torch.cat(collector.logits), torch.cat(collector.labels))

@@ -32,8 +32,8 @@ from attnround.trainer import TrainerSettings
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 4  # outputs of float models: a model's with every seed of a table
-_FLOAT_OUTPUTS: dict[tuple[str, ...], Outputs] = {}
+REMEMBERED = 8  # outputs: of FP32 and nearest with every seed of a table
+_OUTPUTS: dict[tuple[str, ...], Outputs] = {}
 # the groups whose options tell one run from another
 COMPARED = ("model", "quantizer", "bits", "activation", "reconstruction", "qat", "experiment")
 
@@ -70,8 +70,8 @@ def quantize(
         begin = start(subject, bits, activation, reconstruction, trainer, reconstructed, run)
         student, allocation = begin.student, begin.allocation
         rounded = copy.deepcopy(student) if labelled and qat.start == "fp32" else student
-        reference = float_outputs(teacher, data, trainer, run)
-        nearest = evaluate(student, data, trainer, "nearest")
+        reference = outputs_of(teacher, data, trainer, "fp32", run)
+        nearest = outputs_of(student, data, trainer, "nearest", run)
         say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
         reports, reconstruction_s = round_weights(subject, student, quantizer, reconstruction, trainer, loggers, run)
         quantized = evaluate(student, data, trainer, method)
@@ -133,14 +133,15 @@ def quantize(
     return metrics
 
 
-def float_outputs(teacher: nn.Module, data: ImageData, trainer: TrainerSettings, run: Run) -> Outputs:
-    """Of the float model, which many runs of one process share."""
-    key = (state_digest(teacher.state_dict()), *(repr(run.config[group]) for group in ("model", "data", "trainer")))
-    if key not in _FLOAT_OUTPUTS:
-        _FLOAT_OUTPUTS[key] = evaluate(teacher, data, trainer, "fp32")
-        if len(_FLOAT_OUTPUTS) > REMEMBERED:
-            del _FLOAT_OUTPUTS[next(iter(_FLOAT_OUTPUTS))]
-    return _FLOAT_OUTPUTS[key]
+def outputs_of(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: str, run: Run) -> Outputs:
+    """Evaluate a model that many runs of one process share, such as the float one, once."""
+    groups = ("model", "data", "activation", "trainer")
+    key = (state_digest(model.state_dict()), *(repr(run.config[group]) for group in groups))
+    if key not in _OUTPUTS:
+        _OUTPUTS[key] = evaluate(model, data, trainer, name)
+        if len(_OUTPUTS) > REMEMBERED:
+            del _OUTPUTS[next(iter(_OUTPUTS))]
+    return _OUTPUTS[key]
 
 
 def deploy(student: nn.Module, run: Run, about: dict) -> dict[str, object]:
