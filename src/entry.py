@@ -96,6 +96,9 @@ def start(main: Callable[[], object]) -> None:
         if "debug=true" in sys.argv:
             raise
         sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
     except BrokenProcessPool:
         sys.exit(f"error: a job was lost: {DIED}; the others of its pool ended with it")
 

@@ -27,6 +27,7 @@ KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # a row that was not finished is
 class Planned:
     """A row that a table wants: its run's overrides, its config as written, and the option chosen in each group."""
 
+    table: str
     overrides: list[str]
     source: dict
     choices: dict[str, str]
@@ -55,11 +56,18 @@ def plan(grid: "Grid") -> tuple[list[str], dict[str, Planned]]:
         source, choices = composed[job.overrides]
         source = source | {"seed": job.seed}
         hashes.append(config_hash(source))
-        plans[hashes[-1]] = Planned([*job.overrides, f"seed={job.seed}"], source, choices)
+        plans[hashes[-1]] = Planned(grid.name, [*job.overrides, f"seed={job.seed}"], source, choices)
     return hashes, plans
 
 
-def run_rows(missing: dict[str, Planned], folder: Path, outputs: Path, cost: "Cost", launcher: Sequence[str]) -> None:
+def run_rows(
+    missing: dict[str, Planned],
+    folder: Path,
+    outputs: Path,
+    cost: "Cost",
+    launcher: Sequence[str] = (),
+    loggers: Sequence[str] = ("csv",),
+) -> None:
     """Run these; each one's file is there when this returns, with its error where it failed."""
     from functools import partial
 
@@ -69,13 +77,18 @@ def run_rows(missing: dict[str, Planned], folder: Path, outputs: Path, cost: "Co
 
     if not missing:
         return
-    jobs = {each: planned.overrides for each, planned in missing.items()}
+    jobs = {each: [*planned.overrides, *_logged(loggers, planned.table)] for each, planned in missing.items()}
     with progress(jobs, folder, cost):
         task = partial(leave_row, folder=str(folder.resolve()))
         died = launch(jobs, task, outputs, [*launcher, *LOGGED_ONLY])
     for each, line in died.items():
         planned = missing[each]
         write_row(failed_row(planned.source, planned.choices, command_of(planned.overrides), line, ROOT), folder)
+
+
+def _logged(loggers: Sequence[str], table: str) -> list[str]:
+    """Overrides that log a run, in W&B under its table's name."""
+    return [f"logger=[{','.join(loggers)}]", *([f"logger.wandb.group={table}"] if "wandb" in loggers else [])]
 
 
 def workers(launcher: Sequence[str]) -> int:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from entry import CONF, in_a_line, start
+from entry import CONF, ROOT, in_a_line, start
 
 if TYPE_CHECKING:
     from attnround.results.tables.grid import Grid
 
 STANDARD = ("embedded", "full")  # whose tables are the committed ones
+COMMITTED = ROOT / "results/rows"  # by which costs are estimated
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="tables")
@@ -40,11 +41,12 @@ def main(cfg: DictConfig) -> None:
 
 def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     """Run what is missing, unless dry_run says not to, and write the tables; the number of rows that failed."""
+    from attnround.results.record import write_atomically
     from attnround.results.row import read_rows
     from attnround.results.tables.cost import Cost
     from attnround.results.tables.grid import cells_of
     from attnround.results.tables.published import read_published
-    from attnround.results.tables.write import write_tables
+    from attnround.results.tables.write import put_into, write_tables
     from rows import plan, run_rows, workers
 
     grids = read_grids(cfg)
@@ -53,21 +55,24 @@ def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     wanted = {each: planned for hashes, every in plans.values() for each, planned in every.items()}
     rows = read_rows(Path(cfg.rows), wanted)
     missing = {each: planned for each, planned in wanted.items() if each not in rows or rows[each].error}
-    cost = Cost(read_rows(Path(cfg.rows)).values())
+    cost = Cost([*read_rows(Path(cfg.rows)).values(), *read_rows(COMMITTED).values()])
     for name, some in [*((name, every) for name, (_, every) in plans.items()), ("together", wanted)]:
         lacking = [missing[each].overrides for each in some if each in missing]
         told = cost.told(lacking, workers(launcher))
         print(f"{name:<20} {len(some):4} rows, {len(lacking):4} to run{told}", flush=True)
     if cfg.dry_run:
         return 0
-    run_rows(missing, Path(cfg.rows), Path(cfg.outputs), cost, launcher)
+    run_rows(missing, Path(cfg.rows), Path(cfg.outputs), cost, launcher, names_of(cfg.logger))
     rows = read_rows(Path(cfg.rows), wanted)
     special = {"DATA": cfg.models, "PROFILE": cfg.profile}
     special = {name: each for name, each in special.items() if each not in STANDARD}
-    folder = Path(cfg.results).joinpath(*special.values())
+    folder = Path(cfg.results) / (cfg.models if "DATA" in special else "")
     tables = [(grid, cells_of(grid, plans[grid.name][0], rows)) for grid in grids]
     write_tables(tables, folder, published, "".join(f" {name}={each}" for name, each in special.items()))
     print(f"{', '.join(grid.name for grid in grids)}: written to {folder}")
+    if not special:
+        readme = Path(cfg.readme)
+        write_atomically(readme, put_into(readme.read_text(), folder))
     failed = [row for row in rows.values() if row.error]
     for row in failed:
         print(f"failed: {row.command}: {row.error}")
@@ -84,12 +89,17 @@ def read_grids(cfg: DictConfig) -> list["Grid"]:
         raise InputError(f"profile={cfg.profile}: give one of {', '.join(PROFILES)}")
     folder = Path(cfg.grids)
     models = read_models(Path(CONF) / "table/models" / f"{cfg.models}.yaml")
-    names = cfg.tables if isinstance(cfg.tables, ListConfig) else str(cfg.tables).split(",")
-    names = sorted(each.stem for each in folder.glob("*.yaml")) if list(names) == ["all"] else names
+    names = names_of(cfg.tables)
+    names = sorted(each.stem for each in folder.glob("*.yaml")) if names == ["all"] else names
     grids = [read_grid(folder / f"{name}.yaml", models, cfg.profile) for name in names]
     for grid in grids:
         pictures_of(grid)
     return grids
+
+
+def names_of(given: object) -> list[str]:
+    """A list, or one name."""
+    return [str(each) for each in given] if isinstance(given, ListConfig) else [str(given)]
 
 
 if __name__ == "__main__":

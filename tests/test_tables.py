@@ -38,7 +38,8 @@ def command(image_folder, tmp_path):
     data = ["data=image_folder", f"data.root={image_folder}", f"data.calibration={image_folder / 'calibration'}"]
     table = TABLE | {"base": [*TABLE["base"], *data, "data.num_calibration=6", "data.num_workers=0"]}
     (tmp_path / "grids/methods.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
-    places = [f"{name}={tmp_path / name}" for name in ("grids", "rows", "results", "outputs")]
+    (tmp_path / "readme").write_text("Ours:\n<!-- table methods -->\n<!-- end -->\n")
+    places = [f"{name}={tmp_path / name}" for name in ("grids", "rows", "results", "outputs", "readme")]
     return [sys.executable, str(ROOT / "src/tables.py"), *places]
 
 
@@ -77,6 +78,7 @@ def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_pat
     table = (tmp_path / "results/methods.md").read_text()
     assert "| broken | 0 of 2 ‡ | failed: " in table
     assert "| nearest | 2 |" in table
+    assert "<!-- table methods -->\n| method | seeds |" in (tmp_path / "readme").read_text()
 
     again = run(command)
     assert "2 to run" in again.stdout  # what failed, and nothing else
@@ -86,15 +88,16 @@ def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_pat
     assert (tmp_path / "results/methods.md").read_text().splitlines()[:7] == table.splitlines()[:7]
 
 
-def test_the_quick_profile_has_a_folder_of_its_own_and_runs_anywhere(command, tmp_path):
+def test_the_quick_profile_is_a_part_of_the_table(command, tmp_path):
     said = run(command, "profile=quick", "dry_run=true")
     assert said.returncode == 0
     assert f"methods {1:17} rows, {1:4} to run, 1 of unknown cost" in said.stdout
     assert not (tmp_path / "rows").exists()
     done = run(command, "profile=quick", "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     assert done.returncode == 0, done.stderr
-    assert (tmp_path / "results/quick/methods.csv").exists()
-    assert "make tables TABLE=methods PROFILE=quick" in (tmp_path / "results/quick/methods.md").read_text()
+    assert "| method" not in (tmp_path / "readme").read_text()
+    assert (tmp_path / "results/methods.csv").exists()
+    assert "make tables TABLE=methods PROFILE=quick" in (tmp_path / "results/methods.md").read_text()
     assert "0 to run" in run(command, "profile=quick", "dry_run=true").stdout
 
 

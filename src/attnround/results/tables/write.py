@@ -1,5 +1,6 @@
 """Tables and their pictures, written from rows: the same rows give the same bytes."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -36,3 +37,19 @@ def write_tables(
             write_atomically(paths[-1], text)
         paths += draw_pictures(grid, cells, folder)
     return paths
+
+
+def put_into(text: str, folder: Path) -> str:
+    """A Markdown text with each table that it marks in place, from the folder that the tables were written to.
+
+    What stands between <!-- table NAME --> and <!-- end --> is NAME.md without its caption and notes.
+    """
+
+    def table(mark: re.Match) -> str:
+        path = folder / f"{mark[1]}.md"
+        if not path.exists():
+            return mark[0]
+        lines = [each for each in path.read_text().splitlines() if each.startswith("|")]
+        return "\n".join([f"<!-- table {mark[1]} -->", *lines, "<!-- end -->"])
+
+    return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
