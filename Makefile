@@ -48,6 +48,10 @@ tuning: $(STAMP) ## the settings of Attention Round on the network's output, int
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning.py attention_round --bits 2 --seeds 0
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning.py finals
 
+qat-tuning: $(STAMP) ## the settings of training with labels on held-out training images, into results/qat_tuning.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/qat_tuning.py starts
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/qat_tuning.py rates
+
 allocation-speed: $(STAMP) ## how long the bits of ResNet-50 take, into results/allocation_speed.csv
 	$(BIN)/python benchmarks/allocation_speed.py results/allocation_speed.csv
 
@@ -76,6 +80,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run tables sweep report test lint format test-slow conventions tuning allocation-speed block-step \
+.PHONY: help setup run tables sweep report test lint format test-slow conventions tuning qat-tuning allocation-speed block-step \
 	layer-step cost checkpoints clean
 .DEFAULT_GOAL := help

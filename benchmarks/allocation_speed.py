@@ -15,17 +15,15 @@ from pathlib import Path
 import timm
 import torch
 
+from attnround.bits import Convention, Mixed, Problem
+from attnround.bits.distortion import weight_errors
+from attnround.bits.programme import least_distortion
+from attnround.bits.waterfill import waterfill
+from attnround.models import find_layers, fold_batch_norms
+from attnround.results.record import git_revision, processor, write_atomically
+from attnround.results.table import csv_text
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from attnround.bits import Convention, Mixed, Problem  # noqa: E402 (after the path)
-from attnround.bits.distortion import weight_errors  # noqa: E402
-from attnround.bits.programme import least_distortion  # noqa: E402
-from attnround.bits.waterfill import waterfill  # noqa: E402
-from attnround.models import find_layers, fold_batch_norms  # noqa: E402
-from attnround.results.record import git_revision, processor, write_atomically  # noqa: E402
-from attnround.results.table import csv_text  # noqa: E402
-
 REPEATS = 5
 
 

@@ -8,18 +8,13 @@ rank_correlation: Spearman's, between the allocator's score and the measured sen
 one layer alone at 4 bits, as 1/2 log2 of it a weight. seconds: the allocation, with all that it asked.
 """
 
-import argparse
-import csv
 import itertools
-import logging
 import math
-import os
 import time
-from pathlib import Path
 
-import torch
 from scipy.stats import spearmanr
-from tuning import MODELS, PINNED, ROOT, Case, append, product
+from trials import PINNED, Rows, parser, product, settle
+from tuning import Case
 
 from attnround.bits import Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
 from attnround.bits.distortion import network_errors
@@ -70,32 +65,22 @@ def rank_correlation(score: dict[str, float], problem: Problem) -> float:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
+    arguments = parser(__doc__, "allocation.csv")
     arguments.add_argument("--budgets", nargs="+", type=float, default=[2.5, 3, 4])
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     arguments.add_argument("--only", nargs="+", default=[], help="settings to run, as their rows name them")
-    arguments.add_argument("--rows", type=Path, default=ROOT / "results/allocation.csv")
     given = arguments.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    logging.disable(logging.INFO)
-
-    done = set()
-    if given.rows.exists():
-        with given.rows.open() as file:
-            done = {key_of(row) for row in csv.DictReader(file)}
+    settle()
+    rows = Rows(given.rows, ("model", "budget", "seed", "allocator"))
     for seed, model in itertools.product(given.seeds, given.models):
         case, problem = None, None
         for budget, (name, options) in itertools.product(given.budgets, GRID):
             settings = " ".join([name, *(f"{key}={value}" for key, value in options.items())])
             place = {"model": model, "budget": f"{budget:g}", "seed": seed, "allocator": settings}
-            if key_of(place) in done or (given.only and settings not in given.only):
+            if place in rows or (given.only and settings not in given.only):
                 continue
             case = case or Case(model, seed)
             problem = problem or problem_of(case)
-            row = place | judge(case, problem, ALLOCATORS[name](budget=budget, pinned=PINNED, **options))
-            append(given.rows, row)
-            print(*row.values(), flush=True)
+            rows.add(place | judge(case, problem, ALLOCATORS[name](budget=budget, pinned=PINNED, **options)))
 
 
 def judge(case: Case, problem: Problem, allocator: Allocator) -> dict[str, str]:
@@ -113,11 +98,6 @@ def judge(case: Case, problem: Problem, allocator: Allocator) -> dict[str, str]:
         "seconds": f"{seconds:.2f}",
         "date": begun,
     }
-
-
-def key_of(row: dict) -> tuple[str, ...]:
-    """What makes a row that row."""
-    return tuple(str(row[name]) for name in ("model", "budget", "seed", "allocator"))
 
 
 if __name__ == "__main__":

@@ -1,19 +1,15 @@
 """Which settings of quantization-aware training are best: rows of a grid over models, bits and data.
 
-PYTHONPATH=src OMP_NUM_THREADS=1 python benchmarks/qat_tuning.py rates         # a grid, into results/qat_tuning.csv
-PYTHONPATH=src OMP_NUM_THREADS=1 python benchmarks/qat_tuning.py rates --models resnet18_slim --bits 2/4
+OMP_NUM_THREADS=1 python benchmarks/qat_tuning.py rates         # a grid, into results/qat_tuning.csv
+OMP_NUM_THREADS=1 python benchmarks/qat_tuning.py rates --models resnet18_slim --bits 2/4
 
 Judged on 5,000 of the 60,000 training images, which no training here sees and the float model saw; never on the test
 images. A model is quantized once by GPTQ, first and last layer at 8 bits, and trained from there with every setting. A
 setting whose row is there is skipped, so a stopped grid goes on.
 """
 
-import argparse
 import copy
-import csv
 import itertools
-import logging
-import os
 import tempfile
 import time
 from functools import cache
@@ -23,6 +19,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from trials import PINNED, ROOT, Rows, named, parser, product, settle
 
 from attnround.bits import Problem, Uniform
 from attnround.data import FashionMNIST, HeldOut
@@ -34,16 +31,8 @@ from attnround.quantization.rounding import GPTQ
 from attnround.reconstruction import LayerReconstruction, attach_activations, calibrate_activations, reconstruct
 from attnround.trainer import TrainerSettings
 
-ROOT = Path(__file__).resolve().parents[1]
-MODELS = ("resnet18_slim", "mobilenetv2_050")
 NUM_SHIPPED, NUM_JUDGED = 10_000, 5_000
-PINNED = {"first": 8, "last": 8}
 FLOAT = 32  # the word for inputs that are not quantized
-
-
-def product(**axes: list) -> list[dict]:
-    """Every combination of the values of these options."""
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 # Options of qat=lsq, and data: shipped (10,000 images with labels) or full (60,000). None: the start itself.
@@ -129,54 +118,24 @@ def judge(student: nn.Module, judged: list[Tensor]) -> dict[str, str]:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = parser(__doc__, "qat_tuning.csv", seeds=[0])
     arguments.add_argument("grid", choices=GRIDS)
-    arguments.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     arguments.add_argument("--bits", nargs="+", default=["2/4", "2/32"], help="of weights and inputs; 32: float")
     arguments.add_argument("--starts", nargs="+", default=["ptq"], choices=["ptq", "fp32"])
     arguments.add_argument("--data", nargs="+", default=["shipped"], choices=["shipped", "full"])
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
-    arguments.add_argument("--rows", type=Path, default=ROOT / "results/qat_tuning.csv")
     given = arguments.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    logging.disable(logging.INFO)
-
-    done = set()
-    if given.rows.exists():
-        with given.rows.open() as file:
-            done = {key_of(row) for row in csv.DictReader(file)}
+    settle()
+    rows = Rows(given.rows, ("model", "bits", "seed", "start", "data", "settings"))
     case_of = cache(Case)
     axes = (given.seeds, given.models, given.bits, given.starts, given.data, GRIDS[given.grid])
     for seed, model, bits, start, data, options in itertools.product(*axes):
-        place = {"model": model, "bits": bits, "seed": seed, "start": start, "data": data, "settings": named(options)}
-        if key_of(place) in done:
+        settings = "none" if options is None else named(options)
+        place = {"model": model, "bits": bits, "seed": seed, "start": start, "data": data, "settings": settings}
+        if place in rows:
             continue
         begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
         found = case_of(model, seed).run(*map(int, bits.split("/")), start, data, options)
-        row = place | {"epochs": (options or {}).get("num_epochs", 0)} | found | {"date": begun}
-        done.add(key_of(place))
-        append(given.rows, row)
-        print(*row.values(), flush=True)
-
-
-def named(options: dict | None) -> str:
-    """`batch_norm=folded lr=0.01`, in the order of the names; `none` for the start itself."""
-    return "none" if options is None else " ".join(f"{name}={value}" for name, value in sorted(options.items()))
-
-
-def key_of(row: dict) -> tuple[str, ...]:
-    """What makes a row that row."""
-    return tuple(str(row[name]) for name in ("model", "bits", "seed", "start", "data", "settings"))
-
-
-def append(path: Path, row: dict) -> None:
-    """One more row, under a header if it is the first."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+        rows.add(place | {"epochs": (options or {}).get("num_epochs", 0)} | found | {"date": begun})
 
 
 if __name__ == "__main__":

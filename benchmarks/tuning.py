@@ -8,29 +8,20 @@ with FP32 in percent. Uniform bits, first and last layer at 8. A setting whose r
 grid goes on. A run takes 10 s for a closed form, 15 s for Attention Round and 130 s for AdaRound, on one core.
 """
 
-import argparse
 import copy
-import csv
 import itertools
-import logging
-import os
-import sys
 import time
-from pathlib import Path
 
-import torch
 from omegaconf import OmegaConf
 from torch import nn
+from trials import PINNED, ROOT, Rows, named, parser, product, settle
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "src"))
-
-from attnround.bits import Problem, Uniform  # noqa: E402 (after the path)
-from attnround.data import FashionMNIST  # noqa: E402
-from attnround.evaluation import agreement, logit_sqnr_db  # noqa: E402
-from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers  # noqa: E402
-from attnround.quantization.observer import ClipSearch  # noqa: E402
-from attnround.quantization.rounding import (  # noqa: E402
+from attnround.bits import Problem, Uniform
+from attnround.data import FashionMNIST
+from attnround.evaluation import agreement, logit_sqnr_db, logits
+from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.rounding import (
     GPTQ,
     AdaRound,
     AttentionRound,
@@ -40,21 +31,14 @@ from attnround.quantization.rounding import (  # noqa: E402
     Quantizer,
     Stochastic,
 )
-from attnround.reconstruction import LayerReconstruction, reconstruct  # noqa: E402
-from attnround.trainer import TrainerSettings  # noqa: E402
+from attnround.reconstruction import LayerReconstruction, reconstruct
+from attnround.trainer import TrainerSettings
 
 NUM_CALIBRATION, NUM_HELD_OUT = 1024, 2048
-PINNED = {"first": 8, "last": 8}
-MODELS = ("resnet18_slim", "mobilenetv2_050")
 METHODS = {
     "nearest": Nearest, "stochastic": Stochastic, "adaround": AdaRound, "attention_round": AttentionRound,
     "flexround": FlexRound, "gptq": GPTQ, "coordinate_descent": CoordinateDescent,
 }  # fmt: skip
-
-
-def product(**axes: list) -> list[dict]:
-    """Every combination of the values of these options."""
-    return [dict(zip(axes, values, strict=True)) for values in itertools.product(*axes.values())]
 
 
 # Settings are options of the quantizer; refit_scale is the reconstruction's, input_weighted its observer's.
@@ -123,10 +107,7 @@ class Case:
         settings = LayerReconstruction(observer=observer, refit_scale=refit_scale)
         teacher = copy.deepcopy(self.teacher)
         _, seconds = reconstruct(teacher, student, self.images, quantizer, settings, TrainerSettings(), seed=self.seed)
-        with torch.no_grad():
-            wanted, given = (
-                torch.cat([model(batch) for batch in self.held_out.split(512)]) for model in (self.teacher, student)
-            )
+        wanted, given = (logits(model, self.held_out) for model in (self.teacher, student))
         return {
             "sqnr_db": f"{logit_sqnr_db(wanted, given):.3f}",
             "agreement": f"{agreement(wanted, given):.3f}",
@@ -135,56 +116,25 @@ class Case:
 
 
 def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments = parser(__doc__, "tuning.csv")
     arguments.add_argument("grid", choices=GRIDS)
-    arguments.add_argument("--models", nargs="+", default=MODELS, choices=MODELS)
     arguments.add_argument("--bits", nargs="+", type=int, default=[4, 3, 2])
-    arguments.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    arguments.add_argument("--rows", type=Path, default=ROOT / "results/tuning.csv")
     given = arguments.parse_args()
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
-    logging.disable(logging.INFO)
-
-    done = set()
-    if given.rows.exists():
-        with given.rows.open() as file:
-            done = {key_of(row) for row in csv.DictReader(file)}
+    settle()
+    rows = Rows(given.rows, ("model", "bits", "seed", "method", "settings"))
     for seed, model in itertools.product(given.seeds, given.models):
         case = None
         for bit_width, (method, options) in itertools.product(given.bits, GRIDS[given.grid]):
-            place = {"model": model, "bits": bit_width, "seed": seed, "method": method, "settings": named(options)}
-            if key_of(place) in done:
+            settings = named(options) or "default"
+            place = {"model": model, "bits": bit_width, "seed": seed, "method": method, "settings": settings}
+            if place in rows:
                 continue
             case = case or Case(model, seed)
-            done.add(key_of(place))
             options = dict(options)
             refit, weighted = options.pop("refit_scale", False), options.pop("input_weighted", False)
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-            row = (
-                place | case.run(METHODS[method](**options), case.uniform(bit_width), refit, weighted) | {"date": begun}
-            )
-            append(given.rows, row)
-            print(*row.values(), flush=True)
-
-
-def named(options: dict) -> str:
-    """`lr=0.05 num_steps=200`, in the order of the names; `default` for none."""
-    return " ".join(f"{name}={value}" for name, value in sorted(options.items())) or "default"
-
-
-def key_of(row: dict) -> tuple[str, ...]:
-    """What makes a row that row."""
-    return tuple(str(row[name]) for name in ("model", "bits", "seed", "method", "settings"))
-
-
-def append(path: Path, row: dict) -> None:
-    """One more row, under a header if it is the first."""
-    new = not path.exists()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, row, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerow(row)
+            found = case.run(METHODS[method](**options), case.uniform(bit_width), refit, weighted)
+            rows.add(place | found | {"date": begun})
 
 
 if __name__ == "__main__":

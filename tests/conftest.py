@@ -21,6 +21,12 @@ settings.register_profile("steady", deadline=None)  # a busy machine is no failu
 settings.load_profile("steady")
 
 
+def same_state(one: nn.Module, two: nn.Module) -> bool:
+    """Whether two models hold the same tensors under the same names, bit for bit."""
+    pairs = zip(one.state_dict().items(), two.state_dict().items(), strict=True)
+    return all(name == other and torch.equal(a, b) for (name, a), (other, b) in pairs)
+
+
 @pytest.fixture
 def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from torch import nn
+from tests.conftest import same_state
 from torch.nn.functional import cross_entropy
 
 from attnround.data import HeldOut
@@ -16,11 +16,6 @@ from attnround.trainer import TrainerSettings
 
 def losses(tuned):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in tuned.curve]
-
-
-def same_state(one: nn.Module, two: nn.Module) -> bool:
-    pairs = zip(one.state_dict().items(), two.state_dict().items(), strict=True)
-    return all(a == b and torch.equal(x, y) for (a, x), (b, y) in pairs)
 
 
 @pytest.mark.parametrize("more", [{}, {"batch_norm": "reestimated"}, {"ema": 0.9}, {"distillation": 0.0}])

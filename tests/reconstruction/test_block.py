@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tests.conftest import same_state
 from torch import nn
 
 from attnround.errors import InputError
@@ -25,11 +26,6 @@ ABSURD = AttentionRound(num_steps=3, lr=1000.0)
 
 def block(**options) -> BlockReconstruction:
     return BlockReconstruction(**SHARED | {"minibatch": 12, "burst": 50} | options)
-
-
-def same_state(one, two) -> bool:
-    pairs = zip(one.state_dict().values(), two.state_dict().values(), strict=True)
-    return all(torch.equal(value, other) for value, other in pairs)
 
 
 @pytest.mark.parametrize("granularity", ["layer", "block", "network"])

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from tests.conftest import same_state
 
 from attnround.errors import InputError
 from attnround.quantization.observer import ClipSearch
@@ -44,11 +45,6 @@ def stop_after(monkeypatch, num_units: int) -> None:
             raise KilledError
 
     monkeypatch.setattr(Checkpoint, "save", save_and_stop)
-
-
-def same_state(one, two) -> bool:
-    pairs = zip(one.state_dict().items(), two.state_dict().values(), strict=True)
-    return all(torch.equal(value, other) for (_, value), other in pairs)
 
 
 @pytest.mark.parametrize("plan", PLANS)
