@@ -18,7 +18,10 @@ NEEDS = {
     "data=imagenet": ["data.root=/images"],
     "bits=file": ["bits.path=allocation.json"],
 }
-OPTIONS = [f"{each.parent.name}={each.stem}" for each in sorted(CONF.glob("*/*.yaml")) if each.parent.name != "hydra"]
+OTHERS = ("hydra", "table")  # a table is a grid of runs
+OPTIONS = [
+    f"{each.parent.name}={each.stem}" for each in sorted(CONF.glob("*/*.yaml")) if each.parent.name not in OTHERS
+]
 
 
 def composed(*overrides: str):
