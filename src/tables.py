@@ -70,8 +70,8 @@ def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     tables = [(grid, cells_of(grid, plans[grid.name][0], rows)) for grid in grids]
     write_tables(tables, folder, published, "".join(f" {name}={each}" for name, each in special.items()))
     print(f"{', '.join(grid.name for grid in grids)}: written to {folder}")
-    if not special:
-        readme = Path(cfg.readme)
+    readme = Path(cfg.readme)
+    if not special and readme.exists():
         write_atomically(readme, put_into(readme.read_text(), folder))
     failed = [row for row in rows.values() if row.error]
     for row in failed:
