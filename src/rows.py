@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from attnround.results.tables.cost import Cost
     from attnround.results.tables.grid import Grid
 
-LOGGED_ONLY = ("hydra.job_logging.root.handlers=[file]",)  # a job says its lines in its folder
 KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # a row that was not finished is run anew: so that its seconds are true
 
 
@@ -72,7 +71,7 @@ def run_rows(
     from functools import partial
 
     from attnround.results.row import failed_row, write_row
-    from launching import launch
+    from launching import LOGGED_ONLY, launch
     from watching import progress
 
     if not missing:
@@ -93,13 +92,12 @@ def _logged(loggers: Sequence[str], table: str) -> list[str]:
 
 def workers(launcher: Sequence[str]) -> int:
     """How many rows run at a time, as far as that can be known."""
-    import os
+    from attnround.results.record import num_cores
 
     if not any("joblib" in each for each in launcher):
         return 1
     given = [int(each.split("=")[1]) for each in launcher if each.startswith("hydra.launcher.n_jobs=")]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return given[0] if given and given[0] > 0 else cores
+    return given[0] if given and given[0] > 0 else num_cores()
 
 
 def leave_row(cfg: DictConfig, folder: str) -> None:

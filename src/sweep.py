@@ -12,8 +12,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from entry import perform, start
-from launching import compose, launch
+from entry import in_a_line, perform, start
+from launching import LOGGED_ONLY, compose, launch
 
 
 def main() -> None:
@@ -39,8 +39,7 @@ def main() -> None:
     if sweep.method == "bayes":
         kind += " (bayes takes W&B's server, which would learn from run to run)"
     print(f"{sweep.name}: {kind}, {len(runs)} runs, {len(runs) - len(todo)} of them done; to {folder}", flush=True)
-    # What a run says is in its train.log.
-    faults = launch(todo, run_one, folder, [*launcher, "hydra.job_logging.root.handlers=[file]"])
+    faults = launch(todo, run_one, folder, [*launcher, *LOGGED_ONLY])
     _report(sweep, {name: point for name, (point, _) in runs.items()}, folder, faults)
     for name, line in faults.items():
         print(f"failed: {' '.join(runs[name][1])}: {line}", file=sys.stderr)
@@ -76,8 +75,7 @@ def _identity(file: str, overrides: list[str]) -> str:
     try:
         config, _ = compose(overrides)
     except (HydraException, OmegaConfBaseException) as error:
-        line = " ".join(str(error).split())
-        raise InputError(f"{file}: the run {' '.join(overrides)} does not compose: {line}") from error
+        raise InputError(f"{file}: the run {' '.join(overrides)} does not compose: {in_a_line(error)}") from error
     return config_hash(OmegaConf.to_container(config, resolve=False))
 
 

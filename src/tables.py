@@ -53,9 +53,9 @@ def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     published = read_published(Path(cfg.published))
     plans = {grid.name: plan(grid) for grid in grids}
     wanted = {each: planned for hashes, every in plans.values() for each, planned in every.items()}
-    rows = read_rows(Path(cfg.rows), wanted)
+    rows, own = read_rows(Path(cfg.rows)), Path(cfg.rows).resolve() == COMMITTED
     missing = {each: planned for each, planned in wanted.items() if each not in rows or rows[each].error}
-    cost = Cost([*read_rows(Path(cfg.rows)).values(), *read_rows(COMMITTED).values()])
+    cost = Cost([*rows.values(), *([] if own else read_rows(COMMITTED).values())])
     for name, some in [*((name, every) for name, (_, every) in plans.items()), ("together", wanted)]:
         lacking = [missing[each].overrides for each in some if each in missing]
         told = cost.told(lacking, workers(launcher))

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from attnround.results.record import write_atomically
+from attnround.results.record import device_of, write_atomically
 from attnround.results.table import csv_text
 
 METRICS = (
@@ -34,7 +34,7 @@ def line_of(record: dict) -> dict[str, object]:
         "config_hash": record["config_hash"],
         "git_revision": record["git_revision"],
         "torch": record["versions"]["torch"],
-        "device": record["processor"] if record["device"] == "cpu" else record["device"],
+        "device": device_of(record),
         "num_threads": record["num_threads"],
         "date": record["date"],
     }

@@ -97,13 +97,22 @@ def git_revision(root: Path) -> str:
 
 def processor() -> str:
     """The processor's name and how many cores this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         name = platform.processor() or platform.machine()
-    return f"{name}, {cores} cores"
+    return f"{name}, {num_cores()} cores"
+
+
+def num_cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def device_of(record: dict) -> str:
+    """What computed: the GPU, or the processor."""
+    return record["processor"] if record["device"] == "cpu" else record["device"]
 
 
 def peak_mib() -> float:

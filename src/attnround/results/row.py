@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from attnround.errors import InputError, listed
-from attnround.results.record import NO_RESULT, config_hash, provenance, write_atomically
+from attnround.results.record import NO_RESULT, config_hash, device_of, provenance, write_atomically
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def row_of(record: dict, source: dict, command: str) -> Row:
         command=command,
         error=None,
         correct=_unpacked(record["evaluation"]["correct"]),
-        device=record["processor"] if record["device"] == "cpu" else record["device"],
+        device=device_of(record),
         git_revision=record["git_revision"],
         versions=record["versions"],
         config=kept(source),
