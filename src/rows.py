@@ -1,9 +1,9 @@
-"""The rows of tables: which runs they need, how these are run, and what each leaves whatever happens."""
+"""The rows of tables and sweeps: which runs they need, how these are run, and what each leaves whatever happens."""
 
 import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,24 +16,26 @@ from omegaconf.errors import OmegaConfBaseException
 from entry import ROOT, carry_out, in_a_line, run_of
 
 if TYPE_CHECKING:
+    from attnround.results.row import Row
     from attnround.results.tables.cost import Cost
-    from attnround.results.tables.grid import Grid
 
+COMMITTED = ROOT / "results/rows"  # by which costs are estimated
 KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # a row that was not finished is run anew: so that its seconds are true
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A row that a table wants: its run's overrides, its config as written, and the option chosen in each group."""
+    """A run that a table or sweep wants: its overrides, its config as written, and the option chosen in each group."""
 
-    table: str
-    overrides: list[str]
+    group: str
+    overrides: tuple[str, ...]
+    config_hash: str
     source: dict
     choices: dict[str, str]
 
 
-def plan(grid: "Grid") -> tuple[list[str], dict[str, Planned]]:
-    """The config hash of each job of a grid, and what is behind each hash.
+def plan(group: str, jobs: Iterable[Sequence[str]], where: str) -> list[Planned]:
+    """The runs that these overrides make. group: the table's or sweep's name; where: what an error names.
 
     Raises InputError where a job does not compose, or lacks a value.
     """
@@ -41,26 +43,32 @@ def plan(grid: "Grid") -> tuple[list[str], dict[str, Planned]]:
     from attnround.results.record import config_hash
     from launching import compose
 
-    composed, hashes, plans = {}, [], {}  # composed: overrides -> config: other seeds differ in the seed alone
-    for job in grid.jobs:
-        if job.overrides not in composed:
+    composed, runs = {}, []
+    for job in jobs:
+        seeds = [each for each in job if each.startswith("seed=") and each[len("seed=") :].isdigit()]
+        others = tuple(each for each in job if each not in seeds)  # runs of other seeds differ in the seed alone
+        if others not in composed:
             try:
-                config, choices = compose(job.overrides)
-                composed[job.overrides] = OmegaConf.to_container(config), choices
+                config, choices = compose(others)
+                composed[others] = OmegaConf.to_container(config), choices
                 OmegaConf.set_struct(config, False)
                 config.logger = {}  # it names the folder of a run
                 OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
             except (HydraException, OmegaConfBaseException) as error:
-                raise InputError(f"table {grid.name}, {' '.join(job.overrides)}: {in_a_line(error)}") from error
-        source, choices = composed[job.overrides]
-        source = source | {"seed": job.seed}
-        hashes.append(config_hash(source))
-        plans[hashes[-1]] = Planned(grid.name, [*job.overrides, f"seed={job.seed}"], source, choices)
-    return hashes, plans
+                raise InputError(f"{where}, {' '.join(others)}: {in_a_line(error)}") from error
+        source, choices = composed[others]
+        source = source | ({"seed": int(seeds[-1].partition("=")[2])} if seeds else {})
+        runs.append(Planned(group, tuple(job), config_hash(source), source, choices))
+    return runs
+
+
+def missing_of(runs: Iterable[Planned], rows: Mapping[str, "Row"]) -> dict[str, Planned]:
+    """The runs, by their configs' hashes, that have no row yet, or one that failed."""
+    return {each.config_hash: each for each in runs if each.config_hash not in rows or rows[each.config_hash].error}
 
 
 def run_rows(
-    missing: dict[str, Planned],
+    missing: Mapping[str, Planned],
     folder: Path,
     outputs: Path,
     cost: "Cost",
@@ -76,8 +84,8 @@ def run_rows(
 
     if not missing:
         return
-    jobs = {each: [*planned.overrides, *_logged(loggers, planned.table)] for each, planned in missing.items()}
-    with progress(jobs, folder, cost):
+    jobs = {each: [*planned.overrides, *_logged(loggers, planned.group)] for each, planned in missing.items()}
+    with progress(missing, folder, cost):
         task = partial(leave_row, folder=str(folder.resolve()))
         died = launch(jobs, task, outputs, [*launcher, *LOGGED_ONLY])
     for each, line in died.items():
@@ -85,9 +93,17 @@ def run_rows(
         write_row(failed_row(planned.source, planned.choices, command_of(planned.overrides), line, ROOT), folder)
 
 
-def _logged(loggers: Sequence[str], table: str) -> list[str]:
-    """Overrides that log a run, in W&B under its table's name."""
-    return [f"logger=[{','.join(loggers)}]", *([f"logger.wandb.group={table}"] if "wandb" in loggers else [])]
+def _logged(loggers: Sequence[str], group: str) -> list[str]:
+    """Overrides that log a run, in W&B under its table's or sweep's name."""
+    return [f"logger=[{','.join(loggers)}]", *([f"logger.wandb.group={group}"] if "wandb" in loggers else [])]
+
+
+def failed_of(rows: Iterable["Row"]) -> int:
+    """Say which rows failed, and how; how many."""
+    failed = [row for row in rows if row.error]
+    for row in failed:
+        print(f"failed: {row.command}: {row.error}")
+    return len(failed)
 
 
 def workers(launcher: Sequence[str]) -> int:

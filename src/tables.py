@@ -5,20 +5,23 @@ python src/tables.py profile=quick hydra/launcher=joblib
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig, ListConfig
 
-from entry import CONF, ROOT, in_a_line, start
+from entry import CONF, in_a_line, start
 
 if TYPE_CHECKING:
+    from attnround.results.row import Row
+    from attnround.results.tables.cost import Cost
     from attnround.results.tables.grid import Grid
+    from attnround.results.tables.published import Published
+    from rows import Planned
 
 STANDARD = ("embedded", "full")  # whose tables are the committed ones
-COMMITTED = ROOT / "results/rows"  # by which costs are estimated
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="tables")
@@ -41,42 +44,59 @@ def main(cfg: DictConfig) -> None:
 
 def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     """Run what is missing, unless dry_run says not to, and write the tables; the number of rows that failed."""
-    from attnround.results.record import write_atomically
     from attnround.results.row import read_rows
     from attnround.results.tables.cost import Cost
-    from attnround.results.tables.grid import cells_of
     from attnround.results.tables.published import read_published
-    from attnround.results.tables.write import put_into, write_tables
-    from rows import plan, run_rows, workers
+    from rows import COMMITTED, failed_of, missing_of, plan, run_rows
 
-    grids = read_grids(cfg)
-    published = read_published(Path(cfg.published))
-    plans = {grid.name: plan(grid) for grid in grids}
-    wanted = {each: planned for hashes, every in plans.values() for each, planned in every.items()}
+    grids, published = read_grids(cfg), read_published(Path(cfg.published))
+    runs = {grid.name: plan(grid.name, grid.jobs, f"table {grid.name}") for grid in grids}
+    wanted = {run.config_hash: run for some in runs.values() for run in some}
     rows, own = read_rows(Path(cfg.rows)), Path(cfg.rows).resolve() == COMMITTED
-    missing = {each: planned for each, planned in wanted.items() if each not in rows or rows[each].error}
+    missing = missing_of(wanted.values(), rows)
     cost = Cost([*rows.values(), *([] if own else read_rows(COMMITTED).values())])
-    for name, some in [*((name, every) for name, (_, every) in plans.items()), ("together", wanted)]:
-        lacking = [missing[each].overrides for each in some if each in missing]
-        told = cost.told(lacking, workers(launcher))
-        print(f"{name:<20} {len(some):4} rows, {len(lacking):4} to run{told}", flush=True)
+    tell(runs | {"together": list(wanted.values())}, missing, cost, launcher)
     if cfg.dry_run:
         return 0
     run_rows(missing, Path(cfg.rows), Path(cfg.outputs), cost, launcher, names_of(cfg.logger))
     rows = read_rows(Path(cfg.rows), wanted)
+    write(cfg, grids, {name: [run.config_hash for run in some] for name, some in runs.items()}, rows, published)
+    return failed_of(rows.values())
+
+
+def tell(
+    runs: Mapping[str, Sequence["Planned"]], missing: Mapping[str, "Planned"], cost: "Cost", launcher: Sequence[str]
+) -> None:
+    """Say how many rows each table has, how many are to be run, and how long that may take."""
+    from rows import workers
+
+    for name, some in runs.items():
+        lacking = [run.source for run in some if run.config_hash in missing]
+        told = cost.told(lacking, workers(launcher))
+        print(f"{name:<20} {len(some):4} rows, {len(lacking):4} to run{told}", flush=True)
+
+
+def write(
+    cfg: DictConfig,
+    grids: Sequence["Grid"],
+    hashes: Mapping[str, Sequence[str]],
+    rows: Mapping[str, "Row"],
+    published: Sequence["Published"],
+) -> None:
+    """Write the tables; the README shows those of the embedded models. hashes: table -> of its runs, in their order."""
+    from attnround.results.record import write_atomically
+    from attnround.results.tables.grid import cells_of
+    from attnround.results.tables.write import put_into, write_tables
+
     special = {"DATA": cfg.models, "PROFILE": cfg.profile}
     special = {name: each for name, each in special.items() if each not in STANDARD}
     folder = Path(cfg.results) / (cfg.models if "DATA" in special else "")
-    tables = [(grid, cells_of(grid, plans[grid.name][0], rows)) for grid in grids]
+    tables = [(grid, cells_of(grid, hashes[grid.name], rows)) for grid in grids]
     write_tables(tables, folder, published, "".join(f" {name}={each}" for name, each in special.items()))
     print(f"{', '.join(grid.name for grid in grids)}: written to {folder}")
     readme = Path(cfg.readme)
     if not special and readme.exists():
         write_atomically(readme, put_into(readme.read_text(), folder))
-    failed = [row for row in rows.values() if row.error]
-    for row in failed:
-        print(f"failed: {row.command}: {row.error}")
-    return len(failed)
 
 
 def read_grids(cfg: DictConfig) -> list["Grid"]:

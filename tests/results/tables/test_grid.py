@@ -36,10 +36,8 @@ def grid_of(tmp_path):
 def test_a_job_is_a_label_of_each_axis_and_a_seed(grid_of):
     jobs = grid_of().jobs
     assert len(jobs) == 2 * 1 * 2 * 2
-    assert jobs[-1].place == {"model": "own", "bits": "W4", "method": "B"}
-    assert jobs[-1].seed == 1
-    assert jobs[-1].overrides == (
-        "bits=uniform", "model=timm", "model.name=own", "bits.bit_width=4", "quantizer=b",
+    assert jobs[-1] == (
+        "bits=uniform", "model=timm", "model.name=own", "bits.bit_width=4", "quantizer=b", "seed=1",
     )  # fmt: skip
 
 
@@ -106,14 +104,18 @@ def test_the_committed_tables_can_be_read(path, profile, models):
 
 
 def test_a_run_costs_what_its_like_did():
+    def config(model: str, method: str, seed: int = 2, **more: object) -> dict:
+        return {"model": {"name": model}, "quantizer": {"method": method}, "seed": seed, **more}
+
     rows = [
-        row(command="python src/train.py model=a quantizer=x seed=0", metrics={"time/total_s": 10.0}),
-        row(command="python src/train.py model=a quantizer=x seed=1", metrics={"time/total_s": 20.0}),
-        row(command="python src/train.py model=a quantizer=y seed=0", metrics={"time/total_s": 100.0}),
-        row(command="python src/train.py model=a quantizer=z seed=0", metrics={}, error="no"),
+        row(config=config("a", "x", 0), metrics={"time/total_s": 10.0}),
+        row(config=config("a", "x", 1), metrics={"time/total_s": 20.0}),
+        row(config=config("a", "y", 0), metrics={"time/total_s": 100.0}),
+        row(config=config("a", "z", 0), metrics={}, error="no"),
     ]
     cost = Cost(rows)
-    assert cost.seconds(["model=a", "quantizer=x", "seed=2"]) == 15
-    assert cost.seconds(["model=a", "quantizer=y", "bits=mixed", "seed=2"]) == 100
-    assert cost.seconds(["model=b", "quantizer=x", "seed=2"]) is None
-    assert cost.told([["model=a", "quantizer=y"], ["model=b"]], workers=1) == ", about 2 minutes, 1 of unknown cost"
+    assert cost.seconds(config("a", "x")) == 15
+    assert cost.seconds(config("a", "x", logger={"csv": 1})) == 15  # it makes no other run
+    assert cost.seconds(config("a", "y", bits={"budget": 3})) == 100
+    assert cost.seconds(config("b", "x")) is None
+    assert cost.told([config("a", "y"), config("b", "y")], workers=1) == ", about 2 minutes, 1 of unknown cost"

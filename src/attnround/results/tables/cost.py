@@ -1,36 +1,50 @@
 """What a run will cost, by what runs like it did."""
 
-from collections.abc import Iterable, Sequence
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
 
-from attnround.results.row import Row
+from attnround.results.row import Row, kept
 
 
 class Cost:
-    """Estimates the seconds of a run by the rows of the runs of its model that are most alike in their overrides."""
+    """Estimates the seconds of a run by those of the runs of its model that differ from it in the fewest options."""
 
     def __init__(self, rows: Iterable[Row]):
-        self.known = [(_said(row.command.split()), row.metrics["time/total_s"]) for row in rows if not row.error]
+        self.known = defaultdict(list)  # options of a run, seed aside -> seconds of each such run
+        for row in rows:
+            if not row.error:
+                self.known[_options(row.config)].append(row.metrics["time/total_s"])
 
-    def seconds(self, overrides: Sequence[str]) -> float | None:
-        """None where no run of its model is known."""
-        wanted = _said(overrides)
-        unlike = [(len(wanted ^ said), seconds) for said, seconds in self.known if _model(said) == _model(wanted)]
+    def seconds(self, config: dict) -> float | None:
+        """None where no run of its model is known. config: as written."""
+        wanted = _options(kept(config))
+        alike = {each: seconds for each, seconds in self.known.items() if _model(each) == _model(wanted)}
+        unlike = [(len(wanted ^ each), seconds) for each, seconds in alike.items()]
         least = min((count for count, _ in unlike), default=None)
-        near = [seconds for count, seconds in unlike if count == least]
+        near = [each for count, seconds in unlike if count == least for each in seconds]
         return sum(near) / len(near) if near else None
 
-    def told(self, jobs: Sequence[Sequence[str]], workers: int) -> str:
+    def told(self, configs: Sequence[dict], workers: int) -> str:
         """`, about 12 minutes`, where so many run at a time, and how many are like nothing that was run yet."""
-        seconds = [self.seconds(overrides) for overrides in jobs]
+        seconds = [self.seconds(each) for each in configs]
         known = [each for each in seconds if each is not None]
         told = f", about {sum(known) / 60 / workers:.0f} minutes" if known else ""
         return told + (f", {len(seconds) - len(known)} of unknown cost" if len(known) < len(seconds) else "")
 
 
-def _said(overrides: Iterable[str]) -> set[str]:
-    """Overrides but for the seed, which costs nothing."""
-    return {each for each in overrides if "=" in each and not each.startswith("seed=")}
+def _options(config: dict) -> frozenset[tuple[str, str]]:
+    """Option -> value, of all groups; the seed costs nothing."""
+    return frozenset((key, value) for key, value in _leaves(config, "") if key != "seed")
 
 
-def _model(said: set[str]) -> set[str]:
-    return {each for each in said if each.startswith(("model=", "model.name="))}
+def _model(options: frozenset[tuple[str, str]]) -> set[tuple[str, str]]:
+    return {each for each in options if each[0].startswith("model.")}
+
+
+def _leaves(value: object, key: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict):
+        yield key, json.dumps(value)
+        return
+    for name, each in value.items():
+        yield from _leaves(each, f"{key}.{name}" if key else name)

@@ -19,19 +19,10 @@ Axes = dict[str, dict[str, tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A run of a table. place: axis -> label; overrides: of the config `train`, but for the seed."""
-
-    place: dict[str, str]
-    seed: int
-    overrides: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Grid:
     """A table's runs and how they are shown.
 
-    axes: name -> label -> overrides; a job has a label of each axis. compare: the axis whose labels stand side by side;
+    axes: name -> label -> overrides; a run has a label of each axis. compare: the axis whose labels stand side by side;
     reference: the one of them that differences are taken from; skip: combinations of labels that are left out.
     """
 
@@ -53,10 +44,10 @@ class Grid:
         return [place for place in products if not any(_inside(place, each) for each in self.skip)]
 
     @property
-    def jobs(self) -> list[Job]:
-        """Seeds within places; later overrides win."""
+    def jobs(self) -> list[tuple[str, ...]]:
+        """Overrides of the config `train` for every run, seeds within places; later overrides win."""
         return [
-            Job(place, seed, (*self.base, *(each for axis, label in place.items() for each in self.axes[axis][label])))
+            (*self.base, *(each for axis, label in place.items() for each in self.axes[axis][label]), f"seed={seed}")
             for place in self.places
             for seed in self.seeds
         ]
@@ -71,7 +62,7 @@ class Cell:
 
 
 def cells_of(grid: Grid, hashes: Sequence[str], rows: Mapping[str, Row]) -> list[Cell]:
-    """The cells of a grid. hashes: of its jobs' configs, in their order; rows: config hash -> row."""
+    """The cells of a grid. hashes: of its runs' configs, in their order; rows: config hash -> row."""
     found = [rows.get(each) for each in hashes]
     count = len(grid.seeds)
     parts = [found[i : i + count] for i in range(0, len(found), count)]
