@@ -11,7 +11,7 @@ from pathlib import Path
 from pytorch_lightning.loggers import WandbLogger
 
 from attnround.errors import InputError
-from attnround.results.record import Run
+from attnround.results.record import Run, model_of
 from attnround.results.table import plain
 
 MODES = ("online", "offline", "disabled")
@@ -101,8 +101,7 @@ def labels(run: Run, groups: Sequence[str]) -> dict[str, object]:
     The group is what has to be equal for a comparison to mean something: model and data.
     """
     chosen = {group: run.choices[group] for group in groups if run.choices.get(group) not in (None, "none")}
-    if chosen["model"] == "timm":
-        chosen["model"] = run.config["model"]["name"]
+    chosen["model"] = model_of(run.choices, run.config)
     widths = [*weight_bits(run.config["bits"]), activation_bits(run.config["activation"])] if "bits" in groups else []
     return {
         "name": "-".join([*chosen.values(), *widths, f"seed{run.config['seed']}"]),

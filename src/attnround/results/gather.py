@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from attnround.results.record import device_of, write_atomically
+from attnround.results.record import device_of, model_of, write_atomically
 from attnround.results.table import csv_text
 
 METRICS = (
@@ -21,7 +21,7 @@ def line_of(record: dict) -> dict[str, object]:
     config = record["config"]
     bits = config["bits"]
     return {
-        "model": config["model"]["name"] if record["choices"]["model"] == "timm" else record["choices"]["model"],
+        "model": model_of(record["choices"], config),
         "quantizer": record["choices"]["quantizer"],
         "bits": record["choices"]["bits"],
         "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{record['metrics']['bits/mean']:.3f}",

@@ -110,6 +110,11 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def model_of(choices: dict[str, str], config: dict) -> str:
+    """The model's name: its option's, or timm's."""
+    return config["model"]["name"] if choices["model"] == "timm" else choices["model"]
+
+
 def device_of(record: dict) -> str:
     """What computed: the GPU, or the processor."""
     return record["processor"] if record["device"] == "cpu" else record["device"]
