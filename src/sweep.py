@@ -21,7 +21,7 @@ def main() -> None:
     """Run what is not there yet of the sweep; write its CSV and its picture."""
     from attnround.errors import InputError
     from attnround.results.row import read_rows
-    from attnround.results.sweep import points, read_sweep
+    from attnround.results.sweep import fixed, points, read_sweep
     from attnround.results.tables.cost import Cost
     from rows import COMMITTED, failed_of, missing_of, plan, run_rows, workers
 
@@ -34,6 +34,7 @@ def main() -> None:
     folder = Path(_last(given, "hydra.sweep.dir=", f"outputs/sweeps/{sweep.name}"))
     loggers = _last(given, "logger=", "csv").strip("[]").split(",")
     more = [each for each in given if not each.startswith(("hydra", "logger="))]
+    sweep = fixed(sweep, more)
     every = points(sweep)
     runs = plan(sweep.name, [_overrides(sweep, point, more) for point in every], files[0])
     rows = read_rows(folder / "rows")

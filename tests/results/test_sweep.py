@@ -11,7 +11,7 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 import launching
 from attnround.errors import InputError
 from attnround.results.pictures.sweep import draw_sweep, lines_of
-from attnround.results.sweep import arguments, points, read_sweep
+from attnround.results.sweep import arguments, fixed, points, read_sweep
 
 FILES = sorted((ROOT / "sweeps").glob("*.yaml"))
 GRID = {
@@ -80,6 +80,13 @@ def test_every_point_of_a_committed_file_composes_as_wandb_hands_it_on(path):
         hashes.add(str(composed))
         assert choices["quantizer"] in ("attention_round", *sweep.parameters.get("quantizer", {}).get("values", ()))
     assert len(hashes) == len(ours) >= 20
+
+
+def test_what_is_given_is_varied_no_more(read):
+    sweep = fixed(read(GRID), ["quantizer.sigma=0.5", "model=own"])
+    assert points(sweep) == [{"quantizer.sigma": 0.5, "bits.bit_width": 2, "seed": seed} for seed in (0, 1)]
+    assert sweep.varied == ["seed"]
+    assert fixed(sweep, ["seed=1"]).varied  # there is something to draw
 
 
 def test_grid_and_bayes_both_occur():

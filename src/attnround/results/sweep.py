@@ -6,7 +6,8 @@ https://docs.wandb.ai/models/sweeps/define-sweep-configuration
 import itertools
 import math
 import random
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
@@ -37,7 +38,7 @@ class Sweep:
     def varied(self) -> list[str]:
         """What has more than one value, seeds left out unless there is nothing else."""
         several = [key for key, given in self.parameters.items() if len(given.get("values", (0, 1))) > 1]
-        return [key for key in several if key != "seed"] or several
+        return [key for key in several if key != "seed"] or several or list(self.parameters)
 
 
 def read_sweep(path: Path) -> Sweep:
@@ -51,6 +52,13 @@ def read_sweep(path: Path) -> Sweep:
         return _checked(path.stem, given)
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def fixed(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
+    """The sweep where parameters that these overrides name have that value alone."""
+    given = dict(each.split("=", 1) for each in overrides)
+    alone = {key: {"values": [yaml.safe_load(given[key])], "weights": None} for key in sweep.parameters if key in given}
+    return replace(sweep, parameters=sweep.parameters | alone)
 
 
 def points(sweep: Sweep, seed: int = 0) -> list[dict[str, object]]:
