@@ -19,7 +19,6 @@ from omegaconf import DictConfig, open_dict
 
 from entry import CONF, DIED, check_launcher, quoted
 
-LOGGED_ONLY = ("hydra.job_logging.root.handlers=[file]",)  # launcher option: a job says its lines in its folder
 BEGUN = "begun"  # what a mark says until the job has ended
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from attnround.results.row import Row
     from attnround.results.tables.cost import Cost
 
-COMMITTED = ROOT / "results/rows"  # by which costs are estimated
+COMMITTED = ROOT / "results/rows"
+LOGGED_ONLY = ("hydra.job_logging.root.handlers=[file]",)  # a job says its lines in its folder
 KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # a row that was not finished is run anew: so that its seconds are true
 
 
@@ -67,6 +68,15 @@ def missing_of(runs: Iterable[Planned], rows: Mapping[str, "Row"]) -> dict[str, 
     return {each.config_hash: each for each in runs if each.config_hash not in rows or rows[each.config_hash].error}
 
 
+def cost_by(rows: Mapping[str, "Row"], folder: Path) -> "Cost":
+    """What runs cost, by the rows of this folder and by the committed ones."""
+    from attnround.results.row import read_rows
+    from attnround.results.tables.cost import Cost
+
+    others = {} if folder.resolve() == COMMITTED else read_rows(COMMITTED)
+    return Cost([*rows.values(), *others.values()])
+
+
 def run_rows(
     missing: Mapping[str, Planned],
     folder: Path,
@@ -79,7 +89,7 @@ def run_rows(
     from functools import partial
 
     from attnround.results.row import failed_row, write_row
-    from launching import LOGGED_ONLY, launch
+    from launching import launch
     from watching import progress
 
     if not missing:

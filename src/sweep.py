@@ -22,8 +22,7 @@ def main() -> None:
     from attnround.errors import InputError
     from attnround.results.row import read_rows
     from attnround.results.sweep import fixed, points, read_sweep
-    from attnround.results.tables.cost import Cost
-    from rows import COMMITTED, failed_of, missing_of, plan, run_rows, workers
+    from rows import cost_by, failed_of, missing_of, plan, run_rows, workers
 
     files = [each for each in sys.argv[1:] if "=" not in each]
     given = [each for each in sys.argv[1:] if "=" in each]
@@ -38,7 +37,7 @@ def main() -> None:
     every = points(sweep)
     runs = plan(sweep.name, [_overrides(sweep, point, more) for point in every], files[0])
     rows = read_rows(folder / "rows")
-    missing, cost = missing_of(runs, rows), Cost([*rows.values(), *read_rows(COMMITTED).values()])
+    missing, cost = missing_of(runs, rows), cost_by(rows, folder / "rows")
     kind = "grid" if sweep.method == "grid" else "random search"
     if sweep.method == "bayes":
         kind += " (bayes takes W&B's server, which would learn from run to run)"

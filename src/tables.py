@@ -45,16 +45,14 @@ def main(cfg: DictConfig) -> None:
 def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     """Run what is missing, unless dry_run says not to, and write the tables; the number of rows that failed."""
     from attnround.results.row import read_rows
-    from attnround.results.tables.cost import Cost
     from attnround.results.tables.published import read_published
-    from rows import COMMITTED, failed_of, missing_of, plan, run_rows
+    from rows import cost_by, failed_of, missing_of, plan, run_rows
 
     grids, published = read_grids(cfg), read_published(Path(cfg.published))
     runs = {grid.name: plan(grid.name, grid.jobs, f"table {grid.name}") for grid in grids}
     wanted = {run.config_hash: run for some in runs.values() for run in some}
-    rows, own = read_rows(Path(cfg.rows)), Path(cfg.rows).resolve() == COMMITTED
-    missing = missing_of(wanted.values(), rows)
-    cost = Cost([*rows.values(), *([] if own else read_rows(COMMITTED).values())])
+    rows = read_rows(Path(cfg.rows))
+    missing, cost = missing_of(wanted.values(), rows), cost_by(rows, Path(cfg.rows))
     tell(runs | {"together": list(wanted.values())}, missing, cost, launcher)
     if cfg.dry_run:
         return 0

@@ -11,16 +11,16 @@ class Cost:
     """Estimates the seconds of a run by those of the runs of its model that differ from it in the fewest options."""
 
     def __init__(self, rows: Iterable[Row]):
-        self.known = defaultdict(list)  # options of a run, seed aside -> seconds of each such run
+        self.known = defaultdict(lambda: defaultdict(list))  # model -> options, seed aside -> seconds of each such run
         for row in rows:
             if not row.error:
-                self.known[_options(row.config)].append(row.metrics["time/total_s"])
+                options = _options(row.config)
+                self.known[_model(options)][options].append(row.metrics["time/total_s"])
 
     def seconds(self, config: dict) -> float | None:
         """None where no run of its model is known. config: as written."""
         wanted = _options(kept(config))
-        alike = {each: seconds for each, seconds in self.known.items() if _model(each) == _model(wanted)}
-        unlike = [(len(wanted ^ each), seconds) for each, seconds in alike.items()]
+        unlike = [(len(wanted ^ each), seconds) for each, seconds in self.known.get(_model(wanted), {}).items()]
         least = min((count for count, _ in unlike), default=None)
         near = [each for count, seconds in unlike if count == least for each in seconds]
         return sum(near) / len(near) if near else None
@@ -38,8 +38,8 @@ def _options(config: dict) -> frozenset[tuple[str, str]]:
     return frozenset((key, value) for key, value in _leaves(config, "") if key != "seed")
 
 
-def _model(options: frozenset[tuple[str, str]]) -> set[tuple[str, str]]:
-    return {each for each in options if each[0].startswith("model.")}
+def _model(options: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    return frozenset(each for each in options if each[0].startswith("model."))
 
 
 def _leaves(value: object, key: str) -> Iterator[tuple[str, str]]:
