@@ -62,7 +62,7 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
         "verdict": verdict(proof, faults),
         "findings": findings(proof, record["metrics"]["quantized/top1"] if same_data else None),
         "faults": faults,
-        "network": {key: value for key, value in asdict(proof).items() if key != "layers"},
+        "network": asdict(proof.network) | {"disagreeing": proof.disagreeing},
         "layers": [asdict(layer) for layer in proof.layers],
     }
     write_atomically(Path(folder) / "verify.json", json.dumps(report, indent=2) + "\n")
@@ -72,7 +72,7 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
     log.info("%s (%.0f s; verify.json, verify.csv, model_card.md)", report["verdict"], time.perf_counter() - begun)
     if faults:
         raise InputError(f"{path}: the proof fails: {'; '.join(faults)}")
-    return {"agreement": 100 * proof.agreeing / proof.images}
+    return {"agreement": proof.network.agreement}
 
 
 def watched(loader: DataLoader, name: str):

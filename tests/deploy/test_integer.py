@@ -120,12 +120,12 @@ def test_a_network_is_proven(name, residual):
     model = residual if name == "residual" else exported(name)[0]
     proof = proof_of(model)
     assert proof.faults == []
-    assert proof.images == 12
-    assert proof.agreeing == 12 - len(proof.disagreeing)
+    assert proof.network.images == 12
+    assert proof.network.agreeing == 12 - len(proof.disagreeing)
     assert all(layer.codes and layer.witnessed and layer.accumulator == "int32" for layer in proof.layers)
     if not any(layer.codes_differing for layer in proof.layers):
-        assert proof.logit_difference <= 1e-5 * proof.largest_logit
-        assert proof.agreeing == 12
+        assert proof.network.logit_difference <= 1e-5 * proof.network.largest_logit
+        assert proof.network.agreeing == 12
     assert "every quantized layer is proven" in verdict(proof, [])
     assert layer_table(proof).count("W") >= len(proof.layers)
 
@@ -133,7 +133,7 @@ def test_a_network_is_proven(name, residual):
 def test_float_inputs_leave_the_weights_to_prove():
     proof = proof_of(exported("se")[0], count=4)
     assert proof.faults == []
-    assert proof.agreeing == 4
+    assert proof.network.agreeing == 4
     assert all(layer.codes == 0 and layer.bound is None for layer in proof.layers)
     assert "the weights are proven" in verdict(proof, [])
     assert any("inputs are float" in line for line in findings(proof, None))

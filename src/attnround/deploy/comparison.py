@@ -1,4 +1,4 @@
-"""An exported model against the simulation that was measured, on real images."""
+"""Another form of a model against the simulation that was measured, on real images."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -12,13 +12,25 @@ LEAST = 99.9  # percent of images of which both must say the same, where a code 
 
 @dataclass
 class Comparison:
-    """images; agreeing, of the same class in both; right, of the exported; the largest logit and difference of one."""
+    """images; agreeing, of the same class in both; right answers of each; the largest logit and difference of one."""
 
     images: int = 0
     agreeing: int = 0
+    simulation_right: int = 0
     right: int = 0
     largest_logit: float = 0.0
     logit_difference: float = 0.0
+
+    def add(self, simulated: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
+        """Count a batch: logits [N, classes] of both, and labels [N]. Where the classes differ: bool [N]."""
+        expected, found = simulated.argmax(1), logits.argmax(1)
+        self.images += len(labels)
+        self.agreeing += int((found == expected).sum())
+        self.simulation_right += int((expected == labels).sum())
+        self.right += int((found == labels).sum())
+        self.largest_logit = max(self.largest_logit, simulated.abs().max().item())
+        self.logit_difference = max(self.logit_difference, (logits - simulated).abs().max().item())
+        return found != expected
 
     @property
     def agreement(self) -> float:
@@ -54,10 +66,5 @@ def compare(
     for images, labels in batches:
         expected = simulated(images)
         for model, result in zip(exported, results, strict=True):
-            logits = model(images)
-            result.images += len(labels)
-            result.agreeing += int((logits.argmax(1) == expected.argmax(1)).sum())
-            result.right += int((logits.argmax(1) == labels).sum())
-            result.largest_logit = max(result.largest_logit, expected.abs().max().item())
-            result.logit_difference = max(result.logit_difference, (logits - expected).abs().max().item())
+            result.add(expected, model(images), labels)
     return results

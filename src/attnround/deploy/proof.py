@@ -18,6 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from attnround.deploy.comparison import Comparison
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.integer import IntegerLayer, integer_model
 from attnround.quantization.grid import per_channel
@@ -53,15 +54,10 @@ class LayerProof:
 
 @dataclass
 class Proof:
-    """All layers, in the file's order, and the network: images, right answers of both, agreement, logits."""
+    """All layers, in the file's order, the network, and the numbers of the images whose class differs."""
 
     layers: list[LayerProof]
-    images: int = 0
-    simulation_right: int = 0
-    integer_right: int = 0
-    agreeing: int = 0
-    largest_logit: float = 0.0
-    logit_difference: float = 0.0
+    network: Comparison = field(default_factory=Comparison)
     disagreeing: list[int] = field(default_factory=list)
 
     @property
@@ -104,7 +100,9 @@ def prove(
                     integer(some)
                 for record in proof.layers:
                     layers[record.name].watch = partial(_together, record, inputs)
-                _network(proof, logits, integer(some), right)
+                first = proof.network.images
+                differing = proof.network.add(logits, integer(some), right)
+                proof.disagreeing += [first + int(each) for each in differing.nonzero()]
     finally:
         for hook in hooks:
             hook.remove()
@@ -156,14 +154,3 @@ def _together(record: LayerProof, inputs: dict, x: Tensor, codes: Tensor) -> Ten
         record.codes_differing += int(differs.sum())
         record.largest = max(record.largest, int((codes[differs].int() - expected[differs].int()).abs().max()))
     return codes
-
-
-def _network(proof: Proof, simulated: Tensor, integer: Tensor, labels: Tensor) -> None:
-    ours, theirs = integer.argmax(1), simulated.argmax(1)
-    proof.disagreeing += [proof.images + int(i) for i in (ours != theirs).nonzero()]
-    proof.images += len(labels)
-    proof.agreeing += int((ours == theirs).sum())
-    proof.simulation_right += int((theirs == labels).sum())
-    proof.integer_right += int((ours == labels).sum())
-    proof.largest_logit = max(proof.largest_logit, simulated.abs().max().item())
-    proof.logit_difference = max(proof.logit_difference, (integer - simulated).abs().max().item())

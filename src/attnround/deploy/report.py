@@ -67,12 +67,12 @@ def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
             f"codes, the network on its own: {differing} of {codes} differ, by at most "
             f"{max(layer.largest for layer in integer)}, as these ties have consequences"
         )
-    images = proof.images
+    network = proof.network
     lines.append(
-        f"network: the same class on {proof.agreeing} of {images} images ({100 * proof.agreeing / images:.2f} %); "
-        f"logits differ by up to {proof.logit_difference:.1e}, the largest is {proof.largest_logit:.1f}"
+        f"network: the same class on {network.agreeing} of {network.images} images ({network.agreement:.2f} %); "
+        f"logits differ by up to {network.logit_difference:.1e}, the largest is {network.largest_logit:.1f}"
     )
-    simulated, exact = (100 * right / images for right in (proof.simulation_right, proof.integer_right))
+    simulated, exact = (100 * right / network.images for right in (network.simulation_right, network.right))
     recorded = "" if recorded_top1 is None else f", recorded {recorded_top1:.2f} %"
     lines.append(f"top-1: {exact:.2f} % in integers, {simulated:.2f} % in simulation{recorded}")
     return lines
