@@ -61,7 +61,7 @@ def _reading(grid: Grid, measured: Sequence[Measured]) -> str:
     if shown:
         text += (
             f" Differences are a line's minus that of {grid.reference}, paired, with a 95 % interval: of top-1 for"
-            " other seeds and other test images, of SQNR for other seeds."
+            f" other seeds and other test images{', of SQNR for other seeds' if 'difference_db' in shown else ''}."
         )
     if any(each.differences[name].num_seeds == 1 for each in measured for name in shown if name in each.differences):
         text += f" {ONE_SEED} one seed: the interval of top-1 is for other test images alone, and SQNR has none."
