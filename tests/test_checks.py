@@ -73,6 +73,7 @@ def test_a_run_is_verified(folder):
     assert metrics["agreement"] == 100 * report["network"]["agreeing"] / 40
     assert report["faults"] == []
     assert report["network"]["images"] == 40
+    assert {"simulation_right", "integer_right", "disagreeing"} <= report["network"].keys()
     assert len(report["layers"]) + 1 == len((folder / "verify.csv").read_text().splitlines())
     assert "every quantized layer is proven" in (folder / "model_card.md").read_text()
     top1 = json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]

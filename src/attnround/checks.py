@@ -55,6 +55,8 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
         faults.append(f"{path.name} is not the file that the record is of")
     if fingerprint(model) != record["deployed"]["fingerprint"]:
         faults.append("the loaded model is not, bit for bit, the one that was measured")
+    network = asdict(proof.network)
+    network["integer_right"] = network.pop("right")
     report = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "sha256": content.about["sha256"],
@@ -62,7 +64,7 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
         "verdict": verdict(proof, faults),
         "findings": findings(proof, record["metrics"]["quantized/top1"] if same_data else None),
         "faults": faults,
-        "network": asdict(proof.network) | {"disagreeing": proof.disagreeing},
+        "network": network | {"disagreeing": proof.disagreeing},
         "layers": [asdict(layer) for layer in proof.layers],
     }
     write_atomically(Path(folder) / "verify.json", json.dumps(report, indent=2) + "\n")

@@ -78,6 +78,18 @@ def test_one_seed_has_no_spread_and_says_what_its_interval_is(grid, cells):
     assert "¹" not in render(grid, cells).markdown()
 
 
+@pytest.mark.parametrize(("left_out", "unsaid"), [("difference", "of top-1"), ("difference_db", "SQNR")])
+def test_a_difference_that_is_not_shown_is_not_explained(grid, cells, left_out, unsaid):
+    both = " ".join(render(grid, cells).notes)
+    shown = replace(grid, columns=tuple(name for name in grid.columns if name != left_out))
+    one = " ".join(render(shown, cells).notes)
+    assert unsaid in both
+    assert unsaid not in one
+    first = render(replace(shown, seeds=(0,)), [Cell(cell.place, cell.rows[:1]) for cell in cells])
+    assert "¹ one seed" in " ".join(first.notes)
+    assert unsaid not in " ".join(first.notes)
+
+
 def test_what_failed_stands_in_its_place(grid, cells):
     error = "seed 2 fell | over * and said _" + "so " * 30
     partly = render(grid, changed(cells, 0, error=error, metrics={}, correct={}))

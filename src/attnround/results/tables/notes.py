@@ -10,6 +10,9 @@ from attnround.results.tables.measure import Measured
 from attnround.results.tables.published import Published, models_of
 
 OTHER_REVISION, FAILED, ONE_SEED = "†", "‡", "¹"
+# Of a difference: what its interval is for, with several seeds and with one.
+SEVERAL = {"difference": "of top-1 for other seeds and other test images", "difference_db": "of SQNR for other seeds"}
+ONE = {"difference": "the interval of top-1 is for other test images alone", "difference_db": "SQNR has no interval"}
 
 
 def main_revision(rows: Sequence[Row]) -> str | None:
@@ -57,14 +60,13 @@ def _revisions(rows: Sequence[Row]) -> str:
 
 def _reading(grid: Grid, measured: Sequence[Measured]) -> str:
     text = "± is the standard deviation over seeds."
-    shown = {name: each for one in measured for name, each in one.differences.items() if name in grid.columns}
+    found = {name for each in measured for name in each.differences}
+    shown = [name for name in DIFFERENCES if name in found and name in grid.columns]
     if shown:
-        text += (
-            f" Differences are a line's minus that of {grid.reference}, paired, with a 95 % interval: of top-1 for"
-            f" other seeds and other test images{', of SQNR for other seeds' if 'difference_db' in shown else ''}."
-        )
+        what = ", ".join(SEVERAL[name] for name in shown)
+        text += f" Differences are a line's minus that of {grid.reference}, paired, with a 95 % interval: {what}."
     if any(each.differences[name].num_seeds == 1 for each in measured for name in shown if name in each.differences):
-        text += f" {ONE_SEED} one seed: the interval of top-1 is for other test images alone, and SQNR has none."
+        text += f" {ONE_SEED} one seed: {', and '.join(ONE[name] for name in shown)}."
     if any(each.best & {column for column, _ in DIFFERENCES.values()} & set(grid.columns) for each in measured):
         text += f" Bold: better than every other {grid.compare} beside it, each of these intervals above 0."
     return text
