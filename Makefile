@@ -72,6 +72,9 @@ cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 a
 	  data=image_folder data.root=outputs/noise data.calibration=outputs/noise/calibration hydra.run.dir=outputs/cost/lite0
 	$(BIN)/python -m attnround.results.gather outputs/cost results/cost.csv
 
+gpu-check: ## what only a GPU can show, with the Python that is there, into results/gpu.csv: PYTHON=python3
+	PYTHON=$(PYTHON) benchmarks/gpu.sh
+
 checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minutes on two cores)
 	for model in resnet18_slim mobilenetv2_050; do \
 	  $(BIN)/python src/train.py experiment=pretrain model=$$model hydra.run.dir=outputs/pretrain/$$model && \
@@ -81,5 +84,5 @@ clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
 .PHONY: help setup run tables sweep report test lint format test-slow conventions tuning qat-tuning allocation-speed block-step \
-	layer-step cost checkpoints clean
+	layer-step cost gpu-check checkpoints clean
 .DEFAULT_GOAL := help

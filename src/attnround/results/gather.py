@@ -12,7 +12,8 @@ from attnround.results.table import csv_text
 
 METRICS = (
     "fp32/top1", "nearest/top1", "nearest/agreement", "nearest/sqnr_db", "quantized/top1", "quantized/agreement",
-    "quantized/sqnr_db", "bits/mean", "bits/size_mib", "time/reconstruction_s", "time/total_s", "memory/peak_mib",
+    "quantized/sqnr_db", "bits/mean", "bits/size_mib", "time/allocation_s", "time/scales_s", "time/reconstruction_s",
+    "time/total_s", "memory/peak_mib",
 )  # fmt: skip
 
 
