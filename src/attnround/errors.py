@@ -1,5 +1,7 @@
 """What a user can mend: one line that names what was given, what is allowed and what to do."""
 
+import re
+
 
 class InputError(Exception):
     """Bad input. The entries print its one line and exit with status 1; anything else that is raised is our own bug.
@@ -9,7 +11,7 @@ class InputError(Exception):
 
     def __init__(self, message: str):
         if "Original Traceback" in message:
-            message = message.strip().splitlines()[-1].removeprefix(f"{__name__}.InputError: ")
+            message = re.sub(r"^[\w.]+: ", "", message.strip().splitlines()[-1])  # the kind of error
         super().__init__(message)
 
 

@@ -7,7 +7,6 @@ import torch
 from PIL import Image
 
 from attnround.data import ImageFolder
-from attnround.data.image_folder import class_places
 from attnround.errors import InputError
 
 SETTINGS = {
@@ -27,31 +26,6 @@ def test_folders_by_index_map_to_the_models_classes(image_folder):
     batches = list(module.val_dataloader())
     assert torch.cat([labels for _, labels in batches]).tolist() == [0, 0, 0, 7, 7, 7]
     assert batches[0][0].shape == (6, 3, 32, 32)
-
-
-def test_wordnet_ids_map_to_imagenet_classes():
-    places = class_places(["n01440764", "n03888257", "n02979186"], 1000, Path("val"))
-    assert places == {"n01440764": 0, "n03888257": 701, "n02979186": 482}  # tench, parachute, cassette player
-
-
-def test_other_names_are_the_classes_in_alphabetical_order():
-    assert class_places(["cat", "dog"], 2, Path("val")) == {"cat": 0, "dog": 1}
-
-
-@pytest.mark.parametrize(
-    ("names", "num_classes", "lost"),
-    [
-        (["cat", "dog"], 10, "cat, dog map to none"),
-        (["0", "12"], 10, "12 map to none"),
-        (["n01440764", "n99999999"], 1000, "n99999999 map to none"),
-        (["n01440764", "extra"], 1000, "classes, extra map"),
-        (["n01440764"], 10, "n01440764 map to none"),
-        ([], 10, "no folder"),
-    ],
-)
-def test_folders_that_map_to_nothing_are_named(names, num_classes, lost):
-    with pytest.raises(InputError, match=lost):
-        class_places(names, num_classes, Path("val"))
 
 
 def test_calibration_takes_images_at_any_depth_and_counts_the_broken(image_folder, caplog):
@@ -83,15 +57,54 @@ def test_a_missing_root_a_root_without_val_and_a_val_without_images(tmp_path, im
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
-def test_a_broken_evaluation_image_is_named_in_one_line(tmp_path, num_workers):
-    (tmp_path / "val" / "3").mkdir(parents=True)
-    (tmp_path / "train").mkdir()
-    Image.new("RGB", (40, 40)).save(tmp_path / "train" / "a.png")
-    (tmp_path / "val" / "3" / "bad.jpg").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"^\S*bad\.jpg is not a readable image") as caught:
-        list(data(tmp_path, num_workers=num_workers).val_dataloader())
+def test_broken_evaluation_images_are_left_out_named_and_counted(tmp_path, num_workers, caplog):
+    root = images(tmp_path, "val/3/1.png", "val/4/2.png", "train/a.png")
+    for name in ("1", "0"):
+        (root / "val" / "4" / f"bad{name}.jpg").write_bytes(b"not an image")
+    module = data(root, num_workers=num_workers, batch_size=1, num_calibration=1)
+    batches = [batch for batch in module.val_dataloader() if batch is not None]
+    assert [labels.tolist() for _, labels in batches] == [[3], [4]]
+    said = f"2 of 4 images of {root / 'val'} could not be read and were left out: 4/bad0.jpg, 4/bad1.jpg"
+    assert module.remarks() == [said]
+    module.say_remarks()
+    module.say_remarks()
+    assert caplog.text.count(said) == 1
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_evaluation_image_without_a_range_is_named_in_one_line(tmp_path, num_workers):
+    root = images(tmp_path, "train/a.png", "val/3/1.png")
+    Image.new("F", (40, 40)).save(root / "val" / "3" / "float.tif")
+    with pytest.raises(InputError, match=r"^\S*float\.tif holds TIFF values of mode F, whose range") as caught:
+        list(data(root, num_workers=num_workers, num_calibration=1).val_dataloader())
     assert "\n" not in str(caught.value)
     traceback.clear_frames(caught.tb)  # they hold the loader, and one that is garbage waits 5 s for its worker
+
+
+def test_a_damaged_training_image_is_named_in_one_line(tmp_path):
+    root = images(tmp_path, "val/3/1.png", "train/3/a.png")
+    (root / "train" / "3" / "bad.jpg").write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"^\S*bad\.jpg is not a readable image"):
+        list(data(root).train_dataloader())
+
+
+def test_images_of_a_kind_that_is_not_read_here_are_counted(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("attnround.data.files.READ_HERE", (".png",))  # whether or not a plugin for HEIC is installed
+    root = images(tmp_path, "val/3/1.png", "train/a.png")
+    for name in ("val/3/b.HEIC", "val/3/c.heic", "train/x.heic"):
+        (root / name).touch()
+    data(root, num_calibration=1)
+    assert "val: 2 images are left out (3/b.HEIC, 3/c.heic): this Pillow does not read them" in caplog.text
+    assert "train: 1 images are left out (x.heic)" in caplog.text
+
+
+def test_what_was_done_to_calibration_images_is_said_and_kept(tmp_path, caplog):
+    root = images(tmp_path, "val/3/1.png", "train/a.png")
+    Image.new("RGBA", (40, 40), (255, 0, 0, 128)).save(root / "train" / "glass.png")
+    calibration = data(root, num_calibration=2).calibration()
+    (line,) = calibration.provenance()["remarks"]
+    assert line == f"1 of 2 images of {root / 'train'} have transparent pixels, which show white: glass.png"
+    assert line in caplog.text
 
 
 def test_grey_models_get_one_channel(image_folder):
@@ -183,3 +196,42 @@ def test_grey_images_are_trained_on_too(tmp_path):
     module.match(SETTINGS | {"input_size": (1, 32, 32), "mean": (0.5,), "std": (0.5,)}, 10)
     ((batch, _),) = module.train_dataloader()
     assert batch.shape == (1, 1, 32, 32)
+
+
+def test_folders_whose_order_differs_ask_for_one(tmp_path):
+    names = [f"class {number}" for number in range(1, 11)]
+    root = images(tmp_path, "train/a.png", *(f"val/{name}/1.png" for name in names))
+    with pytest.raises(InputError, match=r"output 1 is the folder class 10 in torchvision's order and class 2 in"):
+        data(root)
+    for order, labels in (("torchvision", [0, 1, 2]), ("timm", [0, 9, 1])):  # of class 1, class 10, class 2
+        assert data(root, class_order=order).evaluation.labels[:3] == labels
+
+
+def test_classes_that_val_lacks_are_known_from_train(tmp_path):
+    train = (f"train/{name}/1.png" for name in ("ant", "cat", "dog"))
+    module = ImageFolder(str(images(tmp_path, "val/dog/1.png", "val/cat/1.png", *train)), num_workers=0)
+    module.match(SETTINGS, 3)
+    assert module.evaluation.labels == [1, 2]
+
+
+def test_a_map_of_files_to_several_right_classes(tmp_path):
+    root = images(tmp_path, "val/1.png", "val/sub/2.png", "train/a.png")
+    (tmp_path / "map.csv").write_text("file,classes\n1.png,3,5\nsub,7\n")
+    module = data(root, class_map=str(tmp_path / "map.csv"))
+    ((_, labels),) = module.val_dataloader()
+    assert labels.tolist() == [[3, 5], [7, -1]]
+    (tmp_path / "map.csv").write_text("1.png,3")
+    with pytest.raises(InputError, match=r"map\.csv has no line for sub/2\.png"):
+        data(root, class_map=str(tmp_path / "map.csv"))
+    with pytest.raises(InputError, match="give one of them"):
+        data(root, class_map=str(tmp_path / "map.csv"), class_order="timm")
+
+
+def test_a_map_of_folders_labels_training_images_too(tmp_path):
+    root = images(tmp_path, *(f"{part}/{name}/1.png" for part in ("val", "train") for name in ("x", "y")))
+    (tmp_path / "map.json").write_text('{"x": 9, "y": 2}')
+    module = data(root, class_map=str(tmp_path / "map.json"))
+    assert module.evaluation.labels == module.train_dataloader().dataset.labels == [9, 2]
+    (tmp_path / "map.json").write_text('{"x": [9, 3], "y": 2}')
+    with pytest.raises(InputError, match="several classes for an image: training takes one"):
+        data(root, class_map=str(tmp_path / "map.json")).train_dataloader()

@@ -1,18 +1,21 @@
 """What every data module offers: labelled evaluation batches and an unlabelled calibration set."""
 
+import logging
 import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
+from attnround.data.files import collate
 from attnround.errors import InputError, check_number
 
+log = logging.getLogger(__name__)
 MOST_WORKERS = 8  # each holds batches ready, and the memory for them
 
 
@@ -21,17 +24,19 @@ class Calibration:
     """The images a quantizer may look at. There are no labels here.
 
     images: float, normalised [N, C, H, W]; indices: their places in `source`, in the order drawn;
-    skipped: files of the source that could not be read.
+    skipped: files of the source that could not be read; remarks: lines on what was done to images of which kind.
     """
 
     images: Tensor
     indices: list[int]
     source: str
     skipped: list[str]
+    remarks: list[str] = field(default_factory=list)
 
     def provenance(self) -> dict[str, object]:
         """What a record says of it."""
-        return {"source": self.source, "indices": self.indices, "skipped": self.skipped}
+        about = {"source": self.source, "indices": self.indices, "skipped": self.skipped}
+        return about | ({"remarks": self.remarks} if self.remarks else {})
 
 
 class ImageData(pl.LightningDataModule, ABC):
@@ -63,6 +68,7 @@ class ImageData(pl.LightningDataModule, ABC):
             check_number("data.num_workers", num_workers, least=0, whole=True)
         self.num_calibration, self.batch_size, self.seed, self.limit = num_calibration, batch_size, seed, limit
         self.licence = licence
+        self._said: set[str] = set()
         self.num_workers = min(MOST_WORKERS, num_cores()) if num_workers is None else num_workers
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
@@ -85,6 +91,17 @@ class ImageData(pl.LightningDataModule, ABC):
         Raises InputError where there are none.
         """
 
+    def remarks(self) -> list[str]:
+        """What there is to say of the evaluation images that were looked at, such as how many could not be read."""
+        return []
+
+    def say_remarks(self) -> None:
+        """Say what has not been said."""
+        for line in self.remarks():
+            if line not in self._said:
+                log.warning("%s", line)
+                self._said.add(line)
+
     def train_dataloader(self) -> DataLoader:
         """Whole batches in seeded order; one smaller batch where there are no more images than that."""
         dataset, _ = self.training_sets()
@@ -97,9 +114,11 @@ class ImageData(pl.LightningDataModule, ABC):
         return dataset if self.limit is None else Subset(dataset, draw_balanced(labels, self.limit, self.seed))
 
     def loader(self, dataset: Dataset, batch_size: int, **more: object) -> DataLoader:
-        """Batches of any of the sets."""
+        """Batches of any of the sets; None is one of which no image could be read."""
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
-        return DataLoader(dataset, batch_size, num_workers=self.num_workers, pin_memory=on_cuda, **more)
+        return DataLoader(
+            dataset, batch_size, num_workers=self.num_workers, pin_memory=on_cuda, collate_fn=collate, **more
+        )
 
 
 def num_cores() -> int:

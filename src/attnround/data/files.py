@@ -1,26 +1,27 @@
 """Image files on disk: listed in a fixed order, fast enough for ImageNet's 1.28 million, and opened one by one."""
 
 import os
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.datasets.folder import IMG_EXTENSIONS
+from torch.utils.data import Dataset, default_collate
 
-from attnround.errors import InputError, reason
-
-EXTENSIONS = ", ".join(IMG_EXTENSIONS)
+from attnround.data.pixels import EXTENSIONS, READ_HERE, SAID, Remark, UnreadableError, open_image
+from attnround.errors import listed
 
 
-def list_images(root: Path) -> list[str]:
-    """The image files below a folder, relative to it and sorted, at any depth, links followed, hidden ones left out.
+def list_images(root: Path) -> tuple[list[str], list[str]]:
+    """The image files below a folder, and those of kinds that this Pillow does not read (HEIC, as a rule).
 
-    Strings rather than paths: a million are some 100 MB, and a listing takes no look at the files themselves.
+    Relative to it and sorted, at any depth, links followed, hidden ones left out. Strings rather than paths: a million
+    are some 100 MB, and a listing takes no look at the files themselves.
     """
-    found, folders, visited = [], [""], set()
+    found, unread, folders, visited = [], [], [""], set()
     while folders:
         folder = folders.pop()
         status = os.stat(root / folder)
@@ -33,9 +34,10 @@ def list_images(root: Path) -> list[str]:
                     continue
                 if entry.is_dir():
                     folders.append(f"{folder}{entry.name}/")
-                elif entry.name.lower().endswith(IMG_EXTENSIONS):
-                    found.append(f"{folder}{entry.name}")
-    return sorted(found)
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    here = entry.name.lower().endswith(READ_HERE)
+                    (found if here else unread).append(f"{folder}{entry.name}")
+    return sorted(found), sorted(unread)
 
 
 def list_folders(root: Path) -> list[str]:
@@ -44,27 +46,57 @@ def list_folders(root: Path) -> list[str]:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def open_image(path: Path, mode: str) -> Image.Image:
-    """The decoded image in Pillow's mode L or RGB. Raises InputError that names an unreadable file."""
-    try:
-        with Image.open(path) as image:
-            return image.convert(mode)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not a readable image ({reason(error)})") from error
-
-
 @dataclass(frozen=True)
 class LabelledFiles(Dataset):
-    """Images (a transform of the file, label). files: relative to root; labels: indices of the model's outputs."""
+    """Images (a transform of the file, label). files: relative to root; labels: indices of the model's outputs.
+
+    Where several outputs are right for an image its label is a tuple of them, and the item's a tensor, filled with -1.
+    remarks: uint8 [N], a `Remark` a file that was opened, shared by all processes that do; then a file that cannot be
+    read is None, which `collate` leaves out. None: such a file raises UnreadableError.
+    """
 
     root: Path
     files: list[str]
-    labels: list[int]
+    labels: list[int] | list[tuple[int, ...]]
     mode: str
     transform: Callable[[Image.Image], Tensor]
+    remarks: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return self.transform(open_image(self.root / self.files[index], self.mode)), self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor] | None:
+        try:
+            image, remark = open_image(self.root / self.files[index], self.mode)
+        except UnreadableError:
+            if self.remarks is None:
+                raise
+            self.remarks[index] = Remark.UNREADABLE
+            return None
+        if self.remarks is not None:
+            self.remarks[index] = int(remark)
+        return self.transform(image), self._label(index)
+
+    def _label(self, index: int) -> int | Tensor:
+        label = self.labels[index]
+        if isinstance(label, int):
+            return label
+        most = max(map(len, self.labels))
+        return torch.tensor([*label, *[-1] * (most - len(label))])
+
+
+def collate(items: Sequence[tuple[Tensor, int | Tensor] | None]) -> list[Tensor] | None:
+    """The batch of the items that could be read; None where there is none."""
+    there = [each for each in items if each is not None]
+    return default_collate(there) if there else None
+
+
+def said_of(files: Sequence[str], remarks: Sequence[int], where: object) -> list[str]:
+    """What there is to say of the images of a folder: a line a kind of remark, with how many and the first names."""
+    counts = Counter(remarks)
+    lines = []
+    for kind, text in SAID.items():
+        if any(each & kind for each in counts):
+            names = [name for name, remark in zip(files, remarks, strict=True) if remark & kind]
+            lines.append(f"{len(names)} of {len(files)} images of {where} {text}: {listed(names)}")
+    return lines

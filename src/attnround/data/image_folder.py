@@ -1,28 +1,31 @@
 """Folders of images: a labelled one to evaluate on, another to train on, any other to calibrate with."""
 
-import dataclasses
 import logging
-import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from timm.data import ImageNetInfo, create_transform, infer_imagenet_subset
+from timm.data import create_transform
 
 from attnround.data.base import Calibration, ImageData, draw
-from attnround.data.files import EXTENSIONS, LabelledFiles, list_folders, list_images, open_image
+from attnround.data.classes import class_places, mapped, read_class_map
+from attnround.data.files import LabelledFiles, list_folders, list_images, said_of
+from attnround.data.pixels import READ_HERE, UnreadableError, open_image
 from attnround.errors import InputError, listed
 
 log = logging.getLogger(__name__)
-WORDNET_ID = re.compile(r"n\d{8}")
+EXTENSIONS = ", ".join(READ_HERE)
 
 
 class ImageFolder(ImageData):
     """root: a folder with val/<class>/<images>; calibration: any folder of images, at any depth, labels unknown.
 
     Class folders are WordNet ids or class indices of the model's outputs, so that a subset of ImageNet evaluates
-    rightly on a model of 1,000 classes; other names stand for the classes in alphabetical order, if there are as many.
-    Without `calibration` it is root/train. Images pass through timm's evaluation transform for the model; those of
-    root/train/<class>, which training with labels takes, through its training transform.
+    rightly on a model of 1,000 classes; other names stand for the classes in their order, if there are as many.
+    class_order: torchvision's or timm's, asked for where these differ; class_map: a CSV or JSON file of folder ->
+    index, or of file -> the indices that are right for it. Without `calibration` it is root/train. Images pass through
+    timm's evaluation transform for the model; those of root/train/<class>, which training with labels takes, through
+    its training transform.
     """
 
     def __init__(
@@ -35,10 +38,15 @@ class ImageFolder(ImageData):
         limit: int | None = None,
         seed: int = 0,
         licence: str | None = None,
+        class_order: str | None = None,
+        class_map: str | None = None,
     ):
         super().__init__(num_calibration, batch_size, seed, limit, num_workers, licence)
         self.root = Path(root)
         self.calibration_root = Path(calibration) if calibration else self.root / "train"
+        if class_order is not None and class_map is not None:
+            raise InputError(f"data.class_order={class_order} and data.class_map={class_map}: give one of them")
+        self.class_order, self.class_map = class_order, class_map
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Read the folders' lists now, so that what is wrong with them is said before the work begins."""
@@ -47,7 +55,10 @@ class ImageFolder(ImageData):
         if self.mode is None:
             raise InputError(f"the model takes {preprocessing['input_size'][0]} channels; images have 1 or 3")
         self.transform = create_transform(**preprocessing, is_training=False)
-        self.evaluation = self._evaluation_set()
+        self.map = read_class_map(self.class_map, num_classes) if self.class_map else None
+        self.labelled = self._evaluation_set()
+        firsts = [label if isinstance(label, int) else label[0] for label in self.labelled.labels]
+        self.evaluation = self._limited(self.labelled, firsts)
         self.calibration_files = self._calibration_files()
 
     def calibration(self) -> Calibration:
@@ -55,15 +66,17 @@ class ImageFolder(ImageData):
         source = f"{self.calibration_root} ({len(self.calibration_files)} files)"
         draw(len(self.calibration_files), self.num_calibration, self.seed, source)
         images = torch.empty(self.num_calibration, *self.preprocessing["input_size"])
-        indices, skipped = [], []
+        indices, remarks, skipped = [], [], []
         for index in draw(len(self.calibration_files), len(self.calibration_files), self.seed, source):
             if len(indices) == self.num_calibration:
                 break
             path = self.calibration_root / self.calibration_files[index]
             try:
-                images[len(indices)] = self.transform(open_image(path, self.mode))
+                image, remark = open_image(path, self.mode)
+                images[len(indices)] = self.transform(image)
                 indices.append(index)
-            except InputError as error:
+                remarks.append(remark)
+            except UnreadableError as error:
                 log.warning("skipped: %s", error)
                 skipped.append(str(path))
         if len(indices) < self.num_calibration:
@@ -71,74 +84,87 @@ class ImageFolder(ImageData):
                 f"data.num_calibration={self.num_calibration}: {self.calibration_root} has only {len(indices)} "
                 f"readable images, {len(skipped)} files are not; ask for fewer or mend them"
             )
-        return Calibration(images, indices, source, skipped)
+        said = said_of([self.calibration_files[index] for index in indices], remarks, self.calibration_root)
+        for line in said:
+            log.warning("%s", line)
+        return Calibration(images, indices, source, skipped, said)
+
+    def remarks(self) -> list[str]:
+        """What there is to say of the evaluation images that were opened so far."""
+        return said_of(self.labelled.files, self.labelled.remarks.tolist(), self.labelled.root)
 
     def training_sets(self) -> tuple[LabelledFiles, LabelledFiles]:
         """The images of root/train, whose class folders mean what those of root/val do."""
         folder = self.root / "train"
-        names = list_folders(folder) if folder.is_dir() else []
-        if not names:
+        if not folder.is_dir() or not list_folders(folder):
             raise InputError(f"{folder} has no class folders: training takes its images from data.root/train/<class>")
-        together = sorted({*names, *list_folders(self.root / "val")})
-        places = class_places(together, self.num_classes, folder)
-        plain = labelled(folder, {name: places[name] for name in names}, self.mode, self.transform)
         augment = create_transform(**self.preprocessing, is_training=True)
-        return dataclasses.replace(plain, transform=augment), plain
+        plain, augmented = (self._labelled(folder, transform) for transform in (self.transform, augment))
+        if not all(isinstance(label, int) for label in plain.labels):
+            raise InputError(f"data.class_map={self.class_map} has several classes for an image: training takes one")
+        return augmented, plain
 
     def _evaluation_set(self) -> LabelledFiles:
         folder = self.root / "val"
         if not folder.is_dir():
             what = "has no folder val" if self.root.is_dir() else "is not there"
             raise InputError(f"data.root={self.root} {what}: give a folder with val/<class>/<images>")
-        names = list_folders(folder)
-        if not names and (flat := list_images(folder)):
+        if self.map is None and not list_folders(folder) and (flat := list_images(folder)[0]):
             raise InputError(
-                f"{folder} has {len(flat)} images and no class folders: sort them into one folder a class; for "
-                "ImageNet run valprep.sh of github.com/soumith/imagenetloader.torch inside it"
+                f"{folder} has {len(flat)} images and no class folders: sort them into one folder a class, or give "
+                "data.class_map=<a CSV or JSON file: image -> index of its class>; for ImageNet run valprep.sh of "
+                "github.com/soumith/imagenetloader.torch inside it"
             )
-        found = labelled(folder, class_places(names, self.num_classes, folder), self.mode, self.transform)
-        if (num_found := len(set(found.labels))) < self.num_classes:
+        found = self._labelled(folder, self.transform, notes=True)
+        shown = {label for each in found.labels for label in ([each] if isinstance(each, int) else each)}
+        if len(shown) < self.num_classes:
             text = "%s has images of %d of the model's %d classes; accuracies are over these"
-            log.warning(text, folder, num_found, self.num_classes)
-        return self._limited(found, found.labels)
+            log.warning(text, folder, len(shown), self.num_classes)
+        return found
+
+    def _labelled(self, folder: Path, transform: Callable, notes: bool = False) -> LabelledFiles:
+        """The images of val or train with their labels. Raises InputError where there is none."""
+        if self.map is None:
+            names = list_folders(folder)
+            places = self._places(names)
+            files = self._listed(folder, names)
+            labels = [places[file.split("/")[0]] for file in files]
+        else:
+            files = self._listed(folder)
+            several = mapped(files, self.map, self.class_map, folder)
+            single = all(len(each) == 1 for each in several.values())
+            labels = [several[file][0] if single else several[file] for file in files]
+        if not files:
+            raise InputError(f"{folder}: its class folders hold no image ({EXTENSIONS})")
+        remarks = torch.zeros(len(files), dtype=torch.uint8).share_memory_() if notes else None
+        return LabelledFiles(folder, files, labels, self.mode, transform, remarks)
+
+    def _places(self, names: list[str]) -> dict[str, int]:
+        """Class folder -> output. Where val lacks some of the classes, the folders of train tell which there are."""
+        known = {*names, *list_folders(self.root / "val")}
+        train = self.root / "train"
+        both = known | set(list_folders(train)) if train.is_dir() else known
+        known = both if len(both) == self.num_classes else known
+        return class_places(sorted(known), self.num_classes, self.root / "val", self.class_order)
 
     def _calibration_files(self) -> list[str]:
         folder = self.calibration_root
         if not folder.is_dir():
             raise InputError(f"data.calibration={folder} is not there: give any folder of images, no labels needed")
-        files = list_images(folder)
+        files = self._listed(folder)
         if not files:
             raise InputError(f"data.calibration={folder} holds no image ({EXTENSIONS})")
         return files
 
-
-def labelled(folder: Path, places: dict[str, int], mode: str, transform: object) -> LabelledFiles:
-    """The images of these class folders, in the order of the names. Raises InputError where there is none."""
-    files, labels = [], []
-    for name, place in places.items():
-        images = list_images(folder / name)
-        files += [f"{name}/{image}" for image in images]
-        labels += [place] * len(images)
-    if not files:
-        raise InputError(f"{folder}: its class folders hold no image ({EXTENSIONS})")
-    return LabelledFiles(folder, files, labels, mode, transform)
-
-
-def class_places(names: list[str], num_classes: int, folder: Path) -> dict[str, int]:
-    """Class folder name -> index of the model's output. Raises InputError naming folders that map to nothing."""
-    subset = infer_imagenet_subset({"num_classes": num_classes})
-    synsets = {name: i for i, name in enumerate(ImageNetInfo(subset).label_names())} if subset else {}
-    if any(WORDNET_ID.fullmatch(name) for name in names):
-        places = {name: synsets[name] for name in names if name in synsets}
-    elif any(name.isdecimal() for name in names):
-        places = {name: int(name) for name in names if name.isdecimal() and int(name) < num_classes}
-    else:
-        places = {name: i for i, name in enumerate(names)} if len(names) == num_classes else {}
-    lost = [name for name in names if name not in places]
-    if lost or not names:
-        given = f"{listed(lost)} map to none" if lost else "there is no folder"
-        raise InputError(
-            f"{folder}: of the model's {num_classes} classes, {given}: name class folders by WordNet id (n01440764) "
-            f"for an ImageNet model, by class index (0 to {num_classes - 1}), or give exactly {num_classes} folders"
-        )
-    return places
+    @staticmethod
+    def _listed(folder: Path, parts: Sequence[str] = ("",)) -> list[str]:
+        """The images below these folders in a folder, one part after another."""
+        files, unread = [], []
+        for part in parts:
+            found, others = list_images(folder / part)
+            files += [f"{part}/{name}" if part else name for name in found]
+            unread += [f"{part}/{name}" if part else name for name in others]
+        if unread:
+            why = "this Pillow does not read them; convert them, or for HEIC install pillow-heif"
+            log.warning("%s: %d images are left out (%s): %s", folder, len(unread), listed(unread), why)
+        return files

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from attnround.evaluation import is_right
+
 ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
 LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
 
@@ -22,12 +24,12 @@ class Comparison:
     logit_difference: float = 0.0
 
     def add(self, simulated: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Count a batch: logits [N, classes] of both, and labels [N]. Where the classes differ: bool [N]."""
+        """Count a batch: logits [N, classes] of both, and labels [N] or [N, K]. Where the classes differ: bool [N]."""
         expected, found = simulated.argmax(1), logits.argmax(1)
         self.images += len(labels)
         self.agreeing += int((found == expected).sum())
-        self.simulation_right += int((expected == labels).sum())
-        self.right += int((found == labels).sum())
+        self.simulation_right += int(is_right(simulated, labels).sum())
+        self.right += int(is_right(logits, labels).sum())
         self.largest_logit = max(self.largest_logit, simulated.abs().max().item())
         self.logit_difference = max(self.logit_difference, (logits - simulated).abs().max().item())
         return found != expected
