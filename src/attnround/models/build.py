@@ -3,14 +3,13 @@
 import difflib
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 
 import timm
 from timm.data import resolve_data_config
-from timm.models import load_state_dict
-from torch import Tensor, nn
+from torch import nn
 
-from attnround.errors import InputError, listed, reason
+from attnround.errors import InputError, reason
+from attnround.models.checkpoint import State, class_count, load, read, within
 
 logging.getLogger("timm").setLevel(logging.WARNING)  # our own lines say what is loaded
 
@@ -23,7 +22,9 @@ class TimmModel:
     random_init: no weights at all, for timing only; num_classes: null takes it from the checkpoint, else timm's;
     small_image_stem: a 3x3 stride-1 stem without pooling, for images of some 30 pixels;
     preprocessing: overrides of timm's data config; arguments: further arguments of timm's constructor;
-    licence: of the weights, for the model card; null takes timm's word for its own weights.
+    licence: of the weights, for the model card; null takes timm's word for its own weights;
+    weights_key: which weights, where the checkpoint holds several: a dotted path such as state_dict.student; null takes
+    averaged weights before others.
     """
 
     name: str
@@ -35,31 +36,39 @@ class TimmModel:
     preprocessing: dict | None = None
     arguments: dict | None = None
     licence: str | None = None
+    weights_key: str | None = None
 
     def build(self) -> nn.Module:
-        """The model in eval mode, with `preprocessing` (timm's data config), `num_classes` and `licence` as attributes.
+        """The model in eval mode, with attributes `preprocessing` (timm's data config), `num_classes` and `licence`.
 
+        Its attribute `weights` is a phrase that says which were taken, such as "state_dict of last.ckpt under model.".
         Raises InputError for an unknown name or argument, for no weights, and for a checkpoint that does not fit.
         """
         self._check_name()
-        state = self._read_checkpoint() if self.checkpoint else None
-        if state is None and not self.pretrained and not self.random_init:
+        if self.weights_key is not None and not self.checkpoint:
+            raise InputError(
+                f"model.weights_key={self.weights_key} chooses in a checkpoint: give model.checkpoint=<file> too"
+            )
+        sets = read(self.checkpoint) if self.checkpoint else None
+        if sets is None and not self.pretrained and not self.random_init:
             raise InputError(
                 f"model {self.name} has no weights: give model.checkpoint=<file>, model.pretrained=true, "
                 "or model.random_init=true where only cost matters"
             )
-        model = self._create(self._infer_num_classes(state))
-        if self.pretrained and state is None and model.num_classes != model.pretrained_cfg["num_classes"]:
+        model = self._create(self._infer_num_classes(sets))
+        if self.pretrained and sets is None and model.num_classes != model.pretrained_cfg["num_classes"]:
             raise InputError(
                 f"model.num_classes={model.num_classes}: the pretrained weights of {self.name} are for "
                 f"{model.pretrained_cfg['num_classes']} classes, so the classifier would be random; leave it out"
             )
         if self.small_image_stem:
             replace_stem(model)
-        if state is not None:
-            load_exactly(model, state, self.checkpoint)
+        if sets is not None:
+            model.weights = load(model, sets, self.checkpoint, self.weights_key)
+        else:
+            model.weights = "timm's pretrained" if self.pretrained else "random"
         model.preprocessing = self._preprocessing_of(model)
-        own = model.pretrained_cfg.get("license") if self.pretrained and state is None else None
+        own = model.pretrained_cfg.get("license") if self.pretrained and sets is None else None
         model.licence = self.licence or own
         return model.eval()
 
@@ -118,54 +127,12 @@ class TimmModel:
                 + (hint if self.pretrained else "")
             ) from error
 
-    def _read_checkpoint(self) -> dict[str, Tensor]:
-        path = Path(self.checkpoint)
-        if not path.is_file():
-            raise InputError(f"model.checkpoint={path} is not there: give a .safetensors or .pth file")
-        try:
-            state = load_state_dict(str(path), device="cpu", weights_only=True)
-        except Exception as error:  # the readers raise a dozen kinds, their own and pickle's
-            raise InputError(
-                f"model.checkpoint={path} is not a checkpoint of tensors ({type(error).__name__}: "
-                f"{reason(error)}): give a .safetensors file or a .pth with a state dict"
-            ) from error
-        if not state or not all(isinstance(value, Tensor) for value in state.values()):
-            raise InputError(f"model.checkpoint={path} holds no state dict: its values must be tensors")
-        bad = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-        if bad:
-            raise InputError(f"model.checkpoint={path} has NaN or infinity in {listed(bad)}: use an intact checkpoint")
-        return state
-
-    def _infer_num_classes(self, state: dict[str, Tensor] | None) -> int | None:
-        if self.num_classes is not None or state is None:
+    def _infer_num_classes(self, sets: dict[str, State] | None) -> int | None:
+        if self.num_classes is not None or sets is None:
             return self.num_classes
         config = timm.get_pretrained_cfg(self.name.split(".")[0])
         classifier = config.classifier if config else None
-        weight = state.get(f"{classifier}.weight") if isinstance(classifier, str) else None
-        return len(weight) if weight is not None else None
-
-
-def load_exactly(model: nn.Module, state: dict[str, Tensor], source: str) -> None:
-    """Load a state dict whose keys and shapes are the model's. Raises InputError that names those that are not."""
-    own = model.state_dict()
-    missing = [key for key in own if key not in state and not key.endswith("num_batches_tracked")]
-    foreign = [key for key in state if key not in own]
-    shapes = [
-        f"{key} {list(state[key].shape)} for {list(own[key].shape)}"
-        for key in own
-        if key in state and state[key].shape != own[key].shape
-    ]
-    faults = [
-        f"{what} {listed(keys)}"
-        for what, keys in (("missing", missing), ("not in the model", foreign), ("of another shape", shapes))
-        if keys
-    ]
-    if faults:
-        raise InputError(
-            f"model.checkpoint={source} is of another model: {'; '.join(faults)}. "
-            "Check model.name, model.num_classes and model.arguments"
-        )
-    model.load_state_dict(state, strict=False)  # only num_batches_tracked may be missing
+        return class_count(within(sets, self.weights_key), classifier) if isinstance(classifier, str) else None
 
 
 def replace_stem(model: nn.Module) -> None:
