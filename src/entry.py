@@ -23,6 +23,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 )
 OmegaConf.register_new_resolver("first", lambda *values: next(value for value in values if value), replace=True)
 DIED = "its process died, for want of memory perhaps"
+RECORDED: dict[str, object] = {}  # of the run that `start_on_run` was given: the values of its data's options
 CLUSTER = ("submitit_local", "submitit_slurm")
 
 
@@ -37,6 +38,7 @@ def perform(cfg: DictConfig) -> float:
     from attnround.errors import InputError  # the heavy imports wait until help and completion are out of the way
 
     try:
+        take_recorded(cfg)
         metrics = carry_out(cfg, run_of(cfg))
         if cfg.metric not in metrics:
             raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
@@ -132,23 +134,43 @@ def start_on_run(main: Callable[[], object]) -> None:
 
 
 def _recorded(folder: str, given: list[str]) -> list[str]:
-    """The overrides that make a run's data again, as its record says, unless `given` has others."""
-    path = Path(folder) / "record.json"
-    try:
-        record = json.loads(path.read_text())
-        config, choice = record["config"], record["choices"]["data"]
-        data, root = config["data"], config["paths"]["root"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        sys.exit(f"error: {path} cannot be read ({type(error).__name__}): give the folder of a finished run")
+    """Overrides that choose the run's folder and, unless `given` has others, its kind of data; keep the rest for
+    `take_recorded`."""
+    from attnround.errors import InputError
+    from attnround.results.schema import read_record
+
     overrides = [f"folder={quoted(folder)}"]
     if any(each.startswith("data=") for each in given):
         return overrides
-    for key, value in data.items():
+    try:
+        record = read_record(Path(folder))
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    choice, known = record["choices"]["data"], sorted(each.stem for each in Path(CONF, "data").glob("*.yaml"))
+    if choice not in known:
+        sys.exit(f"error: {folder}/record.json: choices.data is {choice}, not one of {', '.join(known)}: give data=...")
+    said = {each.lstrip("+").partition("=")[0] for each in given}
+    RECORDED.update({key: value for key, value in record["config"]["data"].items() if f"data.{key}" not in said})
+    root = record["config"]["paths"]["root"]
+    for key, value in RECORDED.items():
         if isinstance(value, str) and (value == root or value.startswith(f"{root}/")):  # the project may have moved
-            value = str(ROOT) + value[len(root) :]
-        if key != "_target_":
-            overrides.append(f"++data.{key}={quoted(value)}")
+            RECORDED[key] = str(ROOT) + value[len(root) :]
     return [*overrides, f"data={choice}"]
+
+
+def take_recorded(cfg: DictConfig) -> None:
+    """Give the run's own data its recorded values, which are data: the option's own file says what is called with them.
+
+    Raises InputError for one that the option has not.
+    """
+    from attnround.errors import InputError
+
+    for key, value in RECORDED.items():
+        if key == "_target_":
+            continue
+        if key not in cfg.data:
+            raise InputError(f"record.json: config.data.{key} is no option of that data: give data=... for others")
+        cfg.data[key] = value
 
 
 def quoted(value: object) -> str:

@@ -93,7 +93,7 @@ def test_another_model_than_the_measured_one_is_no_proof(folder):
 
 
 def test_a_folder_without_a_record(tmp_path):
-    with pytest.raises(InputError, match="no record"):
+    with pytest.raises(InputError, match="no record that can be read"):
         verify(folder=str(tmp_path), data=data(), batch_size=40, run=run_with(tmp_path))
 
 
@@ -169,6 +169,59 @@ def test_bad_input_is_one_line(tmp_path):
         assert word in done.stderr
         assert len(done.stderr.strip().splitlines()) == 1
     assert [each.name for each in tmp_path.iterdir()] == ["model.pth"]
+
+
+def calls(record: dict) -> None:
+    path = {"_target_": "pathlib.Path", "_args_": ["ran"]}
+    record["config"]["data"]["num_calibration"] = {"_target_": "pathlib.Path.touch", "_args_": [path]}
+
+
+def reads_the_environment(record: dict) -> None:
+    record["config"]["data"]["licence"] = "${oc.env:HOME}"
+
+
+def names_another_group(record: dict) -> None:
+    record["choices"]["data"] = "../model/timm"
+
+
+def has_a_foreign_option(record: dict) -> None:
+    record["config"]["data"]["transform"] = "os.system"
+
+
+def names_a_file_elsewhere(record: dict) -> None:
+    record["deployed"]["file"] = "../quantized.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (calls, "config.data.num_calibration is"),
+        (reads_the_environment, "config.data.licence is"),
+        (names_another_group, "choices.data is ../model/timm, not one of cifar10"),
+        (has_a_foreign_option, "config.data.transform is no option"),
+        (names_a_file_elsewhere, 'deployed.file is "../quantized.safetensors"'),
+    ],
+)
+def test_a_foreign_record_is_data_and_calls_nothing(folder, tmp_path, change, word):
+    record = json.loads((folder / "record.json").read_text())
+    change(record)
+    (folder / "record.json").write_text(json.dumps(record))
+    before = {each: each.read_bytes() for each in folder.iterdir()}
+    shutil.copy(folder / "quantized.safetensors", tmp_path)
+    done = entry("export", "run", "format=torch", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1), done.stderr
+    assert word in done.stderr
+    assert before == {each: each.read_bytes() for each in folder.iterdir()}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["quantized.safetensors", "run"]
+
+
+def test_the_record_of_a_project_that_moved_finds_its_data(folder, tmp_path):
+    record = json.loads((folder / "record.json").read_text())
+    moved = json.dumps(record).replace(str(ROOT), "/somewhere/else")
+    assert "/somewhere/else" in moved
+    (folder / "record.json").write_text(moved)
+    done = entry("verify", "run", "data.limit=10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
 
 
 def test_verify_takes_the_runs_own_data(folder, tmp_path):

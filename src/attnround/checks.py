@@ -3,11 +3,12 @@
 import json
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from torch.utils.data import DataLoader
+from torch import Tensor
 
 from attnround.data import ImageData
 from attnround.deploy import build, fingerprint, open_model, prove, read, write_card
@@ -16,7 +17,8 @@ from attnround.errors import InputError, check_number
 from attnround.evaluation import evaluate
 from attnround.progress import bar
 from attnround.results.interval import wilson
-from attnround.results.record import Run, read_record, write_atomically
+from attnround.results.record import Run, write_atomically
+from attnround.results.schema import read_record
 from attnround.results.table import csv_text
 from attnround.trainer import TrainerSettings
 
@@ -48,7 +50,7 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
     content = read(path)
     model = build(content, str(path))
     data.match(model.preprocessing, model.num_classes)
-    proof = prove(model, content.layers, watched(data.val_dataloader(), "verify"), batch_size)
+    proof = prove(model, content.layers, watched(data, "verify"), batch_size)
     same_data = {**record["config"]["data"], "licence": None} == {**run.config["data"], "licence": None}
     faults = proof.faults
     if content.about["sha256"] != record["deployed"]["sha256"]:
@@ -77,10 +79,13 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
     return {"agreement": proof.network.agreement}
 
 
-def watched(loader: DataLoader, name: str):
-    """The loader's batches, with a bar that counts them."""
+def watched(data: ImageData, name: str) -> Iterator[list[Tensor]]:
+    """The evaluation batches, with a bar that counts them, and then what there is to say of the images."""
+    loader = data.val_dataloader()
     progress = bar(len(loader), name, "batch")
     for batch in loader:
-        yield batch
+        if batch is not None:
+            yield batch
         progress.update()
     progress.close()
+    data.say_remarks()

@@ -20,7 +20,8 @@ from attnround.deploy.program import exported_program, open_program, sealed_prog
 from attnround.deploy.qdq import NARROW, OLDEST, float_graph, quantized_graph, storage_bits, wanted_opset
 from attnround.deploy.runtime import latency, need_onnx, newest_opset, open_onnx, sealed_onnx, session
 from attnround.errors import InputError, check_number
-from attnround.results.record import Run, processor, read_record, write_atomically
+from attnround.results.record import Run, processor, write_atomically
+from attnround.results.schema import read_record
 
 log = logging.getLogger(__name__)
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
@@ -44,7 +45,7 @@ def export(*, folder: str, format: str, opset: int | None, data: ImageData, run:
     target = source.with_suffix(FORMATS[format])
     writer = partial(_as_onnx, opset=opset) if format == "onnx" else _as_program
     raw, exported, facts = writer(model, content.layers, about, target)
-    found, *others = compare(model, exported, watched(data.val_dataloader(), "export"))
+    found, *others = compare(model, exported, watched(data, "export"))
     fault = found.fault(any(layer.activation is not None for layer in content.layers))
     if fault:
         raise InputError(f"{target} is not written: {fault}")

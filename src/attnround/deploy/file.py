@@ -15,6 +15,7 @@ activation_bits, which is null where the input stays float).
 """
 
 import json
+import math
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -130,11 +131,13 @@ def _content(about: dict, tensors: dict[str, Tensor]) -> Content:
 
     def take(key: str, count: int) -> Tensor:
         at[key] += count
+        if not 0 <= count <= at[key] <= len(tensors[key]):
+            raise ValueError(f"{key} is shorter than the table of layers says")
         return tensors[key][at[key] - count : at[key]]
 
     layers = []
     for name, shape, bits, symmetric, activation_bits in zip(*about["layers"].values(), strict=True):
-        grid, num_levels = Grid(bits, symmetric), torch.Size(shape).numel()
+        grid, num_levels = Grid(bits, symmetric), math.prod(shape)
         levels = unpack(take("levels", (num_levels * bits + 7) // 8), shape, grid)
         scale, bias = take("scales", shape[0]), take("biases", shape[0])
         zero_point = torch.zeros_like(scale) if symmetric else take("zero_points", shape[0]).float()

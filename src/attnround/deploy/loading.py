@@ -34,8 +34,10 @@ def build(content: Content, source: str) -> nn.Module:
     architecture = content.about["model"]
     if set(architecture) != ARCHITECTURE or ":" in architecture["name"] or READS_FILES & set(architecture["arguments"]):
         raise InputError(f"{source}: its model asks for other files than itself ({architecture}): refused")
+    blueprint = TimmModel(**architecture, random_init=True)
+    _check_size(blueprint, content, source)
     with torch.random.fork_rng(devices=[]):  # the weights that timm draws are overwritten
-        model = TimmModel(**architecture, random_init=True).build()
+        model = blueprint.build()
     fold_batch_norms(model)
     for stored in content.layers:
         _swap(model, stored, source, content.about)
@@ -47,6 +49,20 @@ def build(content: Content, source: str) -> nn.Module:
         own[key].copy_(value)
     model.about = content.about
     return model.eval()
+
+
+def _check_size(blueprint: TimmModel, content: Content, source: str) -> None:
+    """Raise InputError before memory is taken for a model of far more values than the file holds."""
+    try:
+        with torch.device("meta"):
+            skeleton = blueprint.build()
+    except (NotImplementedError, RuntimeError):  # a constructor that looks at values
+        return
+    claimed = sum(each.numel() for each in skeleton.parameters())
+    held = sum(each.levels.numel() + 4 * len(each.scale) for each in content.layers)  # a norm has four values a channel
+    held += sum(each.numel() for each in content.floats.values())
+    if claimed > 2 * held:
+        raise InputError(f"{source} holds {held} values for a model that asks for {claimed}: refused")
 
 
 def _swap(model: nn.Module, stored: StoredLayer, source: str, about: dict) -> None:

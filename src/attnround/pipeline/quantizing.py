@@ -111,6 +111,7 @@ def quantize(
         run.write_record(
             metrics,
             device=trainer.device_name,
+            weights=teacher.weights,
             num_threads=torch.get_num_threads(),
             calibration=subject.calibration.provenance(),
             allocation={key: value for key, value in dataclasses.asdict(allocation).items() if key != "score"},
@@ -118,6 +119,7 @@ def quantize(
             left_float=left_float(teacher, [layer.name for layer in begin.layers]),
             evaluation={
                 "images": len(reference.labels),
+                "remarks": data.remarks(),
                 "correct": {"fp32": pack(reference.correct.numpy()), "quantized": pack(quantized.correct.numpy())},
             },
             licence=licence,

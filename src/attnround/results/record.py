@@ -12,9 +12,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from attnround.errors import InputError
-
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
+ADDED = ("weights_key", "class_order", "class_map")  # options that came later: null is what was before they came
 NO_RESULT = ("paths", "logger", "debug", "metric", "resume")  # groups that change where a result goes, not what it is
 
 
@@ -47,16 +46,6 @@ class Run:
         write_atomically(self.output_dir / "record.json", json.dumps(record, indent=2) + "\n")
 
 
-def read_record(folder: Path) -> dict:
-    """The record of a run that left a model. Raises InputError where there is none."""
-    try:
-        record = json.loads((folder / "record.json").read_text())
-        record["deployed"]["fingerprint"], record["metrics"]["quantized/top1"]
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        raise InputError(f"{folder} holds no record of a run that exported a model: give a finished run") from error
-    return record
-
-
 def config_hash(config: dict) -> str:
     """Twelve hex digits of the config without what cannot change a result.
 
@@ -65,12 +54,15 @@ def config_hash(config: dict) -> str:
     >>> config_hash({"seed": 0, "debug": True}) == config_hash({"debug": False, "seed": 0})
     True
     """
-    kept = {key: _without_licence(value) for key, value in config.items() if key not in NO_RESULT}
+    kept = {key: _computing(value) for key, value in config.items() if key not in NO_RESULT}
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _without_licence(group: object) -> object:
-    return {key: value for key, value in group.items() if key != "licence"} if isinstance(group, dict) else group
+def _computing(group: object) -> object:
+    """The options of a group that a result depends on."""
+    if not isinstance(group, dict):
+        return group
+    return {key: value for key, value in group.items() if key != "licence" and (key not in ADDED or value is not None)}
 
 
 def provenance(root: Path) -> dict[str, object]:
