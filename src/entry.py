@@ -66,11 +66,27 @@ def run_of(cfg: DictConfig) -> "Run":
 
     from attnround.results.record import Run
 
+    keep_empty(cfg, HydraConfig.get().overrides.task)
     source = OmegaConf.to_container(cfg, resolve=False)
     OmegaConf.resolve(cfg)
     runtime = HydraConfig.get().runtime
     choices = {group: option for group, option in runtime.choices.items() if not group.startswith("hydra")}
     return Run(OmegaConf.to_container(cfg), source, choices, Path(runtime.output_dir))
+
+
+def keep_empty(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Let `bits.pinned={}` mean an empty dictionary: Hydra merges it into the default one, which changes nothing."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = OverridesParser.create().parse_overrides(list(overrides))
+    for place, override in enumerate(given):
+        path = override.key_or_group
+        if override.is_delete() or override.value() != {} or OmegaConf.select(cfg, path) is None:
+            continue
+        OmegaConf.update(cfg, path, {}, merge=False)
+        for later in given[place + 1 :]:
+            if not later.is_delete() and f"{later.key_or_group}.".startswith(f"{path}."):
+                OmegaConf.update(cfg, later.key_or_group, later.value(), force_add=True)
 
 
 def carry_out(cfg: DictConfig, run: "Run") -> dict[str, float]:

@@ -17,7 +17,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, RunMode
 from omegaconf import DictConfig, open_dict
 
-from entry import CONF, DIED, check_launcher, quoted
+from entry import CONF, DIED, check_launcher, keep_empty, quoted
 
 BEGUN = "begun"  # what a mark says until the job has ended
 
@@ -31,6 +31,7 @@ def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     choices = {group: option for group, option in config.hydra.runtime.choices.items() if not group.startswith("hydra")}
     with open_dict(config):
         del config["hydra"]
+    keep_empty(config, overrides)
     return config, choices
 
 

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
 from hydra.utils import get_method, instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from attnround.errors import InputError
 from tests.conftest import ROOT
@@ -42,6 +42,57 @@ def test_every_option_composes_and_instantiates(option, tmp_path):
         if group == "logger":
             OmegaConf.update(node, "save_dir", str(tmp_path))
         assert instantiate(node, _convert_="all") is not None
+
+
+def dictionaries(node: DictConfig, path: str = "") -> list[str]:
+    """Paths of the options below a node whose values are dictionaries of the user's own keys."""
+    found = []
+    for key, value in node.items_ex(resolve=False):
+        if isinstance(value, DictConfig):
+            inner = "_target_" in value
+            found += dictionaries(value, f"{path}.{key}") if inner else [f"{path}.{key}"]
+    return found
+
+
+def test_an_empty_dictionary_is_empty_wherever_one_is_an_option():
+    from entry import keep_empty
+
+    seen = set()
+    for option in OPTIONS:
+        group = option.split("=")[0]
+        node = composed(option, *NEEDS.get(option, [])).get(group)
+        if group in ("logger", "paths", "experiment") or node is None:
+            continue
+        for path in dictionaries(node, group):
+            seen.add(path)
+            given = [option, *NEEDS.get(option, []), f"{path}={{}}"]
+            config = composed(*given)
+            keep_empty(config, given)
+            assert OmegaConf.select(config, path) == {}, given
+    assert seen >= {
+        "bits.pinned",
+        "bits.allocator.pinned",
+        "activation.pinned",
+        "model.arguments",
+        "model.preprocessing",
+    }
+
+
+def test_what_follows_an_empty_dictionary_fills_it():
+    from entry import keep_empty
+
+    for given, pinned in (
+        (["bits.pinned={}", "bits.pinned.last=4"], {"last": 4}),
+        (["bits.pinned={}", "+bits.pinned={a: 3}"], {"a": 3}),
+        (["bits.pinned.last=4", "bits.pinned={}"], {}),
+        (["bits.pinned={last: 4}"], {"first": 8, "last": 4}),
+        (["bits.pinned={last: null}"], {"first": 8, "last": None}),
+        (["bits.pinned=none"], "none"),
+        (["~bits.pinned"], None),
+    ):
+        config = composed(*given)
+        keep_empty(config, given)
+        assert OmegaConf.select(config, "bits.pinned") == pinned, given
 
 
 @pytest.mark.parametrize("name", [each.stem for each in sorted((CONF / "experiment").glob("*.yaml"))])

@@ -261,3 +261,24 @@ def test_a_file_of_other_shapes_or_no_file_is_refused(problem, tmp_path):
         File(path=str(path)).allocate(problem)
     with pytest.raises(InputError, match="cannot be read"):
         File(path=str(tmp_path / "none.json")).allocate(problem)
+
+
+@pytest.mark.parametrize(
+    ("pinned", "bits"),
+    [
+        ({}, (4, 4)),
+        (None, (4, 4)),
+        ("none", (4, 4)),
+        ({"first": 8, "last": None}, (8, 4)),
+        ({"*": 8, "last": None}, (8, 4)),
+        ({"last": None, "*": 8}, (8, 8)),
+    ],
+)
+def test_pins_that_are_taken_away(pinned, bits, problem):
+    widths = list(Uniform(bit_width=4, pinned=pinned).allocate(problem).bit_width.values())
+    assert (widths[0], widths[-1]) == bits
+
+
+def test_pins_that_are_none(problem):
+    with pytest.raises(InputError, match=r"bits\.pinned=first: give name patterns and their bits, as in .*, or none"):
+        Uniform(pinned="first").allocate(problem)

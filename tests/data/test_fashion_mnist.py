@@ -93,3 +93,12 @@ def test_augmentation_shifts_and_mirrors_but_keeps_the_picture():
     rows, columns = shifted.sum((1, 3)).argmax(1), shifted.sum((1, 2)).argmax(1)
     assert rows.unique().tolist() == [11, 12, 13, 14, 15]  # the brightest row is the 13th, two either way
     assert columns.unique().tolist() == [6, 7, 8, 9, 10, 17, 18, 19, 20, 21] or len(columns.unique()) == 10
+
+
+def test_a_file_that_unpacks_to_more_than_it_says_or_may_is_refused(tmp_path):
+    cases = (("more", (2, 2), 5, ""), ("less", (2, 2), 3, ""), ("bomb", (60_000, 60_000), 1000, "its header claims 36"))
+    for name, dims, content, why in cases:
+        header = bytes([0, 0, 8, len(dims)]) + b"".join(size.to_bytes(4, "big") for size in dims)
+        (tmp_path / name).write_bytes(gzip.compress(header + bytes(content)))
+        with pytest.raises(InputError, match=rf"{name} is not a gzipped IDX file \({why}"):
+            read_idx(tmp_path / name)

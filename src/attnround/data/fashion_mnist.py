@@ -5,6 +5,7 @@ with `full_train`; they come from `train_root` (where Debian's package dataset-f
 """
 
 import gzip
+import math
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from torch.utils.data import TensorDataset
 from attnround.data.base import Calibration, ImageData, draw
 from attnround.errors import InputError, reason
 
+MOST_BYTES = 2**30  # of a file's pixels; the 60,000 training images have 47 million
 PAD = 2  # pixels of the random shift in training, a fourteenth of the width as is usual for small images
 
 
@@ -106,10 +108,13 @@ def read_idx(path: Path) -> Tensor:
     Raises InputError where the file is missing or not of that form.
     """
     try:
-        raw = gzip.decompress(path.read_bytes())
-        num_dims = raw[3]
-        shape = np.frombuffer(raw, ">i4", num_dims, offset=4)
-        return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=4 + 4 * num_dims).reshape(shape).copy())
+        with gzip.open(path) as file:
+            shape = np.frombuffer(file.read(4 * file.read(4)[3]), ">i4").tolist()
+            size = math.prod(shape)
+            if not 0 <= size <= MOST_BYTES:
+                raise ValueError(f"its header claims {size} bytes, {MOST_BYTES} are allowed")
+            raw = file.read(size + 1)  # no more is unpacked, whatever follows
+        return torch.from_numpy(np.frombuffer(raw, np.uint8).reshape(shape).copy())
     except FileNotFoundError as error:
         raise InputError(f"{path} is missing: data.root must be a folder with the Fashion-MNIST files") from error
     except (OSError, EOFError, ValueError, IndexError, zlib.error) as error:

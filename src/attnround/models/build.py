@@ -45,6 +45,11 @@ class TimmModel:
         Raises InputError for an unknown name or argument, for no weights, and for a checkpoint that does not fit.
         """
         self._check_name()
+        for option in ("arguments", "preprocessing"):
+            if not isinstance(getattr(self, option) or {}, dict):
+                raise InputError(
+                    f"model.{option}={getattr(self, option)}: give names and values, as in {{a: 1}}, or null"
+                )
         if self.weights_key is not None and not self.checkpoint:
             raise InputError(
                 f"model.weights_key={self.weights_key} chooses in a checkpoint: give model.checkpoint=<file> too"

@@ -1,6 +1,6 @@
 """Bit widths that are set by hand: which layers a pin names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
@@ -14,20 +14,34 @@ def check_bit_width(option: str, bit_width: object) -> None:
         raise InputError(f"{option}={bit_width}: a bit width is a whole number from 2 to 8")
 
 
-def pinned_bits(option: str, pinned: dict[str, int], names: Sequence[str]) -> dict[str, int]:
+def check_pins(option: str, pinned: object) -> dict[str, int | None]:
+    """Name pattern -> bits, null where a pin is taken away; nothing at all, null and `none` are no pins.
+
+    Raises InputError for what is no such thing, and for bits that are not on offer.
+    """
+    if pinned is None or pinned == "none":
+        return {}
+    if not isinstance(pinned, Mapping):
+        raise InputError(f"{option}={pinned}: give name patterns and their bits, as in {option}={{first: 8}}, or none")
+    for pattern, bit_width in pinned.items():
+        if bit_width is not None:
+            check_bit_width(f"{option}.{pattern}", bit_width)
+    return dict(pinned)
+
+
+def pinned_bits(option: str, pinned: dict[str, int | None] | str | None, names: Sequence[str]) -> dict[str, int]:
     """Name -> bits for the pinned of these layers, which come in execution order.
 
-    pinned: `first`, `last` or a name pattern -> bits; a later pin goes before an earlier one.
-    Raises InputError for bits that are not on offer and for a pattern that names no layer.
+    pinned: `first`, `last` or a name pattern -> bits; a later pin goes before an earlier one, and null takes it away.
+    Raises InputError as `check_pins` does, and for a pattern that names no layer.
 
-    >>> pinned_bits("bits.pinned", {"first": 8, "stage?.conv": 5}, ["stem", "stage1.conv", "head"])
+    >>> pinned_bits("bits.pinned", {"first": 8, "stage?.conv": 5, "last": None}, ["stem", "stage1.conv", "head"])
     {'stem': 8, 'stage1.conv': 5}
     """
-    pins = {}
-    for pattern, bit_width in pinned.items():
-        check_bit_width(f"{option}.{pattern}", bit_width)
+    pins: dict[str, int | None] = {}
+    for pattern, bit_width in check_pins(option, pinned).items():
         pins.update(dict.fromkeys(matches(option, pattern, names), bit_width))
-    return pins
+    return {name: bit_width for name, bit_width in pins.items() if bit_width is not None}
 
 
 def matches(option: str, pattern: str, names: Sequence[str]) -> list[str]:

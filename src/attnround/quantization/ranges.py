@@ -13,7 +13,7 @@ from attnround.errors import check_number
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.histogram import Histogram
-from attnround.quantization.pins import check_bit_width, pinned_bits
+from attnround.quantization.pins import check_bit_width, check_pins, pinned_bits
 
 TINY = 1e-30  # a range below it is that of zeros
 OCTAVE, NUM_OCTAVES, NUM_PLACES = 12, 6, 9  # ranges that Mse tries: 12 an octave down to 1/64, at up to 9 places each
@@ -36,8 +36,7 @@ class RangeSearch(ABC):
 
     def __post_init__(self) -> None:
         check_bit_width("activation.bit_width", self.bit_width)
-        for pattern, bit_width in self.pinned.items():
-            check_bit_width(f"activation.pinned.{pattern}", bit_width)
+        check_pins("activation.pinned", self.pinned)
         check_number("activation.drop", self.drop, least=0, most=1)
 
     def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
