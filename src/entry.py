@@ -184,7 +184,7 @@ def take_recorded(cfg: DictConfig) -> None:
     for key, value in RECORDED.items():
         if key == "_target_":
             continue
-        if key not in cfg.data:
+        if key not in list(cfg.data):  # `in` the node says no for what is still to be given
             raise InputError(f"record.json: config.data.{key} is no option of that data: give data=... for others")
         cfg.data[key] = value
 

@@ -4,10 +4,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
 from PIL import Image
+from tests.conftest import ROOT
 
 from attnround.data import ImageFolder
+from attnround.data.fashion_mnist import read_idx
 from attnround.errors import InputError
+from attnround.evaluation import evaluate
+from attnround.trainer import TrainerSettings
+
+ASSETS = ROOT / "assets/fashion_mnist"
 
 SETTINGS = {
     "input_size": (3, 32, 32), "interpolation": "bicubic", "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 0.9,
@@ -75,10 +83,14 @@ def test_broken_evaluation_images_are_left_out_named_and_counted(tmp_path, num_w
 def test_an_evaluation_image_without_a_range_is_named_in_one_line(tmp_path, num_workers):
     root = images(tmp_path, "train/a.png", "val/3/1.png")
     Image.new("F", (40, 40)).save(root / "val" / "3" / "float.tif")
-    with pytest.raises(InputError, match=r"^\S*float\.tif holds TIFF values of mode F, whose range") as caught:
+    fault = r"^\S*float\.tif holds TIFF values of mode F, whose range"
+    with pytest.raises(InputError, match=fault) as caught:
         list(data(root, num_workers=num_workers, num_calibration=1).val_dataloader())
     assert "\n" not in str(caught.value)
     traceback.clear_frames(caught.tb)  # they hold the loader, and one that is garbage waits 5 s for its worker
+    (root / "val" / "3" / "1.png").unlink()
+    with pytest.raises(InputError, match=fault):  # where all are such, at once
+        data(root, num_workers=num_workers, num_calibration=1)
 
 
 def test_a_damaged_training_image_is_named_in_one_line(tmp_path):
@@ -235,3 +247,25 @@ def test_a_map_of_folders_labels_training_images_too(tmp_path):
     (tmp_path / "map.json").write_text('{"x": [9, 3], "y": 2}')
     with pytest.raises(InputError, match="several classes for an image: training takes one"):
         data(root, class_map=str(tmp_path / "map.json")).train_dataloader()
+
+
+def test_the_shipped_network_is_as_good_on_its_images_as_files_of_either_depth_and_order(tmp_path):
+    labels = read_idx(ASSETS / "t10k-labels-idx1-ubyte.gz")[:60].tolist()
+    for i, (image, label) in enumerate(zip(read_idx(ASSETS / "t10k-images-idx3-ubyte.gz"), labels, strict=False)):
+        for part, values in (("eight", image.numpy()), ("sixteen", image.numpy().astype(np.uint16) * 257)):
+            path = tmp_path / part / "val" / f"class {label + 1}" / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values).save(path)
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        model = instantiate(compose("train", [f"paths.root={ROOT}"]).model, _convert_="all").build()
+    found = {}
+    for part in ("eight", "sixteen"):
+        for order in ("timm", "torchvision"):
+            folder = ImageFolder(
+                str(tmp_path / part), str(tmp_path / "eight"), num_calibration=1, num_workers=0, class_order=order
+            )
+            folder.match(model.preprocessing | {"crop_pct": 1.0}, 10)
+            found[part, order] = evaluate(model, folder, TrainerSettings())
+    assert found["eight", "timm"].top1 > 85
+    assert found["eight", "torchvision"].top1 < 30
+    assert torch.equal(found["eight", "timm"].logits, found["sixteen", "timm"].logits)

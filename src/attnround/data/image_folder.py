@@ -59,6 +59,7 @@ class ImageFolder(ImageData):
         self.labelled = self._evaluation_set()
         firsts = [label if isinstance(label, int) else label[0] for label in self.labelled.labels]
         self.evaluation = self._limited(self.labelled, firsts)
+        self.evaluation[0]  # a set of a kind that is refused is refused before the work begins
         self.calibration_files = self._calibration_files()
 
     def calibration(self) -> Calibration:

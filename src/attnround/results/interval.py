@@ -16,4 +16,4 @@ def wilson(percent: float, num_images: int) -> tuple[float, float]:
     p, n = percent / 100, num_images
     middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
     half = Z * math.sqrt(p * (1 - p) / n + Z**2 / (4 * n**2)) / (1 + Z**2 / n)
-    return 100 * (middle - half), 100 * (middle + half)
+    return 100 * max(0.0, middle - half), 100 * min(1.0, middle + half)  # rounding may leave them by 1e-17
