@@ -22,9 +22,9 @@ MAY_IMPORT = {
     "models": {"quantization"},
     "training": set(),
     "qat": {"quantization", "progress", "trainer", "training"},
-    "evaluation": {"quantization", "progress", "trainer"},
+    "evaluation": {"data", "quantization", "progress", "trainer"},
     "reconstruction": {"models", "bits", "quantization", "progress", "trainer"},
-    "deploy": {"models", "quantization", "results"},
+    "deploy": {"evaluation", "models", "quantization", "results"},
     "checks": {"data", "deploy", "evaluation", "progress", "results", "trainer"},
     "export": {"checks", "data", "deploy", "results"},
     "pipeline": {

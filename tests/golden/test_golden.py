@@ -1,0 +1,21 @@
+import json
+
+import pytest
+from tests.golden.runs import FILE, RUNS, machine, outcome
+
+GOLDEN = json.loads(FILE.read_text())
+
+
+def test_every_run_is_kept():
+    assert list(GOLDEN["runs"]) == list(RUNS)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_gives_what_it_gave(name, tmp_path):
+    kept, found = GOLDEN["runs"][name], outcome(name, tmp_path)
+    if machine() == GOLDEN["machine"]:
+        assert found == kept
+    else:  # sums in another order may turn a rounding here and there
+        for key in ("nearest/sqnr_db", "quantized/sqnr_db"):
+            assert found[key] == pytest.approx(kept[key], abs=0.5), key
+        assert found["bits/mean"] == pytest.approx(kept["bits/mean"], abs=0.05)
