@@ -19,7 +19,7 @@ from attnround.bits import Convention, Mixed, Problem
 from attnround.bits.distortion import weight_errors
 from attnround.bits.programme import least_distortion
 from attnround.bits.waterfill import waterfill
-from attnround.models import find_layers, fold_batch_norms
+from attnround.graph import find_layers, fold_batch_norms
 from attnround.results.record import git_revision, processor, write_atomically
 from attnround.results.table import csv_text
 

@@ -18,7 +18,7 @@ from tuning import Case
 
 from attnround.bits import Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
 from attnround.bits.distortion import network_errors
-from attnround.models import QUANTIZABLE
+from attnround.graph import QUANTIZABLE
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import CoordinateDescent
 from attnround.reconstruction import bit_problem

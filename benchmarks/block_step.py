@@ -15,8 +15,8 @@ import timm
 import torch
 from torch import nn
 
-from attnround.models import find_layers, fold_batch_norms, swap_layers
-from attnround.models.trace import executor, trace
+from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
+from attnround.graph.trace import executor, graph_of
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import AdaRound, AttentionRound, Quantizer
 from attnround.reconstruction import BlockReconstruction
@@ -60,11 +60,11 @@ def float_step(block: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
 
 def block_step(block: nn.Module, images: torch.Tensor, quantizer: Quantizer) -> Callable[[], None]:
     """One step of the reconstruction of the block."""
-    graph = trace(block)
+    graph = graph_of(block)
     student = swap_layers(block, {layer.name: 4 for layer in find_layers(block)}, ClipSearch())
     settings = BlockReconstruction(observer=ClipSearch(), granularity="network", burst=1)
     (plan,) = settings.plan(graph, block, images[:1])
-    walk = Walk(graph, executor(block, graph, block), executor(student, graph, block), list(images.split(32)), 4096)
+    walk = Walk(graph, executor(block, graph), executor(student, graph), list(images.split(32)), 4096)
     generator = torch.Generator().manual_seed(0)
     bench = Bench(block, student, graph, walk, quantizer, generator, len(images), 0, 2, False)
     unit = settings.begin(plan.unit, bench)
@@ -76,7 +76,7 @@ def main(target: str) -> None:
     for name, (model, place, shape) in BLOCKS.items():
         for method, quantizer in METHODS.items():
             torch.manual_seed(0)
-            block = timm.create_model(model).eval().get_submodule(place)
+            block = capture(timm.create_model(model).eval().get_submodule(place), torch.zeros(1, *shape))
             fold_batch_norms(block)
             images = torch.randn(NUM_IMAGES, *shape).relu()
             with torch.no_grad():

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from attnround.models.patches import Patches
+from attnround.graph.patches import Patches
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import AttentionRound

@@ -23,7 +23,8 @@ from trials import PINNED, ROOT, Rows, named, parser, product, settle
 
 from attnround.bits import Problem, Uniform
 from attnround.data import FashionMNIST, HeldOut
-from attnround.models import TimmModel, find_layers, fold_batch_norms, normed_layers, swap_layers
+from attnround.graph import find_layers, fold_batch_norms, normed_layers, swap_layers
+from attnround.models import TimmModel
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float, Mse

@@ -19,7 +19,8 @@ from trials import PINNED, ROOT, Rows, named, parser, product, settle
 from attnround.bits import Problem, Uniform
 from attnround.data import FashionMNIST
 from attnround.evaluation import agreement, logit_sqnr_db, logits
-from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers
+from attnround.graph import find_layers, fold_batch_norms, swap_layers
+from attnround.models import TimmModel
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import (
     GPTQ,

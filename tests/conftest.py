@@ -12,6 +12,8 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
+from attnround.graph import Captured, capture
+
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["ATTNROUND_ROOT"] = str(ROOT)
 os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core
@@ -74,7 +76,7 @@ class Residual(nn.Module):
 
 
 @pytest.fixture
-def network() -> nn.Module:
+def network() -> Captured:
     torch.manual_seed(0)
     net = Residual()
     with torch.no_grad():
@@ -82,7 +84,7 @@ def network() -> nn.Module:
         net.norm.running_var.uniform_(0.5, 2)
         net.norm.weight.uniform_(0.5, 2)
         net.norm.bias.normal_()
-    return net.eval()
+    return capture(net, torch.zeros(1, 3, 16, 16))
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from attnround.models import find_layers, fold_batch_norms, swap_layers
+from attnround.graph import find_layers, fold_batch_norms, swap_layers
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import AdaRound, AttentionRound
 from attnround.reconstruction import LayerReconstruction, reconstruct

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from attnround.models import TimmModel, find_layers, fold_batch_norms, swap_layers
+from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers
+from attnround.models import TimmModel
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
 from attnround.reconstruction import attach_activations, calibrate_activations
@@ -67,7 +68,7 @@ def exported(name: str) -> tuple[nn.Module, dict]:
     """A quantized model and what its file should say of it."""
     settings, inputs, symmetric = MODELS[name]
     torch.manual_seed(0)
-    model = settings.build()
+    model = captured(settings.build())
     about = {"model": settings.architecture(model), "data": "noise"}
     return quantized(model, inputs, symmetric), about
 

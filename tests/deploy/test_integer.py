@@ -8,13 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import Residual
 from tests.deploy.conftest import exported, images_for, quantized
-from timm.layers import Conv2dSame
 from torch import nn
 
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.integer import IntegerLayer
 from attnround.deploy.proof import prove
 from attnround.deploy.report import findings, layer_table, verdict
+from attnround.graph import capture
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import BIT_WIDTHS, Grid
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
@@ -30,7 +30,6 @@ LAYERS = {
     "grouped": lambda: nn.Conv2d(4, 6, 3, padding=1, groups=2),
     "depthwise": lambda: nn.Conv2d(4, 4, 3, padding=1, groups=4),
     "two a channel": lambda: nn.Conv2d(4, 8, 5, padding=2, groups=4),
-    "same": lambda: Conv2dSame(4, 6, 3, stride=2),
     "padding=same": lambda: nn.Conv2d(4, 6, 3, dilation=2, padding="same"),
     "linear": lambda: nn.Linear(7, 5),
 }
@@ -110,7 +109,7 @@ def proof_of(model: nn.Module, count: int = 12):
 @pytest.fixture
 def residual():
     torch.manual_seed(0)
-    model = Residual().eval()
+    model = capture(Residual(), torch.zeros(1, 3, 16, 16))
     model.preprocessing = {"input_size": [3, 12, 12]}
     return quantized(model, inputs=True)
 

@@ -21,6 +21,7 @@ from attnround.deploy.qdq import float_graph, quantized_graph, storage_bits, wan
 from attnround.deploy.runtime import latency, newest_opset, open_onnx, sealed_onnx, session
 from attnround.deploy.seal import ENTRY, describe
 from attnround.errors import InputError
+from attnround.graph import captured
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
@@ -76,7 +77,7 @@ def test_the_oldest_opset_has_int8_alone(name):
 def test_a_shipped_model_on_real_images(name):
     config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
     config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
-    model = quantized(instantiate(config, _convert_="all").build(), inputs=False)
+    model = quantized(captured(instantiate(config, _convert_="all").build()), inputs=False)
     data = FashionMNIST(root=str(ROOT / "assets/fashion_mnist"), limit=100, num_calibration=4, batch_size=50, seed=0)
     data.match(model.preprocessing, model.num_classes)
     raw = written(model, 25)

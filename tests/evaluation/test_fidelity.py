@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from attnround.evaluation import Outputs, agreement, logit_sqnr_db, size_mib
-from attnround.models import swap_layers
+from attnround.graph import swap_layers
 from attnround.quantization.observer import ClipSearch
 
 

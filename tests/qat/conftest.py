@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from attnround.data import HeldOut
 from attnround.data.base import Calibration, ImageData
-from attnround.models import find_layers, fold_batch_norms, normed_layers, swap_layers
+from attnround.graph import find_layers, fold_batch_norms, normed_layers, swap_layers
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse

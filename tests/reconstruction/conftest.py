@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnround.models import find_layers, swap_layers
+from attnround.graph import Captured, capture, find_layers, swap_layers
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Float, RangeSearch
 from attnround.reconstruction import attach_activations, calibrate_activations, reconstruct
@@ -67,6 +67,7 @@ class Problem:
 def make_problem(teacher: nn.Module, search: RangeSearch | None = None, num_images: int = 48, bits: int = 3) -> Problem:
     """search: for the ranges of activations, which stay float without one."""
     images = torch.randn(num_images, 3, 12, 12, generator=torch.Generator().manual_seed(0))
+    teacher = teacher if isinstance(teacher, Captured) else capture(teacher, images[:1])
     student = swap_layers(teacher, dict.fromkeys([layer.name for layer in find_layers(teacher)], bits), ClipSearch())
     attach_activations(student, calibrate_activations(teacher, images, search or Float(), 16))
     return Problem(teacher, student, images)
@@ -75,7 +76,7 @@ def make_problem(teacher: nn.Module, search: RangeSearch | None = None, num_imag
 @pytest.fixture
 def two_blocks() -> nn.Module:
     torch.manual_seed(0)
-    return TwoBlocks().eval()
+    return capture(TwoBlocks(), torch.zeros(1, 3, 12, 12))
 
 
 @pytest.fixture

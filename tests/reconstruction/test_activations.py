@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from attnround.errors import InputError
-from attnround.models import find_layers, swap_layers
+from attnround.graph import capture, find_layers, swap_layers
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Float, Lsq, MinMax, Mse, Percentile
@@ -41,7 +41,7 @@ class Swish(nn.Module):
 @pytest.fixture
 def model() -> nn.Module:
     torch.manual_seed(0)
-    return Swish().eval()
+    return capture(Swish(), torch.zeros(1, 3, 12, 12))
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ from tests.conftest import same_state
 from torch import nn
 
 from attnround.errors import InputError
-from attnround.models import fold_batch_norms
+from attnround.graph import fold_batch_norms
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Lsq, Mse
@@ -84,12 +84,16 @@ def test_fisher_weights_are_squared_gradients_for_drawn_labels(blocks):
     weights, targets = unit.captured.weights[:], unit.captured.targets[:]
     assert weights.mean().item() == pytest.approx(1, rel=1e-5)
     generator = torch.Generator().manual_seed(5 + 1)
-    expected = []
+    expected, two = [], blocks.teacher.two
+
+    def logits_of(y):
+        return blocks.teacher.head((y + two.second(two.first(y).relu())).relu().mean((2, 3)))
+
     for batch in targets.split(16):
-        chance = blocks.teacher.head(blocks.teacher.two(batch).mean((2, 3))).softmax(1)
+        chance = logits_of(batch).softmax(1)
         for y, label in zip(batch, torch.multinomial(chance, 1, generator=generator), strict=True):
             y = y[None].clone().requires_grad_()
-            logits = blocks.teacher.head(blocks.teacher.two(y).mean((2, 3)))
+            logits = logits_of(y)
             (gradient,) = torch.autograd.grad(-logits.log_softmax(1)[0, label.item()], y)
             expected.append(gradient.square())
     expected = torch.cat(expected)

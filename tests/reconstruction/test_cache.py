@@ -88,7 +88,7 @@ def test_a_unit_replays_its_block_from_what_was_captured(blocks, granularity, ca
         assert torch.equal(captured.quantized[:], torch.cat(seen["quantized"]))
     block = {
         "layer": lambda x: blocks.teacher.one.first(x).relu(),
-        "block": blocks.teacher.one,
+        "block": lambda x: (x + blocks.teacher.one.second(blocks.teacher.one.first(x).relu())).relu(),
         "network": blocks.teacher,
     }[granularity]
     with torch.no_grad():

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attnround.errors import InputError
-from attnround.models.patches import Patches, grouped_rows
+from attnround.graph.patches import Patches, grouped_rows
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch, sqnr_db

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from attnround.errors import InputError
-from attnround.models import find_layers, fold_batch_norms, swap_layers
+from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.quantization.grid import dequantize
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import AdaRound, AttentionRound, Nearest
@@ -136,7 +136,7 @@ def test_families_are_reconstructed(name):
             if isinstance(module, nn.BatchNorm2d):
                 module.momentum = None
         model.train()(images)
-        model.eval()
+    model = capture(model, images[:1])
     fold_batch_norms(model)
     student = swap_layers(model, {layer.name: 4 for layer in find_layers(model)}, ClipSearch())
     reports = run((model, student, images[:16]), AttentionRound(num_steps=30))[1]
@@ -161,7 +161,7 @@ class Odd(nn.Module):
 @pytest.mark.parametrize("observer", [ClipSearch(), ClipSearch(input_weighted=True), ClipSearch(symmetric=False)])
 def test_odd_layers_are_no_trouble(observer):
     torch.manual_seed(0)
-    model = Odd().eval()
+    model = capture(Odd(), torch.zeros(1, 3, 8, 8))
     student = swap_layers(model, dict.fromkeys(["first", "zeros", "last"], 4), observer)
     images = torch.randn(16, 3, 8, 8)
     settings = LayerReconstruction(observer=observer, batch_size=8)

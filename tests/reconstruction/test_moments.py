@@ -2,12 +2,10 @@
 
 import pytest
 import torch
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same
 from torch import nn
 from torch.nn.functional import unfold
 
-from attnround.models.patches import Patches, grouped_rows
+from attnround.graph.patches import Patches, grouped_rows
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.observer import ClipSearch
 from attnround.reconstruction.moments import gather_moments
@@ -19,7 +17,6 @@ LAYERS = {
     "strided": nn.Conv2d(4, 6, 3, stride=2),
     "grouped": nn.Conv2d(4, 6, 3, padding=1, groups=2),
     "depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4),
-    "tf same": Conv2dSame(4, 6, 3, stride=2),
     "linear": nn.Linear(4, 6),
 }
 
@@ -29,8 +26,6 @@ def all_columns(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     x = x.double()
     if isinstance(layer, nn.Linear):
         return x[None]
-    if isinstance(layer, Conv2dSame):
-        x = pad_same(x, layer.kernel_size, layer.stride, layer.dilation)
     columns = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
     rows = columns.permute(0, 2, 1).flatten(0, 1)
     return rows.reshape(len(rows), layer.groups, -1).permute(1, 0, 2)

@@ -9,7 +9,7 @@ from attnround.bits import Mixed, Uniform
 from attnround.bits.distortion import energy
 from attnround.errors import InputError
 from attnround.evaluation import size_mib
-from attnround.models import find_layers, fold_batch_norms, swap_layers
+from attnround.graph import find_layers, fold_batch_norms, swap_layers
 from attnround.quantization.observer import ClipSearch
 from attnround.reconstruction.problem import bit_problem
 from attnround.reconstruction.sensitivity import fisher_traces, input_covariances, logit_noise

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from attnround.models import find_layers, fold_batch_norms, swap_layers
-from attnround.models.trace import calls, executor, trace
+from attnround.graph import find_layers, fold_batch_norms, swap_layers
+from attnround.graph.trace import calls, executor, graph_of
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 from attnround.reconstruction.walk import Walk
@@ -35,8 +35,8 @@ def pair(network):
 def test_inputs_are_those_of_a_forward_pass_however_little_is_kept(pair, cache_mib):
     teacher, student, names = pair
     x = torch.randn(10, 3, 16, 16)
-    graph = trace(teacher)
-    walk = Walk(graph, *(executor(each, graph, teacher) for each in pair[:2]), list(x.split(4)), cache_mib)
+    graph = graph_of(teacher)
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), list(x.split(4)), cache_mib)
     expected, expected_quantized = recorded_inputs(teacher, names, x), recorded_inputs(student, names, x)
     for node in calls(graph, student, (QuantizedLayer,)):
         inputs = list(walk.values(node.all_input_nodes[0]))
@@ -46,13 +46,11 @@ def test_inputs_are_those_of_a_forward_pass_however_little_is_kept(pair, cache_m
 
 def test_where_all_is_kept_no_layer_runs_twice(pair):
     teacher, student, names = pair
-    graph = trace(teacher)
+    graph = graph_of(teacher)
     counts = dict.fromkeys(names, 0)
     for name in names:
         student.get_submodule(name).register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
-    walk = Walk(
-        graph, *(executor(each, graph, teacher) for each in pair[:2]), list(torch.randn(4, 3, 16, 16).split(2)), 100
-    )
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), list(torch.randn(4, 3, 16, 16).split(2)), 100)
     for node in calls(graph, student, (QuantizedLayer,)):
         list(walk.values(node.all_input_nodes[0]))
     assert counts == {**dict.fromkeys(names, 2), names[-1]: 0}  # two batches; nothing is behind the last layer
@@ -60,8 +58,8 @@ def test_where_all_is_kept_no_layer_runs_twice(pair):
 
 def test_the_cache_holds_only_what_later_layers_need(pair):
     teacher, student, _ = pair
-    graph = trace(teacher)
-    walk = Walk(graph, *(executor(each, graph, teacher) for each in pair[:2]), [torch.randn(4, 3, 16, 16)], 100)
+    graph = graph_of(teacher)
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), [torch.randn(4, 3, 16, 16)], 100)
     for node in calls(graph, student, (QuantizedLayer,)):
         list(walk.values(node.all_input_nodes[0]))
     (values, quantized_values) = walk.kept[0]

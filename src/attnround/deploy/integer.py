@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad, unfold
 
-from attnround.models.patches import grouped_rows, paddings
+from attnround.graph.patches import grouped_rows, paddings
 from attnround.quantization.grid import per_channel
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 

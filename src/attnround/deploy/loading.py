@@ -11,8 +11,9 @@ from attnround.deploy.file import Content, StoredLayer, read
 from attnround.deploy.program import load_program
 from attnround.deploy.runtime import load_onnx
 from attnround.errors import InputError, listed
-from attnround.models import TimmModel, fold_batch_norms
-from attnround.models.trace import QUANTIZABLE
+from attnround.graph import captured, fold_batch_norms
+from attnround.graph.trace import QUANTIZABLE
+from attnround.models import TimmModel
 from attnround.quantization.layers import QuantizedLayer, float_state
 from attnround.quantization.storage import state_digest
 
@@ -37,7 +38,7 @@ def build(content: Content, source: str) -> nn.Module:
     blueprint = TimmModel(**architecture, random_init=True)
     _check_size(blueprint, content, source)
     with torch.random.fork_rng(devices=[]):  # the weights that timm draws are overwritten
-        model = blueprint.build()
+        model = captured(blueprint.build())
     fold_batch_norms(model)
     for stored in content.layers:
         _swap(model, stored, source, content.about)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from attnround.deploy.file import StoredLayer
 from attnround.errors import InputError, listed, reason
+from attnround.graph import Captured
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import quantized_layers
 
@@ -56,9 +57,11 @@ def float_graph(model: nn.Module, opset: int):
         net.set_submodule(name, layer.layer)
         weights[f"{name}.weight"] = layer.layer.weight.detach().numpy().copy()
         layer.layer.weight.detach().view(-1)[0] = i  # the exporter merges equal tensors: no two may be
-    for module in net.modules():
-        if opset < FUSED_ATTENTION and hasattr(module, "fused_attn"):
-            module.fused_attn = False
+    if opset < FUSED_ATTENTION and isinstance(net, Captured):
+        for node in net.graph.nodes:
+            if node.target is torch.ops.aten.scaled_dot_product_attention.default:
+                node.target = _attention
+        net.compile_graph()
     file = io.BytesIO()
     try:
         with warnings.catch_warnings():
@@ -79,6 +82,17 @@ def float_graph(model: nn.Module, opset: int):
         if constant.name in weights:
             constant.CopyFrom(numpy_helper.from_array(weights[constant.name], constant.name))
     return graph
+
+
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0, causal: bool = False,
+    *, scale: float | None = None, enable_gqa: bool = False,
+) -> Tensor:  # fmt: skip
+    """scaled_dot_product_attention [N, heads, tokens, n] in the operations that it consists of."""
+    if causal or enable_gqa:
+        raise RuntimeError("causal and grouped attention have no form in so old an opset")
+    scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-2, -1)
+    return (scores if mask is None else scores + mask).softmax(-1) @ value
 
 
 def quantized_graph(floats, layers: list[StoredLayer], opset: int):

@@ -16,8 +16,9 @@ from attnround.bits import Allocation, Allocator, Layer, weight_rate
 from attnround.data import HeldOut, ImageData
 from attnround.deploy import fingerprint, save, write_card
 from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib, stored_bytes
+from attnround.graph import left_float
 from attnround.logs import closing, publish, say
-from attnround.models import TimmModel, left_float
+from attnround.models import TimmModel
 from attnround.pipeline.stages import prepare, round_weights, start
 from attnround.qat import Lsq, NoTraining, Tuned, finetune
 from attnround.quantization.ranges import RangeSearch

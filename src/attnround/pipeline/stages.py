@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from torch import Tensor, nn
 
 from attnround.bits import Allocation, Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
+from attnround.errors import InputError, listed
 from attnround.evaluation import agreement, logits
+from attnround.graph import QUANTIZABLE, captured, fold_batch_norms, normed_layers, swap_layers
 from attnround.logs import say
-from attnround.models import QUANTIZABLE, TimmModel, fold_batch_norms, normed_layers, swap_layers
+from attnround.models import TimmModel
 from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.observer import sqnr_db
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction import (
@@ -31,7 +35,10 @@ from attnround.reconstruction import (
 from attnround.results.record import Run, write_atomically
 from attnround.trainer import TrainerSettings
 
+log = logging.getLogger(__name__)
+
 PROBES = 64  # calibration images on which the folded model is compared with the original
+LOST_DB = 1.0  # of a weight; with zeros in its place it has 0 dB
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Subject:
 
 def prepare(model: TimmModel, data: ImageData) -> Subject:
     """Build and fold the float model, and draw its calibration images."""
-    teacher = model.build()
+    teacher = captured(model.build())
     say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     say("weights", teacher.weights)
     data.match(teacher.preprocessing, teacher.num_classes)
@@ -69,10 +76,19 @@ def prepare(model: TimmModel, data: ImageData) -> Subject:
 
 
 def fold(model: nn.Module, probes: Tensor) -> list[str]:
-    """Fold the batch norms and say how little that changed the outputs; return the names of the layers they went to."""
+    """Fold the batch norms and say how little that changed the outputs; return the names of the layers they went to.
+
+    Raises InputError where the float model's logits are not finite.
+    """
     normed = normed_layers(model)
     with torch.no_grad():
         before = model(probes)
+        broken = int((~before.isfinite()).flatten(1).any(1).sum())
+        if broken:
+            raise InputError(
+                f"{broken} of the {len(probes)} probe images give logits that are not finite: check the checkpoint's "
+                "weights and the preprocessing of the images"
+            )
         folded, left = fold_batch_norms(model)
         difference = ((model(probes) - before).abs().max() / before.abs().max()).item()
     kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
@@ -140,6 +156,7 @@ def start(
     clock = time.perf_counter()
     student = student_of(allocation)
     scales_s += time.perf_counter() - clock
+    warn_of_lost(student, problem.layers)
 
     found = Start(student, problem.layers, allocation, activations, allocation_s, scales_s)
     basis = f" by {allocation.convention}" if allocation.convention else ""
@@ -148,6 +165,20 @@ def start(
     inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if activations else ""
     say("scales", f"found in {scales_s:.1f} s{inputs}")
     return found
+
+
+def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
+    """Warn of layers whose weights are next to lost: no scale keeps a channel's largest weight and the others."""
+    lost = []
+    for layer in layers:
+        kept = sqnr_db(layer.weight, student.get_submodule(layer.name).layer.weight)
+        if kept < LOST_DB:
+            weight = layer.weight.double()  # in float32 the square of 1e30 is infinite
+            largest = (weight.abs().max() / weight.square().mean().sqrt()).item()
+            lost.append(f"{layer.name} ({kept:.1f} dB, largest weight {largest:.0f} times the rms)")
+    if lost:
+        text = "the scales found lose nearly all of {}; check the checkpoint, or give more bits by bits.pinned"
+        log.warning("%-12s %s", "scales", text.format(listed(lost)))
 
 
 def round_weights(

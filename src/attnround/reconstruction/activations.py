@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.models import find_layers
+from attnround.graph import find_layers
 from attnround.progress import bar
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.histogram import Histogram

@@ -22,8 +22,8 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from attnround.errors import InputError, check_number
-from attnround.models.segment import segment
-from attnround.models.units import Unit, cut
+from attnround.graph.segment import segment
+from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Quantizer, Rounding

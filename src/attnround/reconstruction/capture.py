@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.models.segment import output_of, segment
-from attnround.models.units import Unit
+from attnround.graph.segment import output_of, segment
+from attnround.graph.units import Unit
 from attnround.reconstruction.cache import ActivationCache, batches, choose_storage
 from attnround.reconstruction.plan import Bench
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from attnround.errors import InputError, check_number
-from attnround.models.patches import Patches, grouped_rows
-from attnround.models.units import Unit, cut
+from attnround.graph.patches import Patches, grouped_rows
+from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Quantizer

@@ -11,7 +11,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from attnround.models.trace import executor, trace
+from attnround.graph.trace import executor, graph_of
 from attnround.progress import ReconstructionBar
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction.checkpoint import Checkpoint
@@ -46,7 +46,7 @@ class ReconstructionModule(pl.LightningModule):
         self.images, self.settings, self.seed = images, settings, seed
         self.checkpoint, self.autocast = checkpoint, autocast
         self.num_held_out = int(settings.held_out * len(images))
-        self.graph = trace(teacher)
+        self.graph = graph_of(teacher)
         self.plan = settings.plan(self.graph, teacher, images[:1])
         self.quantizers = [step.settings.adapt(quantizer) for step in self.plan]
         self.reports = checkpoint.restore(student) if checkpoint else []
@@ -90,7 +90,7 @@ class ReconstructionModule(pl.LightningModule):
         num_learned = len(images) - self.num_held_out
         learned = list(images[:num_learned].split(size))
         held_out = list(images[num_learned:].split(size)) if self.num_held_out else []
-        teacher, student = (executor(model, self.graph, self.teacher) for model in (self.teacher, self.student))
+        teacher, student = (executor(model, self.graph) for model in (self.teacher, self.student))
         self.walk = Walk(self.graph, teacher, student, learned + held_out, self.settings.cache_mib)
         self.num_learned_batches = len(learned)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnround.models.patches import Patches, grouped_rows
+from attnround.graph.patches import Patches, grouped_rows
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from attnround.errors import check_number
-from attnround.models.units import Unit
+from attnround.graph.units import Unit
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction.report import UnitReport

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from attnround.bits import Layer, Problem
 from attnround.bits.allocation import FLOAT_BITS
-from attnround.models.costs import count_macs, residual_groups
-from attnround.models.layers import find_layers
+from attnround.graph.costs import count_macs, residual_groups
+from attnround.graph.layers import find_layers
 from attnround.quantization.layers import float_state
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.storage import float_bytes, state_digest

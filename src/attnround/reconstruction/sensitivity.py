@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.models.patches import Patches
+from attnround.graph.patches import Patches
 from attnround.progress import bar
 
 NUM_POSITIONS = 49  # output positions of an image that enter the second moments

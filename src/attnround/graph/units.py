@@ -11,12 +11,13 @@ from itertools import pairwise, takewhile
 from torch import Tensor, fx, nn
 
 from attnround.errors import InputError
-from attnround.models.localize import localize
-from attnround.models.segment import nodes_between
-from attnround.models.trace import QUANTIZABLE, calls
+from attnround.graph.capture import Captured
+from attnround.graph.localize import localize
+from attnround.graph.segment import nodes_between
+from attnround.graph.trace import QUANTIZABLE, calls
 
 GRANULARITIES = ("layer", "block", "network")
-PLAIN = (nn.Sequential, nn.ModuleList, nn.ModuleDict)  # exactly these only line modules up
+PLAIN = "torch.nn.modules.container.Sequential"  # exactly this one, and a module that is never called, line others up
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Unit:
 
 def cut(
     graph: fx.Graph,
-    model: nn.Module,
+    model: Captured,
     granularity: str,
     example: Tensor,
     kinds: tuple[type[nn.Module], ...] = QUANTIZABLE,
@@ -116,7 +117,7 @@ def _owner(names: tuple[str, ...]) -> str:
     return ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
 
 
-def _blocks(model: nn.Module, segments: list[_Segment], values: dict[fx.Node, object]) -> list[Unit]:
+def _blocks(model: Captured, segments: list[_Segment], values: dict[fx.Node, object]) -> list[Unit]:
     """Segments joined where one's module is part of another's; what lies between goes before while the shape stays."""
     root = _owner(tuple(name for segment in segments for name in segment.layers))
     blocks: list[_Segment] = []
@@ -141,11 +142,11 @@ def _join(one: _Segment, two: _Segment, owner: str) -> _Segment:
     return _Segment(one.start, two.end, one.layers + two.layers, owner)
 
 
-def _common_module(model: nn.Module, one: str, two: str, root: str) -> str | None:
+def _common_module(model: Captured, one: str, two: str, root: str) -> str | None:
     """The one of two modules that contains the other, unless it only lines modules up or is the whole model."""
     outer, inner = sorted((one, two), key=len)
     contains = outer == inner or inner.startswith(f"{outer}.")
-    if not contains or outer == root or type(model.get_submodule(outer)) in PLAIN:
+    if not contains or outer == root or model.kinds.get(outer, PLAIN) == PLAIN:
         return None
     return outer
 

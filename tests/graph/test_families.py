@@ -1,4 +1,4 @@
-"""timm's families, each a small variant: traced, folded, cut into units, rounded. A new family is a new line here."""
+"""timm's families, each a small variant: captured, folded, cut into units, rounded. A new family is a new line here."""
 
 import functools
 
@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.data.fashion_mnist import read_idx
 from attnround.evaluation import agreement
-from attnround.models import cut, find_layers, fold_batch_norms, swap_layers
-from attnround.models.trace import QUANTIZABLE, executor, trace
+from attnround.graph import capture, captured, cut, find_layers, fold_batch_norms, swap_layers
+from attnround.graph.trace import QUANTIZABLE, executor, graph_of
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
@@ -118,6 +118,7 @@ def folded(name: str):
     awaken(model, images[:NUM_CALIBRATION])
     with torch.no_grad():
         expected = model(images)
+    model = capture(model, images[:1])
     fold_batch_norms(model)
     return model, images, expected
 
@@ -135,7 +136,7 @@ def test_folding_changes_no_logit(name):
 def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(name):
     model, images, _ = folded(name)
     names = [layer.name for layer in find_layers(model)]
-    graph = trace(model)
+    graph = graph_of(model)
     for granularity in ("layer", "network", "block"):
         units = cut(graph, model, granularity, images[:1])
         assert [layer for unit in units for layer in unit.layers] == names
@@ -143,7 +144,7 @@ def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(name):
     found, expected = [unit.name for unit in units], FAMILIES[name][1]
     assert (len(found) if isinstance(expected, int) else " ".join(found)) == expected
 
-    interpreter, value = executor(model, graph, model), images[:3]
+    interpreter, value = executor(model, graph), images[:3]
     for unit in units:
         interpreter.env = {unit.start: value}
         for node in unit.nodes():
@@ -176,7 +177,7 @@ def test_four_bits_reconstructed_are_closer_to_float_than_nearest_ones(name):
 def test_eight_bit_weights_and_inputs_of_trained_networks_agree_with_the_float_ones(name):
     config = OmegaConf.create({"paths": {"assets": str(ROOT / "assets")}})
     config.model = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
-    model = instantiate(config.model, _convert_="all").build()
+    model = captured(instantiate(config.model, _convert_="all").build())
     pixels = read_idx(ROOT / "assets/fashion_mnist/t10k-images-idx3-ubyte.gz")[:500, None]
     images = (pixels / 255 - model.preprocessing["mean"][0]) / model.preprocessing["std"][0]
     fold_batch_norms(model)

@@ -1,8 +1,6 @@
 """A layer as a matrix product: the columns of its input that its weight rows multiply."""
 
 import torch
-from timm.layers import Conv2dSame
-from timm.layers.padding import pad_same_arg
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
@@ -62,8 +60,6 @@ class Patches:
 
 def paddings(layer: nn.Conv2d, height: int, width: int) -> list[int]:
     """Zeros around an input of this size: [left, right, top, bottom], as torch.nn.functional.pad takes them."""
-    if isinstance(layer, Conv2dSame):
-        return list(pad_same_arg([height, width], layer.kernel_size, layer.stride, layer.dilation))
     if layer.padding == "valid":
         return [0, 0, 0, 0]
     if layer.padding == "same":

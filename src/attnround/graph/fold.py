@@ -2,37 +2,36 @@
 
     w' = w * gamma / sqrt(var + eps)        b' = beta + (b - mean) * gamma / sqrt(var + eps)
 
-A batch norm folds where it is all that the layer feeds; others stay float. An activation that the norm holds (timm's
-BatchNormAct2d) is kept.
+A batch norm folds where it is all that the layer feeds; others stay float.
 """
 
 import torch
 from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnround.models.trace import QUANTIZABLE, calls, trace
+from attnround.graph.capture import Captured
+from attnround.graph.trace import QUANTIZABLE, calls
 
 
 @torch.no_grad()
-def fold_batch_norms(model: nn.Module) -> tuple[list[str], list[str]]:
+def fold_batch_norms(model: Captured) -> tuple[list[str], list[str]]:
     """Fold in place; return the names of the batch norms that were folded, and of those that stay."""
-    graph = trace(model)
     folded, left = [], []
-    for node in calls(graph, model, (_BatchNorm,)):
+    for node in calls(model.graph, model, (_BatchNorm,)):
         layer = _feeding_layer(node, model) if _runs_once(node) else None
         norm = model.get_submodule(node.target)
         if layer is None or norm.running_var is None:
             left.append(node.target)
             continue
         _scale_layer(layer, norm)
-        model.set_submodule(node.target, _rest_of(norm))
+        model.set_submodule(node.target, nn.Identity())
         folded.append(node.target)
     return folded, left
 
 
-def normed_layers(model: nn.Module) -> list[str]:
+def normed_layers(model: Captured) -> list[str]:
     """Names of the layers that `fold_batch_norms` would fold a batch norm into."""
-    nodes = [node for node in calls(trace(model), model, (_BatchNorm,)) if _runs_once(node)]
+    nodes = [node for node in calls(model.graph, model, (_BatchNorm,)) if _runs_once(node)]
     return [node.all_input_nodes[0].target for node in nodes if _feeding_layer(node, model) is not None]
 
 
@@ -56,8 +55,3 @@ def _scale_layer(layer: nn.Module, norm: _BatchNorm) -> None:
     factor = gamma / torch.sqrt(norm.running_var.double() + norm.eps)
     layer.weight.copy_(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
     layer.bias = nn.Parameter((beta + (bias - norm.running_mean.double()) * factor).to(layer.weight.dtype))
-
-
-def _rest_of(norm: _BatchNorm) -> nn.Module:
-    rest = [part for part in (getattr(norm, "drop", None), getattr(norm, "act", None)) if part is not None]
-    return nn.Sequential(*rest) if rest else nn.Identity()

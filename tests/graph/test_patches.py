@@ -2,10 +2,9 @@
 
 import pytest
 import torch
-from timm.layers import Conv2dSame
 from torch import nn
 
-from attnround.models.patches import Patches, grouped_rows
+from attnround.graph.patches import Patches, grouped_rows
 
 LAYERS = {
     "plain": nn.Conv2d(4, 6, 3),
@@ -19,8 +18,6 @@ LAYERS = {
     "pointwise": nn.Conv2d(4, 6, 1),
     "torch same": nn.Conv2d(4, 6, (3, 5), padding="same", dilation=(1, 2)),
     "torch valid": nn.Conv2d(4, 6, 3, padding="valid"),
-    "tf same": Conv2dSame(4, 6, 3, stride=2),
-    "tf same even": Conv2dSame(4, 4, 5, stride=2, groups=4),
     "linear": nn.Linear(4, 6),
 }
 

@@ -3,11 +3,13 @@
 A size that is read early and used late, or a parameter that is, would otherwise count as a value to carry along.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.node import map_aggregate, map_arg
 
-from attnround.models.trace import executor
+from attnround.graph.trace import executor
 
 
 @torch.no_grad()
@@ -41,7 +43,7 @@ class _Recorder(fx.Interpreter):
 
 
 def _record(graph: fx.Graph, model: nn.Module, images: Tensor) -> dict[fx.Node, object]:
-    recorder = _Recorder(executor(model, graph, model).module)
+    recorder = _Recorder(executor(model, graph).module)
     recorder.seen = {}
     recorder.run(images)
     return recorder.seen
@@ -72,9 +74,9 @@ def _read_where_used(graph: fx.Graph, node: fx.Node, one: dict, two: dict) -> No
 
 
 def _read_from_inputs(graph: fx.Graph, size: fx.Node, one: dict, two: dict) -> None:
-    """A user of a size that grows with the batch reads it from its own input, where that has it as its length."""
+    """A user of a size that grows with the batch reads it from a value at hand that has it as its length."""
     for user in list(size.users):
-        for source in user.all_input_nodes:
+        for source in _at_hand(graph, user):
             if size.target == "size" and size.args == (source, 0):
                 break
             if _length(one[source]) == one[size] and _length(two[source]) == two[size]:
@@ -83,6 +85,15 @@ def _read_from_inputs(graph: fx.Graph, size: fx.Node, one: dict, two: dict) -> N
                 one[own], two[own] = one[size], two[size]
                 _replace(user, size, own)
                 break
+
+
+def _at_hand(graph: fx.Graph, user: fx.Node) -> Iterator[fx.Node]:
+    """A node's own inputs, then values from before it that are needed behind it anyway, the latest first."""
+    yield from user.all_input_nodes
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for node in reversed(list(place)[: place[user]]):
+        if any(place[other] > place[user] for other in node.users):
+            yield node
 
 
 def _length(value: object) -> int | None:

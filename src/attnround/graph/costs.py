@@ -1,13 +1,12 @@
 """What layers cost when the model runs, and which of them meet in a residual sum."""
 
-import operator
-
 import torch
 from torch import Tensor, fx, nn
 
-from attnround.models.trace import QUANTIZABLE, trace
+from attnround.graph.capture import Captured
+from attnround.graph.trace import QUANTIZABLE
 
-SUMS = {operator.add, operator.iadd, torch.add, "add", "add_"}
+SUM = torch.ops.aten.add.Tensor
 
 
 @torch.no_grad()
@@ -30,17 +29,16 @@ def count_macs(model: nn.Module, names: list[str], image: Tensor) -> dict[str, i
     return counts
 
 
-def residual_groups(model: nn.Module) -> list[list[str]]:
+def residual_groups(model: Captured) -> list[list[str]]:
     """Names of the layers whose outputs meet in one residual sum, in execution order; sums that share one are joined.
 
     The layer behind a term is the last one before it on each path: activations, pools and norms are looked through.
     """
-    graph = trace(model)
-    order = [node.target for node in graph.nodes if _is_layer(node, model)]
+    order = [node.target for node in model.graph.nodes if _is_layer(node, model)]
     group_of: dict[str, set[str]] = {}
-    for node in graph.nodes:
+    for node in model.graph.nodes:
         terms = [each for each in node.args if isinstance(each, fx.Node)]
-        if node.target in SUMS and node.op in ("call_function", "call_method") and len(terms) == 2:
+        if node.target is SUM and len(terms) == 2:
             layers = set().union(*(_layers_behind(term, model) for term in terms))
             joined = layers.union(*(group_of.get(name, set()) for name in layers))
             group_of |= dict.fromkeys(joined, joined)

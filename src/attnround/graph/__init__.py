@@ -1,0 +1,22 @@
+"""A model as it runs: captured as a graph, its batch norms folded, its layers in order, cut into units."""
+
+from attnround.graph.capture import Captured, capture, captured
+from attnround.graph.fold import fold_batch_norms, normed_layers
+from attnround.graph.layers import Layer, find_layers, left_float, swap_layers
+from attnround.graph.trace import QUANTIZABLE
+from attnround.graph.units import Unit, cut
+
+__all__ = [
+    "QUANTIZABLE",
+    "Captured",
+    "Layer",
+    "Unit",
+    "capture",
+    "captured",
+    "cut",
+    "find_layers",
+    "fold_batch_norms",
+    "left_float",
+    "normed_layers",
+    "swap_layers",
+]

@@ -1,0 +1,271 @@
+"""Capture a model as it runs, by torch.export, and give it its layers back as modules.
+
+What comes out is a graph without in-place operations, for batches of any size of images of one shape. A layer is a
+convolution or a linear operation whose weight is a parameter; it becomes an nn.Conv2d or nn.Linear under the weight's
+name, wherever the model kept the parameter and whatever module called the operation. Batch norms become modules too.
+What depends on parameters alone, such as a standardised weight or a table of relative positions, is computed once.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, fx, nn
+from torch.export import Dim, ExportedProgram
+from torch.export.graph_signature import InputKind, OutputKind
+
+from attnround.errors import InputError, reason
+
+aten = torch.ops.aten
+CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
+BATCH_NORM = aten._native_batch_norm_legit_no_training.default
+ASSERTIONS = {
+    aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten.sym_constrain_range.default,
+    aten.sym_constrain_range_for_size.default,
+}  # fmt: skip
+# A view asks for one order in memory, the one that was captured, where a reshape does not; and of a method torch's
+# tracing exporter to ONNX follows the sizes.
+METHODS = {
+    aten.view.default: "reshape", aten.reshape.default: "reshape", aten.expand.default: "expand",
+    aten.sym_size.int: "size",
+}  # fmt: skip
+NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
+KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights")
+
+
+class Captured(nn.Module):
+    """A captured model: images [N, C, H, W] -> logits.
+
+    graph: its operations; a `call_module` node is a layer or a norm, and any module may be put in its place by
+    `set_submodule`. kinds: path of a module of the original -> its class's name. A node's meta["module"] is the path of
+    the module that it came from.
+    """
+
+    def __init__(self, graph: fx.Graph, kinds: dict[str, str]):
+        super().__init__()
+        self.graph, self.kinds = graph, kinds
+        self.compile_graph()
+
+    def compile_graph(self) -> None:
+        """Take up a change of the graph."""
+        code = self.graph.python_code("self")
+        names = dict(code.globals)
+        exec(code.src, names)  # what torch.fx wrote for this graph
+        self._run: Callable[[nn.Module, Tensor], Tensor] = names["forward"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._run(self, x)
+
+
+@torch.no_grad()
+def capture(model: nn.Module, image: Tensor) -> Captured:
+    """Capture a model in eval mode; the model stays as it is. image: of the shape that it takes, [1, C, H, W].
+
+    What users read from a timm model, such as `num_classes` and `pretrained_cfg`, is on the captured one too.
+    Raises InputError where torch.export cannot follow the forward, and where it gives more than one tensor.
+    """
+    kind = type(model).__name__
+    net = copy.deepcopy(model).eval().cpu()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of sizes that become constants, and of torch's own
+            shapes = ({0: Dim.DYNAMIC},)
+            program = torch.export.export(net, (torch.cat([image, image]),), dynamic_shapes=shapes, strict=False)
+            program = program.run_decompositions({})
+    except Exception as error:  # a forward that meets no values but shapes may fail in any way
+        why = f"torch.export cannot follow its forward ({reason(error)})"
+        raise InputError(f"{kind} cannot be handled: {why}") from error
+    outputs = [each for each in program.graph_signature.output_specs if each.kind is OutputKind.USER_OUTPUT]
+    if len(outputs) != 1:
+        raise InputError(f"{kind} cannot be handled: it gives {len(outputs)} values, only one tensor is taken")
+    captured = _Converter(program, outputs[0].arg.name).convert()
+    for name in KEPT:
+        if hasattr(model, name):
+            setattr(captured, name, copy.deepcopy(getattr(model, name)))
+    return captured.eval()
+
+
+def captured(model: nn.Module) -> Captured:
+    """Capture a model that `TimmModel.build` made, for images of its preprocessing."""
+    return capture(model, torch.zeros(1, *model.preprocessing["input_size"]))
+
+
+class _Converter:
+    """From torch's program, whose inputs are all its parameters too, to a graph that calls modules."""
+
+    def __init__(self, program: ExportedProgram, output: str):
+        self.program, self.output = program, output
+        self.tree, self.graph = nn.Module(), fx.Graph()
+        self.kinds: dict[str, str] = {}
+        self.nodes: dict[fx.Node, fx.Node] = {}  # of the program -> of the new graph
+        self.constants: dict[fx.Node, object] = {}  # what needs no image
+        self.paths: dict[fx.Node, str] = {}  # of constants that are the model's own tensors
+        self.origins: dict[fx.Node, frozenset[str]] = {}  # paths of the parameters that a constant follows from
+        self.placed: dict[fx.Node, str] = {}  # of constants that operations read
+        self.layers: dict[tuple, str] = {}  # weight, bias and how it is used -> the layer's name
+
+    def convert(self) -> Captured:
+        self._read_inputs()
+        for node in self.program.graph.nodes:
+            if node.op == "call_function" and node.target not in ASSERTIONS:
+                self._take(node)
+        result = next((new for node, new in self.nodes.items() if node.name == self.output), None)
+        if result is None:
+            raise InputError("the model cannot be handled: what it gives does not depend on the image")
+        self._check_weights()
+        self.graph.output(result)
+        self.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
+        self.graph.lint()
+        captured = Captured(self.graph, self.kinds)
+        for name, child in self.tree.named_children():
+            captured.add_module(name, child)
+        for name, parameter in self.tree.named_parameters(recurse=False):
+            captured.register_parameter(name, parameter)
+        for name, tensor in self.tree.named_buffers(recurse=False):
+            captured.register_buffer(name, tensor, name not in self.tree._non_persistent_buffers_set)
+        return captured
+
+    def _read_inputs(self) -> None:
+        program = self.program
+        by_name = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+        for spec in program.graph_signature.input_specs:
+            node = by_name[spec.arg.name]
+            if spec.kind is InputKind.USER_INPUT:
+                if isinstance(node.meta.get("val"), Tensor):
+                    self.nodes[node] = self.graph.placeholder("x")
+            else:
+                held = program.state_dict if spec.target in program.state_dict else program.constants
+                self.constants[node], self.paths[node] = held[spec.target], spec.target
+                self.origins[node] = frozenset({spec.target} if spec.kind is InputKind.PARAMETER else ())
+
+    def _take(self, node: fx.Node) -> None:
+        module = self._module(node)
+        if node.all_input_nodes and all(each in self.constants for each in node.all_input_nodes):
+            args, kwargs = fx.map_arg((node.args, node.kwargs), self.constants.__getitem__)
+            self.constants[node] = node.target(*args, **kwargs)
+            self.origins[node] = frozenset().union(*(self.origins[each] for each in node.all_input_nodes))
+            return
+        new = self._layer(node, module) or self._norm(node) or self._operation(node)
+        new.meta = {"module": module}
+        self.nodes[node] = new
+
+    def _module(self, node: fx.Node) -> str:
+        """The path of the innermost module that the node came from; notes the kinds of all around it."""
+        path = ""
+        for path, kind in (node.meta.get("nn_module_stack") or {}).values():
+            self.kinds[path] = kind if isinstance(kind, str) else f"{kind.__module__}.{kind.__qualname__}"
+        return path
+
+    def _operation(self, node: fx.Node) -> fx.Node:
+        new = self.graph.node_copy(node, self._value)
+        if node.target in METHODS:
+            new.op, new.target = "call_method", METHODS[node.target]
+        return new
+
+    def _layer(self, node: fx.Node, module: str) -> fx.Node | None:
+        """A call of a layer's module, where the node is an operation with a constant weight."""
+        if node.target not in (*CONVOLUTIONS, aten.linear.default):
+            return None
+        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        given = dict(zip(names, node.args, strict=False)) | node.kwargs
+        x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
+        if weight not in self.constants or not (bias is None or bias in self.constants):
+            return None
+        key = (weight, bias, str(sorted(given.items())))
+        if key not in self.layers:
+            self.layers[key] = self._free(self._owner(weight, f"{module or node.name}.weight", ".weight"))
+            values = self.constants[weight], None if bias is None else self.constants[bias]
+            self._place(self.layers[key], _layer(*values, **given))
+        return self.graph.call_module(self.layers[key], (self._value(x),))
+
+    def _norm(self, node: fx.Node) -> fx.Node | None:
+        """A call of a batch norm's module, or what stands for the first of the values that the operation gives."""
+        first = node.args[0] if node.args else None
+        if isinstance(first, fx.Node) and first.target is BATCH_NORM and self.nodes[first].op == "call_module":
+            return self.nodes[first]
+        if node.target is not BATCH_NORM:
+            return None
+        x, *tensors, momentum, eps = node.args
+        if not all(each is None or each in self.constants for each in tensors):
+            return None
+        values = [None if each is None else self.constants[each] for each in tensors]
+        mean = values[2]
+        norm = NORMS[x.meta["val"].ndim](len(mean), eps, momentum, affine=values[0] is not None, dtype=mean.dtype)
+        for own, value in zip((norm.weight, norm.bias, norm.running_mean, norm.running_var), values, strict=True):
+            if value is not None:
+                own.copy_(value)
+        path = self._free(self._owner(tensors[2], f"{node.name}.running_mean", ".running_mean"))
+        self._place(path, norm)
+        return self.graph.call_module(path, (self._value(x),))
+
+    def _check_weights(self) -> None:
+        """Raise InputError where a layer's weight is used elsewhere too, so that quantizing it would change more."""
+        weights = [weight for weight, *_ in self.layers]
+        for (weight, *_), name in self.layers.items():
+            if weights.count(weight) > 1 or weight in self.placed:
+                raise InputError(f"{name} cannot be handled: its weight is used elsewhere too; give each layer its own")
+
+    def _owner(self, constant: fx.Node, otherwise: str, ending: str) -> str:
+        """The path of the module that holds a tensor of the model; of one that is computed, what is said otherwise."""
+        return self.paths.get(constant, otherwise).removesuffix(ending)
+
+    def _value(self, node: fx.Node) -> fx.Node:
+        """The new graph's node for this one; a constant is read where it is used."""
+        if node in self.nodes:
+            return self.nodes[node]
+        if node not in self.placed:
+            value, origins = self.constants[node], self.origins[node]
+            path = self.paths.get(node) or (next(iter(origins)) if len(origins) == 1 else f"computed_{node.name}")
+            self.placed[node] = self._free(path)
+            if origins and not isinstance(value, nn.Parameter) and value.numel() == self._size_of(path):
+                value = nn.Parameter(value)  # seen in another shape it stays a parameter
+            # what follows from weights has to be kept with them; a table that the code makes is made again
+            self._place(self.placed[node], value, persistent=bool(origins) or path in self.program.state_dict)
+        return self.graph.get_attr(self.placed[node])
+
+    def _size_of(self, path: str) -> int | None:
+        return self.program.state_dict[path].numel() if path in self.program.state_dict else None
+
+    def _free(self, path: str) -> str:
+        """This path, or one with underscores behind it that nothing has yet."""
+
+        def taken(path: str) -> bool:
+            owner: object = self.tree
+            for part in path.split("."):
+                owner = getattr(owner, part, None)
+            return owner is not None
+
+        while taken(path):
+            path += "_"
+        return path
+
+    def _place(self, path: str, value: object, persistent: bool = True) -> None:
+        *parts, name = path.split(".")
+        owner = self.tree
+        for part in parts:
+            if not hasattr(owner, part):
+                owner.add_module(part, nn.Module())
+            owner = getattr(owner, part)
+        if isinstance(value, nn.Module):
+            owner.add_module(name, value)
+        elif isinstance(value, nn.Parameter):
+            owner.register_parameter(name, nn.Parameter(value.detach().clone(), value.requires_grad))
+        else:
+            owner.register_buffer(name, value.detach().clone(), persistent)
+
+
+def _layer(weight: Tensor, bias: Tensor | None, **geometry: object) -> nn.Conv2d | nn.Linear:
+    """A layer with these values; geometry: stride, padding, dilation and groups of a convolution."""
+    outputs, inputs, *kernel = weight.shape
+    has_bias, meta = bias is not None, torch.device("meta")
+    if kernel:
+        geometry = {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
+        inputs *= geometry.get("groups", 1)
+        layer = nn.Conv2d(inputs, outputs, tuple(kernel), bias=has_bias, device=meta, **geometry)
+    else:
+        layer = nn.Linear(inputs, outputs, has_bias, device=meta)
+    layer.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach().clone())
+    return layer

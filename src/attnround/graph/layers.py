@@ -1,0 +1,87 @@
+"""The layers that are quantized: found in execution order, checked, and swapped for ones that hold integers."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from attnround.errors import InputError
+from attnround.graph.capture import Captured
+from attnround.graph.trace import QUANTIZABLE, calls
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.observer import ClipSearch
+
+NORMS = {"layer_norm", "group_norm", "native_layer_norm", "native_group_norm", "rms_norm", "instance_norm"}
+PRODUCTS = {"matmul", "bmm", "baddbmm", "addmm", "mm", "einsum", "scaled_dot_product_attention", "linear"}
+PRODUCTS |= {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
+PRODUCTS |= {"lstm", "gru", "rnn_tanh", "rnn_relu"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer to be quantized: its name in the model and its float weight [O, *rest], batch norm folded in."""
+
+    name: str
+    weight: Tensor
+
+
+def find_layers(model: Captured) -> list[Layer]:
+    """The quantizable layers in execution order.
+
+    Raises InputError that names the layers which cannot be quantized rightly.
+    """
+    names = [node.target for node in calls(model.graph, model, QUANTIZABLE)]
+    for name in dict.fromkeys(names):
+        layer = model.get_submodule(name)
+        kind = type(layer).__name__
+        if names.count(name) > 1:
+            raise InputError(f"{name} ({kind}) cannot be handled: the forward calls it more than once")
+        if not layer.weight.isfinite().all():
+            raise InputError(f"{name} ({kind}) has NaN or infinity in its weight: use an intact checkpoint")
+    return [Layer(name, model.get_submodule(name).weight.detach()) for name in names]
+
+
+def left_float(model: Captured, names: list[str]) -> list[str]:
+    """What stays float where the layers of these names are quantized, in execution order.
+
+    Norms and products of two activations as `kind at module`; other parameters (class tokens, position embeddings,
+    layer scales) by their names.
+    """
+    kept = []
+    held = model.state_dict()
+    for node in model.graph.nodes:
+        place = node.meta.get("module") or "the model"
+        if node.op == "call_module":
+            module = model.get_submodule(node.target)
+            if node.target not in names and any(True for _ in module.parameters()):
+                kept.append(f"{type(module).__name__} at {node.target}")
+        elif operation(node) in NORMS:
+            kept.append(f"{model.kinds.get(place, operation(node)).rpartition('.')[2]} at {place}")
+        elif operation(node) in PRODUCTS:
+            kept.append(f"{operation(node)} at {place}")
+        elif node.op == "get_attr" and node.target in held:
+            users = {operation(user) for user in node.users}
+            kept += [] if users <= NORMS | PRODUCTS else [node.target]
+    return list(dict.fromkeys(kept))
+
+
+def operation(node: fx.Node) -> str:
+    """The name of a node's operation, as torch has it without variants; "" for what is none of torch's.
+
+    >>> graph = fx.Graph()
+    >>> operation(graph.call_function(torch.ops.aten.add.Tensor, (1, 2)))
+    'add'
+    """
+    return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def swap_layers(model: nn.Module, bit_widths: dict[str, int], observer: ClipSearch) -> nn.Module:
+    """A copy of the model whose named layers are quantized, rounded to nearest at these bit widths."""
+    model = copy.deepcopy(model)
+    for name, bit_width in bit_widths.items():
+        layer = model.get_submodule(name)
+        grid = observer.grid(bit_width)
+        scale, zero_point = observer.search(layer.weight, grid)
+        model.set_submodule(name, QuantizedLayer(layer, grid, scale, zero_point))
+    return model
