@@ -4,6 +4,7 @@ python src/sweep.py sweeps/sigma.yaml
 python src/sweep.py sweeps/sigma.yaml hydra/launcher=joblib model=mobilenetv2_050 hydra.sweep.dir=outputs/mine
 """
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -85,7 +86,7 @@ def _report(sweep: "Sweep", runs: Sequence[tuple[dict, "Planned"]], rows: Mappin
         metrics = {name: f"{row.metrics[name]:.6g}" if name in row.metrics else "" for name in names}
         about = {"config_hash": row.config_hash, "git_revision": row.git_revision, "error": row.error or ""}
         lines.append(point | metrics | about)
-        if row.metrics:
+        if math.isfinite(row.metrics.get(sweep.metric, math.nan)):
             values.append((point, row.metrics[sweep.metric]))
     target = folder / f"{sweep.name}.csv"
     write_atomically(target, csv_text(lines))

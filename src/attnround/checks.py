@@ -1,6 +1,5 @@
 """The tasks of `src/evaluate.py` and `src/verify.py`: what a file of a run gives, and whether its integers give it."""
 
-import json
 import logging
 import time
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from attnround.errors import InputError, check_number
 from attnround.evaluation import evaluate
 from attnround.progress import bar
 from attnround.results.interval import wilson
-from attnround.results.record import Run, write_atomically
+from attnround.results.record import Run, json_floats, json_text, write_atomically
 from attnround.results.schema import read_record
 from attnround.results.table import csv_text
 from attnround.trainer import TrainerSettings
@@ -64,12 +63,12 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
         "sha256": content.about["sha256"],
         "data": run.choices["data"],
         "verdict": verdict(proof, faults),
-        "findings": findings(proof, record["metrics"]["quantized/top1"] if same_data else None),
+        "findings": findings(proof, json_floats(record["metrics"])["quantized/top1"] if same_data else None),
         "faults": faults,
         "network": network | {"disagreeing": proof.disagreeing},
         "layers": [asdict(layer) for layer in proof.layers],
     }
-    write_atomically(Path(folder) / "verify.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(Path(folder) / "verify.json", json_text(report, indent=2) + "\n")
     write_atomically(Path(folder) / "verify.csv", csv_text(report["layers"]))
     write_card(Path(folder))
     log.info("\n%s\n\n%s\n", layer_table(proof), "\n".join(report["findings"]))

@@ -1,6 +1,5 @@
 """The task of `src/export.py`: the model of a run as ONNX or as a torch.export program, compared before it is kept."""
 
-import json
 import logging
 from collections import Counter
 from dataclasses import asdict
@@ -20,7 +19,7 @@ from attnround.deploy.program import exported_program, open_program, sealed_prog
 from attnround.deploy.qdq import NARROW, OLDEST, float_graph, quantized_graph, storage_bits, wanted_opset
 from attnround.deploy.runtime import latency, need_onnx, newest_opset, open_onnx, sealed_onnx, session
 from attnround.errors import InputError, check_number
-from attnround.results.record import Run, processor, write_atomically
+from attnround.results.record import Run, json_text, processor, write_atomically
 from attnround.results.schema import read_record
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,7 @@ def export(*, folder: str, format: str, opset: int | None, data: ImageData, run:
         **facts,
     }
     write_atomically(target, raw)
-    write_atomically(Path(folder) / f"export_{format}.json", json.dumps(report, indent=2) + "\n")
+    write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
     say("size", f"{len(raw) / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
     say("logits", f"differ by up to {found.relative:.1e} of the largest, on {found.images} images")
     say("top-1", f"{top1:.2f} %, the same class as the simulation on {found.agreement:.2f} % of the images")

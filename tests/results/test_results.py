@@ -1,11 +1,16 @@
+import json
+import math
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.conftest import ROOT
 
-from attnround.results.record import config_hash, git_revision, peak_mib, write_atomically
+from attnround.results.gather import METRICS, line_of
+from attnround.results.record import Run, config_hash, git_revision, json_floats, json_text, peak_mib, write_atomically
 from attnround.results.table import csv_text, text_table
 
 CONFIG = {
@@ -29,6 +34,40 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "record.json", "half\ud800")
     assert (tmp_path / "record.json").read_text() == "{}"
+
+
+def refuse(word: str) -> None:
+    raise AssertionError(f"{word} is not JSON")
+
+
+WORDS = st.text().filter(lambda text: text not in ("Infinity", "-Infinity", "NaN"))
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+)
+
+
+@given(JSON)
+def test_what_json_does_not_have_is_strict_json_and_comes_back(content):
+    back = json_floats(json.loads(json_text(content), parse_constant=refuse))
+    assert repr(back) == repr(content)  # NaN does not equal itself
+
+
+@given(JSON.filter(lambda content: "inf" not in repr(content) and "nan" not in repr(content)))
+def test_what_json_has_is_written_as_ever(content):
+    assert json_text(content, indent=2) == json.dumps(content, indent=2)
+
+
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_a_record_with_a_metric_that_is_not_finite_is_read_by_anyone(tmp_path, value):
+    metrics = dict.fromkeys(METRICS, 1.0) | {"quantized/sqnr_db": value}
+    config = {"seed": 0, "paths": {"root": "/"}, "bits": {"bit_width": 4}, "model": {"name": "n"}}
+    choices = {"model": "m", "quantizer": "q", "bits": "uniform"}
+    run = Run(config, config, choices, tmp_path)
+    run.write_record(metrics, device="cpu", num_threads=1)
+    record = json.loads((tmp_path / "record.json").read_text(), parse_constant=refuse)
+    assert repr(json_floats(record["metrics"])) == repr(metrics)
+    assert line_of(record)["quantized/sqnr_db"] == f"{value:g}"
 
 
 def test_git_revision_marks_changes(tmp_path):

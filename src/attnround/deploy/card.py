@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from attnround.results.interval import wilson
-from attnround.results.record import write_atomically
+from attnround.results.record import json_floats, write_atomically
 from attnround.results.table import markdown_table
 
 
@@ -20,6 +20,7 @@ def write_card(folder: Path) -> None:
 
 def card(record: dict, verification: dict | None = None) -> str:
     """The card's Markdown."""
+    record = record | {"metrics": json_floats(record["metrics"])}
     choices, deployed = record["choices"], record["deployed"]
     name, architecture = choices["model"], record["config"]["model"]["name"]
     sections = {

@@ -38,6 +38,7 @@ from attnround.trainer import TrainerSettings
 log = logging.getLogger(__name__)
 
 PROBES = 64  # calibration images on which the folded model is compared with the original
+DWARFED = 1e6  # times the median channel
 LOST_DB = 1.0  # of a weight; with zeros in its place it has 0 dB
 
 
@@ -168,14 +169,21 @@ def start(
 
 
 def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
-    """Warn of layers whose weights are next to lost: no scale keeps a channel's largest weight and the others."""
+    """Warn of layers whose weights are next to lost: no scale keeps a channel's largest weight and the others.
+
+    Also of those with a channel that dwarfs the others, in which a single broken weight may be all that counts.
+    """
     lost = []
     for layer in layers:
         kept = sqnr_db(layer.weight, student.get_submodule(layer.name).layer.weight)
+        channels = layer.weight.double().flatten(1)  # in float32 the square of 1e30 is infinite
+        peaks = channels.abs().amax(1)
         if kept < LOST_DB:
-            weight = layer.weight.double()  # in float32 the square of 1e30 is infinite
-            largest = (weight.abs().max() / weight.square().mean().sqrt()).item()
+            largest = (peaks.max() / channels.square().mean().sqrt()).item()
             lost.append(f"{layer.name} ({kept:.1f} dB, largest weight {largest:.0f} times the rms)")
+        elif peaks.max() > DWARFED * peaks.median() > 0:
+            ratio = (peaks.max() / peaks.median()).item()
+            lost.append(f"{layer.name} (largest weight {ratio:.0e} times that of a usual channel)")
     if lost:
         text = "the scales found lose nearly all of {}; check the checkpoint, or give more bits by bits.pinned"
         log.warning("%-12s %s", "scales", text.format(listed(lost)))

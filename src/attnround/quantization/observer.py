@@ -13,6 +13,9 @@ from attnround.errors import check_number
 from attnround.quantization.grid import Grid, fake_quantize
 
 TINY = 1e-30  # keeps the ratio for a signal of zeros finite
+# The exponents that a power of an error may have: float32's are -126 to 127, less what sums and importance take.
+LEAST, MOST = -100, 80
+FINE = 9  # half a step of 8 bits is 2^-9 of the range
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class ClipSearch:
         """
         rows = weight.detach().flatten(1)
         importance = importance.flatten(1) if importance is not None else None
+        unit = self._unit(rows.abs().amax(1))
+        rows = rows / unit[:, None]
         low, high = rows.amin(1).clamp(max=0), rows.amax(1).clamp(min=0)
         best_error = rows.new_full((len(rows),), torch.inf)
         best_scale, best_zero = torch.ones_like(low), torch.zeros_like(low)
@@ -53,7 +58,17 @@ class ClipSearch:
             best_error = torch.where(better, error, best_error)
             best_scale = torch.where(better, scale, best_scale)
             best_zero = torch.where(better, zero_point, best_zero)
-        return best_scale, best_zero
+        scale = best_scale * unit
+        return torch.where(scale > 0, scale, 1.0), best_zero
+
+    def _unit(self, largest: Tensor) -> Tensor:
+        """The power of two [O] that a channel is divided by, which changes no bit of it: 1, or its largest magnitude's.
+
+        That is where the powers of its errors would leave float32.
+        """
+        mantissa, exponent = largest.frexp()
+        inside = (self.norm * exponent < MOST) & (self.norm * (exponent - FINE) > LEAST)
+        return torch.where(inside | (largest == 0), 1.0, largest / (2 * mantissa))
 
     def _range(self, low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
         if self.symmetric:

@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from attnround.results.record import device_of, model_of, write_atomically
+from attnround.results.record import device_of, json_floats, model_of, write_atomically
 from attnround.results.table import csv_text
 
 METRICS = (
@@ -20,18 +20,18 @@ METRICS = (
 def line_of(record: dict) -> dict[str, object]:
     """The choices that make the run, its metrics, and where they come from."""
     config = record["config"]
-    bits = config["bits"]
+    bits, metrics = config["bits"], json_floats(record["metrics"])
     return {
         "model": model_of(record["choices"], config),
         "quantizer": record["choices"]["quantizer"],
         "bits": record["choices"]["bits"],
-        "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{record['metrics']['bits/mean']:.3f}",
+        "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{metrics['bits/mean']:.3f}",
         "reconstruction": record["choices"].get("reconstruction", "layer"),
         "activation": record["choices"].get("activation", "none"),
         "activation_bits": config.get("activation", {}).get("bit_width", 32),
         "qat": record["choices"].get("qat", "none"),
         "seed": record["seed"],
-        **{name: f"{record['metrics'][name]:.6g}" for name in METRICS},
+        **{name: f"{metrics[name]:.6g}" for name in METRICS},
         "config_hash": record["config_hash"],
         "git_revision": record["git_revision"],
         "torch": record["versions"]["torch"],

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import platform
 import resource
@@ -11,6 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+
+from attnround.results.schema import NON_FINITE
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
 ADDED = ("weights_key", "class_order", "class_map")  # options that came later: null is what was before they came
@@ -43,7 +46,7 @@ class Run:
             **more,
             "config": self.config,
         }
-        write_atomically(self.output_dir / "record.json", json.dumps(record, indent=2) + "\n")
+        write_atomically(self.output_dir / "record.json", json_text(record, indent=2) + "\n")
 
 
 def config_hash(config: dict) -> str:
@@ -124,6 +127,38 @@ def peak_mib() -> float:
         pass
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def json_text(content: object, indent: int | None = None) -> str:
+    """JSON, in which a number that JSON does not have stands as a text: "Infinity", "-Infinity" or "NaN".
+
+    Source: the JSON mapping of Protocol Buffers. Python's float() reads these texts.
+
+    >>> json_text({"sqnr_db": float("inf"), "losses": [0.5, float("nan")]})
+    '{"sqnr_db": "Infinity", "losses": [0.5, "NaN"]}'
+    """
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return json.dumps(content) if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def json_floats(content: object) -> object:
+    """What `json_text` wrote, read from JSON, with its numbers as such again.
+
+    >>> json_floats({"sqnr_db": "Infinity", "losses": [0.5, "NaN"], "device": "cpu"})
+    {'sqnr_db': inf, 'losses': [0.5, nan], 'device': 'cpu'}
+    """
+    if isinstance(content, dict):
+        return {key: json_floats(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [json_floats(value) for value in content]
+    return float(content) if content in NON_FINITE else content
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from attnround.errors import InputError, listed
-from attnround.results.record import NO_RESULT, config_hash, device_of, provenance, write_atomically
+from attnround.results.record import (
+    NO_RESULT,
+    config_hash,
+    device_of,
+    json_floats,
+    json_text,
+    provenance,
+    write_atomically,
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,10 @@ class Row:
 
 def row_of(record: dict, source: dict, command: str) -> Row:
     """What is kept of a run with this record. source: its config as written."""
-    of_record = {name: record[name] for name in ("config_hash", "choices", "seed", "metrics", "num_threads", "date")}
+    of_record = {name: record[name] for name in ("config_hash", "choices", "seed", "num_threads", "date")}
     return Row(
         **of_record,
+        metrics=json_floats(record["metrics"]),
         command=command,
         error=None,
         correct=_unpacked(record["evaluation"]["correct"]),
@@ -82,7 +91,8 @@ def write_row(row: Row, folder: Path) -> None:
     """Into a file that its config's hash names, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     content = asdict(row) | {"correct": {name: pack(right) for name, right in row.correct.items()}}
-    text = json.dumps(content | {"digest": _digest(content)}, indent=1)
+    content = json.loads(json_text(content))  # as a reader finds it: the digest is of that
+    text = json_text(content | {"digest": _digest(content)}, indent=1)
     write_atomically(folder / f"{row.config_hash}.json", text + "\n")
 
 
@@ -93,7 +103,7 @@ def read_row(path: Path) -> Row:
         raise ValueError("not a row")
     if content.pop("digest") != _digest(content) or config_hash(content["config"]) != content["config_hash"]:
         raise ValueError("edited")
-    return Row(**content | {"correct": _unpacked(content["correct"])})
+    return Row(**content | {"metrics": json_floats(content["metrics"]), "correct": _unpacked(content["correct"])})
 
 
 def read_rows(folder: Path, hashes: Iterable[str] | None = None) -> dict[str, Row]:

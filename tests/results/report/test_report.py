@@ -1,10 +1,12 @@
+import html
+import re
 from collections import Counter
 from html.parser import HTMLParser
 
 import pytest
 
 from attnround.errors import InputError
-from attnround.results.report.markup import page_part
+from attnround.results.report.markup import inline, page_part
 from attnround.results.report.write import main, read_tables, report
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
@@ -130,6 +132,78 @@ def test_numbers_stand_right_and_published_and_failed_lines_are_marked():
         None, None, "number", "number",
     ]  # fmt: skip
     assert len(page.all("strong")) == 2  # the caption, and the best
+
+
+LONG = 200_000  # characters: what takes a scan for each of them would take minutes
+# What is typed again and again -> what each of it leaves to read, blanks aside
+TYPED = {
+    "[": "[", r"\[": "[", "**": "**", "*": "*", "`": "`", "![": "![", "[a](": "[a](", "|": "|", "-": "-", " ": "",
+    "\n \n": "", "** **": "", r"\\": "\\", "[a](b": "[a](b", "![a](": "![a](", "**a* ": "**a*", "]": "]", "<b>": "<b>",
+    "[a](b)": "a", "![a](b)": "", "**a** ": "a", "`a`": "a", "# a\n": "a", "a\n": "a", "a\n\n": "a", " ± 1": "±1",
+    "\"'&": "\"'&",
+}  # fmt: skip
+
+
+def said(rendered: str) -> str:
+    """The text of HTML, blanks aside."""
+    return "".join(html.unescape(re.sub("<[^>]*>", "", rendered)).split())
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_any_text_is_rendered_however_long(typed):
+    count = LONG // len(typed)
+    assert said(page_part(typed * count)) == TYPED[typed] * count
+    assert said(inline(typed.replace("\n", " ") * count)).replace("#", "") == TYPED[typed] * count
+
+
+@pytest.mark.parametrize("typed", TYPED)
+def test_a_table_of_any_text_is_rendered_however_long(typed):
+    text = typed.replace("\n", " ") * (LONG // 4 // len(typed))
+    for lines in ([text, "|---|", "1"], ["1", "|---|", text], ["1", f"{text}-", "1"]):
+        Page(page_part("\n".join(lines)))
+
+
+def test_a_table_of_many_columns_and_lines_is_rendered():
+    rendered = page_part("\n".join(["|" * LONG, "|---|", *["|1|"] * 50_000]))
+    assert rendered.count("<tr") == 50_001
+
+
+@pytest.mark.parametrize(
+    "caption",
+    [
+        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\" onclick=\"alert(1)", "</title></h2><b>",
+        "&lt;b&gt;", "`</code><script>`", "**<b>**", "[<b>](https://e.org/)", "![<b>](x.png)",
+        "[x](https://e.org/\"onclick=\"alert)", "[x](javascript:alert)", "[x](JAVASCRIPT:alert)",
+        "[x](data:text/html,<script>)", "[x]( javascript:alert)",
+    ],
+)  # fmt: skip
+def test_what_anyone_types_becomes_no_code(tmp_path, caption):
+    lines = (
+        f"| model | {caption} |\n| --- | --- |\n| {caption} | 1 |\n| - | {caption} |\n\n- {caption}\n\n# {caption}\n"
+    )
+    (tmp_path / "one.md").write_text(f"**{caption}**\n\n{lines}")
+    (tmp_path / "none.md").write_text(f"**Plain**\n\n{lines.replace(caption, 'plain')}")
+    page = Page(report(tmp_path))
+    ours = {"b": 0, "img": 0, "script": 1, "title": 1}
+    assert {name: len(page.all(name)) for name in ours} == ours
+    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
+    assert all(each["href"].startswith(("#", "https://e.org/")) for each in page.all("a"))
+
+
+@pytest.mark.parametrize(
+    ("caption", "text"),
+    [
+        ('<b> & "it\'s"', '<b> & "it\'s"'),
+        ("[x](javascript:alert)", "x"),
+        ("[x]( javascript:alert)", "[x]( javascript:alert)"),
+        ("[a [b](https://e.org/)", "[a b"),
+        (r"**a\**", "**a**"),
+        ("[a](b c)", "[a](b c)"),
+        ("![a](b", "![a](b"),
+    ],
+)
+def test_what_is_no_markup_is_text(caption, text):
+    assert html.unescape(re.sub("<[^>]*>", "", inline(caption))) == text
 
 
 @pytest.mark.parametrize(

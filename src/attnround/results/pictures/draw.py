@@ -1,5 +1,6 @@
 """The pictures of a table, drawn from its cells: points are means over seeds, with bars of a standard deviation."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +52,9 @@ def panels_of(picture: Picture, grid: Grid, cells: Sequence[Cell]) -> list[Panel
 
 def _point(picture: Picture, grid: Grid, cell: Cell) -> Point | None:
     pairs = [(_x(picture, grid, cell, row), COLUMNS[picture.y].of(row)) for row in cell.rows]
-    pairs = [pair for pair in pairs if None not in pair]
+    pairs = [
+        pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))
+    ]  # inf has no place on an axis
     if not pairs:
         return None
     (x, x_spread), (y, y_spread) = (_mean_and_spread(values) for values in zip(*pairs, strict=True))

@@ -3,16 +3,22 @@
 import re
 from html import escape
 
+# Any text takes linear time: each scan is possessive and ends where the next of its kind may begin.
 INLINE = re.compile(
-    r"\\(?P<literal>.)|`(?P<code>[^`]+)`|\*\*(?P<bold>(?:\\.|[^*])+)\*\*"
-    r"|!\[[^\]]*\]\([^)]*\)|\[(?P<text>(?:\\.|[^\]])+)\]\((?P<target>[^)\s]+)\)"
+    r"\\(?P<literal>.)|`(?P<code>[^`]++)`|\*\*(?P<bold>(?:[^*\\]|\\.)++)\*\*"
+    r"|!\[(?:[^][\\]|\\.)*+\]\([^)[]*+\)|\[(?P<text>(?:[^][\\]|\\.)++)\]\((?P<target>[^)[\s]++)\)"
 )
-NUMBER = re.compile(r"[+-]?\d[\d.,]*( ± [\d.]+)?( \[[^\]]*\])?( \S)?|-")  # with a spread, an interval, a mark
+BLANK = re.compile(r"\n(?:[^\S\n]*+\n)++")
+HEADING = re.compile(r"#++ ++")
+SPREAD = re.compile(r" (± [\d.]++)")
+NUMBER = re.compile(  # with a spread, an interval, a mark
+    r"[+-]?(?:\d[\d.,]*+|inf|nan)(?: ± [\d.]++)?(?: \[[^]]*+\])?(?: \S)?|-"
+)
 
 
 def page_part(markdown: str) -> str:
     """Markdown as HTML, everything in it escaped. An image is left out: whoever has the file can put it there."""
-    return "\n".join(_block(chunk.splitlines()) for chunk in re.split(r"\n\s*\n", markdown.strip()) if chunk.strip())
+    return "\n".join(_block(chunk.splitlines()) for chunk in BLANK.split(markdown.strip()) if chunk.strip())
 
 
 def inline(markdown: str) -> str:
@@ -43,14 +49,27 @@ def _span(found: re.Match) -> str:
 
 
 def _block(lines: list[str]) -> str:
-    if len(lines) > 1 and re.fullmatch(r"\|?[ :|-]*-[ :|-]*", lines[1]):
+    """Headings, a line each, and what stands below them."""
+    html, start = [], 0
+    while start < len(lines) and not _is_table(lines, start) and (heading := HEADING.match(lines[start])):
+        html.append(f"<h3>{inline(lines[start][heading.end() :])}</h3>")
+        start += 1
+    return "".join(html) + (_body(lines[start:]) if start < len(lines) else "")
+
+
+def _is_table(lines: list[str], start: int) -> bool:
+    """Whether the second line is one of dashes."""
+    return start + 1 < len(lines) and "-" in lines[start + 1] and not lines[start + 1].strip(" :|-")
+
+
+def _body(lines: list[str]) -> str:
+    if _is_table(lines, 0):
         return _table([_cells(line) for line in lines[:1] + lines[2:]])
     if lines[0].startswith("- "):
         items = re.split(r"\n- ", "\n".join(lines)[2:])
         return "<ul>\n" + "".join(f"<li>{inline(' '.join(item.split()))}</li>\n" for item in items) + "</ul>"
-    if heading := re.match(r"#+ +", lines[0]):
-        return f"<h3>{inline(lines[0][heading.end() :])}</h3>" + (_block(lines[1:]) if lines[1:] else "")
-    return f"<p>{inline(' '.join(lines))}</p>" if inline(" ".join(lines)) else ""
+    text = inline(" ".join(lines))
+    return f"<p>{text}</p>" if text else ""
 
 
 def _cells(line: str) -> list[str]:
@@ -60,7 +79,9 @@ def _cells(line: str) -> list[str]:
 def _table(lines: list[list[str]]) -> str:
     """A table in a frame that scrolls; numbers flush right; a rule where the first column's label changes."""
     header, *body = lines
-    numeric = [any(_is_number(line[i]) for line in body if i < len(line)) for i in range(len(header))]
+    numbers = {place for line in body for place, cell in enumerate(line) if _is_number(cell)}
+    numeric = [place in numbers for place in range(len(header))]
+    flush = [None, *numeric[1:]]
     html = ['<div class="table" tabindex="0" role="region" aria-label="table">', "<table>", "<thead><tr>"]
     for title, right in zip(header, numeric, strict=True):
         html.append(f'<th scope="col"{_class("number" if right else "")}>{inline(title)}</th>')
@@ -71,7 +92,7 @@ def _table(lines: list[list[str]]) -> str:
         kinds = ["first"] if line[0] != last else []
         kinds += ["published"] if "(published " in told else []
         kinds += ["failed"] if "failed: " in told else []
-        html.append(f"<tr{_class(' '.join(kinds))}>" + "".join(map(_cell, line, [None, *numeric[1:]])) + "</tr>")
+        html.append(f"<tr{_class(' '.join(kinds))}>" + "".join(map(_cell, line, flush)) + "</tr>")
         last = line[0]
     return "\n".join([*html, "</tbody>", "</table>", "</div>"])
 
@@ -80,7 +101,7 @@ def _cell(text: str, right: bool | None) -> str:
     """A cell; right is None for the one that names its line."""
     if right is None:
         return f'<th scope="row">{inline(text)}</th>'
-    shown = re.sub(r" (± [\d.]+)", r' <span class="spread">\1</span>', inline(text))
+    shown = SPREAD.sub(r' <span class="spread">\1</span>', inline(text))
     return f"<td{_class('number' if right else '')}>{shown}</td>"
 
 
