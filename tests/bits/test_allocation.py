@@ -176,7 +176,6 @@ def test_a_sweep_of_budgets_measures_once(problem):
     asked = []
     counted = dataclasses.replace(
         problem,
-        fingerprint=lambda: "these weights and images",
         second_moments=lambda: asked.append("moments") or problem.second_moments(),
         fisher_traces=lambda num_probes: asked.append("fisher") or problem.fisher_traces(num_probes),
     )

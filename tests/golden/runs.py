@@ -23,6 +23,7 @@ W3, W4A8 = ("bits=uniform", "bits.bit_width=3"), ("activation=mse", "bits=unifor
 SMALL_NET = "model=mobilenetv2_050"
 RUNS = {
     "nearest": ("quantizer=nearest", *W3),
+    "nearest_calibrated": ("quantizer=nearest_calibrated", *W3),
     "stochastic": ("quantizer=stochastic", *W3),
     "gptq": ("quantizer=gptq", *W3),
     "coordinate_descent": ("quantizer=coordinate_descent", *W3),

@@ -10,6 +10,13 @@ def test_every_run_is_kept():
     assert list(GOLDEN["runs"]) == list(RUNS)
 
 
+def test_nearest_means_one_thing():
+    """What every run compares itself with is what quantizer=nearest gives, to the bit."""
+    run = GOLDEN["runs"]["nearest"]
+    assert run["nearest/sqnr_db"] == run["quantized/sqnr_db"]
+    assert len({each["nearest/sqnr_db"] for name, each in GOLDEN["runs"].items() if name in ("gptq", "adaround")}) == 1
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_a_run_gives_what_it_gave(name, tmp_path):
     kept, found = GOLDEN["runs"][name], outcome(name, tmp_path)

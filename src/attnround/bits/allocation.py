@@ -12,7 +12,6 @@ from attnround.quantization.pins import pinned_bits
 
 FLOAT_BITS = 32
 T = TypeVar("T")
-_ANSWERS: dict[tuple[str, object], object] = {}
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class Problem:
     """The layers of a model in execution order, and what else an allocator may ask; what costs time is a function.
 
     observer: the search for a weight's scale; other_bits: what the model stores besides its quantized layers;
-    sums: names of the layers that feed one residual sum; fingerprint: of all that the answers below depend on;
+    sums: names of the layers that feed one residual sum; answers: what was asked before of this problem;
     second_moments: layer name -> covariance of its inputs in the float model [G, n, n], G groups of n inputs;
     fisher_traces: layer name -> trace of the Fisher information of its weight, from a number of probes;
     logit_noise: of the float model with this weight for this layer's, mean square, relative to the logits' variance;
@@ -66,20 +65,17 @@ class Problem:
     observer: ClipSearch = field(default_factory=ClipSearch)
     other_bits: int = 0
     sums: Callable[[], Sequence[Sequence[str]]] = tuple
-    fingerprint: Callable[[], str] | None = None
+    answers: dict[object, object] = field(default_factory=dict)
     second_moments: Callable[[], dict[str, Tensor]] | None = None
     fisher_traces: Callable[[int], dict[str, float]] | None = None
     logit_noise: Callable[[str, Tensor], float] | None = None
     agreement: Callable[[Allocation], float] | None = None
 
     def remembered(self, what: object, compute: Callable[[], T]) -> T:
-        """What `compute` gives, once for all problems of this fingerprint in this process: a sweep asks again."""
-        if self.fingerprint is None:
-            return compute()
-        key = (self.fingerprint(), what)
-        if key not in _ANSWERS:
-            _ANSWERS[key] = compute()
-        return _ANSWERS[key]
+        """What `compute` gives, once a problem: who tries several budgets asks again."""
+        if what not in self.answers:
+            self.answers[what] = compute()
+        return self.answers[what]
 
 
 class Allocator(ABC):

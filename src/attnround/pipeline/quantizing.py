@@ -23,7 +23,6 @@ from attnround.pipeline.stages import prepare, round_weights, start
 from attnround.qat import Lsq, NoTraining, Tuned, finetune
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
-from attnround.quantization.storage import state_digest
 from attnround.reconstruction import Reconstruction, UnitReport, activation_columns, reconstruct
 from attnround.results.pictures.run import draw_layers, draw_losses, draw_moved, draw_trials
 from attnround.results.record import Run, peak_mib, write_atomically
@@ -33,8 +32,6 @@ from attnround.trainer import TrainerSettings
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 8  # outputs: of FP32 and nearest with every seed of a table
-_OUTPUTS: dict[tuple[str, ...], Outputs] = {}
 # the groups whose options tell one run from another
 COMPARED = ("model", "quantizer", "bits", "activation", "reconstruction", "qat", "experiment")
 
@@ -71,8 +68,8 @@ def quantize(
         begin = start(subject, bits, activation, reconstruction, trainer, reconstructed, run)
         student, allocation = begin.student, begin.allocation
         rounded = copy.deepcopy(student) if labelled and qat.start == "fp32" else student
-        reference = outputs_of(teacher, data, trainer, "fp32", run)
-        nearest = outputs_of(student, data, trainer, "nearest", run)
+        reference = evaluate(teacher, data, trainer, "fp32")
+        nearest = evaluate(student, data, trainer, "nearest")
         say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
         reports, reconstruction_s = round_weights(subject, student, quantizer, reconstruction, trainer, loggers, run)
         quantized = evaluate(student, data, trainer, method)
@@ -130,21 +127,11 @@ def quantize(
         files = [run.output_dir / name for name in (deployed["file"], "model_card.md", "record.json")]
         publish(loggers, metrics, rows, pictures, files)
     log.info("\n%s\n", comparison(method, metrics, run.choices["qat"]))
-    written = ["record.json", "allocation.json", "model_card.md", deployed["file"], "layers.csv", "reconstruction.pt"]
+    written = ["record.json", "allocation.json", "model_card.md", deployed["file"], "layers.csv"]
+    written += ["reconstruction.pt"] if (run.output_dir / "reconstruction.pt").exists() else []
     written += [picture.name for picture in pictures] + (["qat.csv", "qat/"] if labelled else [])
     say("record", f"{run.output_dir}: {', '.join(written)}")
     return metrics
-
-
-def outputs_of(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: str, run: Run) -> Outputs:
-    """Evaluate a model that many runs of one process share, such as the float one, once."""
-    groups = ("model", "data", "activation", "trainer")
-    key = (state_digest(model.state_dict()), *(repr(run.config[group]) for group in groups))
-    if key not in _OUTPUTS:
-        _OUTPUTS[key] = evaluate(model, data, trainer, name)
-        if len(_OUTPUTS) > REMEMBERED:
-            del _OUTPUTS[next(iter(_OUTPUTS))]
-    return _OUTPUTS[key]
 
 
 def deploy(student: nn.Module, run: Run, about: dict) -> dict[str, object]:

@@ -188,7 +188,7 @@ class BlockUnit(UnitWork):
                 layer.scale.mul_(factor)
             layer.bake(self.roundings[key].decide())
         error = self._held_out_error()
-        kept = self.quantizer.data_free or error <= self.start_error
+        kept = error <= self.start_error
         if not kept:
             for key, layer in self.layers.items():
                 restore_layer(layer, self.before[key])

@@ -132,16 +132,13 @@ class LayerUnit(UnitWork):
         factor = self.objective.best_factor(levels) if self.settings.refit_scale else self.rounding.gain()
         scale = self.layer.scale if factor is None else self.layer.scale * factor
         start_error, error = self._error(self.nearest, self.layer.scale), self._error(levels, scale)
-        kept = self.quantizer.data_free or error <= start_error  # what asks nothing of the data isn't judged by it
+        kept = error <= start_error
         if kept:
             self.layer.scale.copy_(scale)
         else:
             levels, scale = self.nearest, self.layer.scale
-        bias = None
-        if not self.quantizer.data_free:
-            rows = [self._rows(each) for each in (self.float_layer.weight, self._dequantized(levels, scale))]
-            bias = corrected_bias(self.layer.layer.bias, *rows, self.moments)
-        self.layer.bake(levels, bias)
+        rows = [self._rows(each) for each in (self.float_layer.weight, self._dequantized(levels, scale))]
+        self.layer.bake(levels, corrected_bias(self.layer.layer.bias, *rows, self.moments))
         return UnitReport(
             name=self.name,
             objective="layer",

@@ -15,6 +15,7 @@ from attnround.graph.trace import executor, graph_of
 from attnround.progress import ReconstructionBar
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction.checkpoint import Checkpoint
+from attnround.reconstruction.data_free import round_data_free
 from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
 from attnround.reconstruction.report import UnitReport
 from attnround.reconstruction.walk import Walk
@@ -154,6 +155,8 @@ def reconstruct(
     checkpoint, where it went on from one).
     """
     start = time.perf_counter()
+    if quantizer.data_free:
+        return round_data_free(teacher, student, quantizer, seed), time.perf_counter() - start
     autocast = trainer.precision.startswith("bf16")
     module = ReconstructionModule(teacher, student, images, quantizer, settings, seed, checkpoint, autocast)
     if module.num_bursts:

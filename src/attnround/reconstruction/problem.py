@@ -10,7 +10,7 @@ from attnround.graph.costs import count_macs, residual_groups
 from attnround.graph.layers import find_layers
 from attnround.quantization.layers import float_state
 from attnround.quantization.observer import ClipSearch
-from attnround.quantization.storage import float_bytes, state_digest
+from attnround.quantization.storage import float_bytes
 from attnround.reconstruction.sensitivity import fisher_traces, input_covariances, logit_noise, logits
 
 NUM_IMAGES = 256  # that measures look at: their ranks settle early
@@ -52,7 +52,6 @@ def bit_problem(
         observer=observer,
         other_bits=8 * float_bytes(others),
         sums=cache(lambda: residual_groups(model)),
-        fingerprint=cache(lambda: f"{state_digest(model.state_dict() | {'images': shown})} {observer} {seed}"),
         second_moments=cache(lambda: input_covariances(model, names, shown, seed)),
         fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),
         logit_noise=lambda name, weight: logit_noise(model, name, weight, shown, reference()),

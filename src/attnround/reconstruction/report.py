@@ -28,6 +28,7 @@ class LayerReport:
 class UnitReport:
     """A unit as baked: SQNR of its output in dB, on held-out calibration images, before and after.
 
+    objective: what its rounding was decided by; of `weights`, by a method that is free of data, SQNR is the weight's.
     Before: as the unit was started, rounded to nearest or by an earlier stage. The input is that of the model quantized
     so far; the reference the float model's output. kept: whether the result was better and thus taken; losses: what
     was learned on, in percent of the output's variance, a value a burst; seconds: captured, learned and baked.
@@ -46,6 +47,7 @@ class UnitReport:
         """A row for each layer, as plain values; a block's layers share what is the block's."""
         shared = {
             "unit": self.name,
+            "objective": self.objective,
             "start_sqnr_db": self.start_sqnr_db,
             "output_sqnr_db": self.sqnr_db,
             "kept": self.kept,

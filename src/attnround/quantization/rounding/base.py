@@ -83,7 +83,7 @@ class Quantizer(ABC):
     """Hyper-parameters of a rounding method, and the start of it for each weight.
 
     num_steps: iterations per unit, 0 where nothing is learned; lr: Adam's rate;
-    data_free: the method asks nothing of the data, so that the bias is left as it is too;
+    data_free: the method asks nothing of the data: scales and biases stay as they are, and its objective is None;
     layer_only: the method reads a `Quadratic` objective, which only the layer objective is.
     """
 

@@ -1,7 +1,6 @@
-"""Rounding to nearest: the baseline that asks nothing of the data."""
+"""Rounding to nearest: the baseline that asks nothing of the data, or no more than what it gives in closed form."""
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Generator, Tensor
 
@@ -11,9 +10,16 @@ from attnround.quantization.rounding.base import Decided, Objective, Quantizer, 
 
 @dataclass(frozen=True)
 class Nearest(Quantizer):
-    """q = clip(round(u)), a point mass."""
+    """q = clip(round(u)), a point mass.
 
-    data_free: ClassVar[bool] = True
+    calibrated: on scales that the objective finds from the calibration images, and with biases corrected by them.
+    """
+
+    calibrated: bool = False
+
+    @property
+    def data_free(self) -> bool:
+        return not self.calibrated
 
     def start(
         self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0

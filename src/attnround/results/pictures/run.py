@@ -41,7 +41,8 @@ def draw_layers(rows: Sequence[dict], path: Path, title: str) -> None:
             unit = list(unit)
             bottom.plot(unit, [values[place] for place in unit], style, color=colour, markersize=5, label=label)
             label = None
-    bottom.set(ylabel="unit output SQNR, held out, dB")
+    data_free = rows[0].get("objective") == "weights"
+    bottom.set(ylabel="weight SQNR, dB" if data_free else "unit output SQNR, held out, dB")
     _name(bottom, rows)
     figure.legend(*bottom.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     save(figure, path)

@@ -1,0 +1,25 @@
+"""Rounding by methods that ask nothing of the data: no image is carried, no moment gathered."""
+
+import torch
+
+from attnround.graph import Captured, find_layers
+from attnround.quantization.grid import dequantize, per_channel, quantize, steps
+from attnround.quantization.observer import sqnr_db
+from attnround.quantization.rounding import Quantizer
+from attnround.reconstruction.report import UnitReport, report_layer
+
+
+@torch.no_grad()
+def round_data_free(teacher: Captured, student: Captured, quantizer: Quantizer, seed: int) -> list[UnitReport]:
+    """Round the student's layers in place, on the scales that they have; a report for each, of its weight's SQNR."""
+    reports = []
+    for index, (name, weight) in enumerate((layer.name, layer.weight) for layer in find_layers(teacher)):
+        layer = student.get_submodule(name)
+        nearest = quantize(weight, layer.scale, layer.zero_point, layer.grid)
+        u = steps(weight, layer.scale, layer.zero_point)
+        generator = torch.Generator(u.device).manual_seed(seed + index)
+        layer.bake(quantizer.start(u, layer.grid, None, generator, per_channel(layer.zero_point, u)).decide())
+        report = report_layer(name, layer, weight, nearest)
+        start = sqnr_db(weight, dequantize(nearest, layer.scale, layer.zero_point))
+        reports.append(UnitReport(name, "weights", [report], start, report.weight_sqnr_db, kept=True, losses=[]))
+    return reports
