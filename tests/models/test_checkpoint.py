@@ -110,7 +110,7 @@ def test_the_weights_come_out_of_any_wrapping_to_the_bit(tmp_path, state, wrappi
     wrap, said = WRAPPINGS[wrapping]
     model = build(saved(wrap(state), tmp_path / "it.ckpt"))
     assert_is(model, state)
-    assert model.weights == said
+    assert model.weights_from == said
 
 
 def test_a_file_of_the_old_format_and_a_prefixed_safetensors(tmp_path, state):
@@ -119,7 +119,7 @@ def test_a_file_of_the_old_format_and_a_prefixed_safetensors(tmp_path, state):
     assert_is(build(tmp_path / "old.pth"), state)
     model = build(tmp_path / "new.safetensors")
     assert_is(model, state)
-    assert model.weights == "new.safetensors under module."
+    assert model.weights_from == "new.safetensors under module."
 
 
 def test_batch_counts_may_be_missing_under_a_prefix(tmp_path, state):
@@ -132,10 +132,10 @@ def test_averaged_weights_come_first_and_the_key_takes_the_others(tmp_path, stat
     path = saved({last: state, averaged: other}, tmp_path / "ema.pth.tar")
     model = build(path)
     assert_is(model, other)
-    assert model.weights == f"{averaged} of ema.pth.tar (also there: {last}; model.weights_key= chooses)"
+    assert model.weights_from == f"{averaged} of ema.pth.tar (also there: {last}; model.weights_key= chooses)"
     model = build(path, weights_key=last)
     assert_is(model, state)
-    assert model.weights == f"{last} of ema.pth.tar (also there: {averaged}; model.weights_key= chooses)"
+    assert model.weights_from == f"{last} of ema.pth.tar (also there: {averaged}; model.weights_key= chooses)"
 
 
 def test_an_unknown_key_names_those_that_are_there(tmp_path, state, other):
@@ -157,7 +157,7 @@ def test_of_student_and_teacher_the_key_decides(tmp_path, state, other):
         build(path)
     model = build(path, weights_key="state_dict.student")
     assert_is(model, state)
-    assert model.weights == (
+    assert model.weights_from == (
         f"state_dict of two.ckpt under student., {len(other)} other tensors left out "
         "(also there: state_dict.teacher.model; model.weights_key= chooses)"
     )
@@ -258,4 +258,4 @@ def test_a_file_without_a_state_dict(tmp_path, content):
 
 
 def test_no_checkpoint_is_said_too():
-    assert TimmModel(NAME, random_init=True).build().weights == "random"
+    assert TimmModel(NAME, random_init=True).build().weights_from == "random"

@@ -31,7 +31,7 @@ METHODS = {
     aten.sym_size.int: "size",
 }  # fmt: skip
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
-KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights")
+KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
 
 class Captured(nn.Module):

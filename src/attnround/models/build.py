@@ -41,7 +41,7 @@ class TimmModel:
     def build(self) -> nn.Module:
         """The model in eval mode, with attributes `preprocessing` (timm's data config), `num_classes` and `licence`.
 
-        Its attribute `weights` is a phrase that says which were taken, such as "state_dict of last.ckpt under model.".
+        Its attribute `weights_from` says which weights were taken, such as "state_dict of last.ckpt under model.".
         Raises InputError for an unknown name or argument, for no weights, and for a checkpoint that does not fit.
         """
         self._check_name()
@@ -69,9 +69,9 @@ class TimmModel:
         if self.small_image_stem:
             replace_stem(model)
         if sets is not None:
-            model.weights = load(model, sets, self.checkpoint, self.weights_key)
+            model.weights_from = load(model, sets, self.checkpoint, self.weights_key)
         else:
-            model.weights = "timm's pretrained" if self.pretrained else "random"
+            model.weights_from = "timm's pretrained" if self.pretrained else "random"
         model.preprocessing = self._preprocessing_of(model)
         own = model.pretrained_cfg.get("license") if self.pretrained and sets is None else None
         model.licence = self.licence or own

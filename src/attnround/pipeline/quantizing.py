@@ -109,7 +109,7 @@ def quantize(
         run.write_record(
             metrics,
             device=trainer.device_name,
-            weights=teacher.weights,
+            weights=teacher.weights_from,
             num_threads=torch.get_num_threads(),
             calibration=subject.calibration.provenance(),
             allocation={key: value for key, value in dataclasses.asdict(allocation).items() if key != "score"},

@@ -63,7 +63,7 @@ def prepare(model: TimmModel, data: ImageData) -> Subject:
     """Build and fold the float model, and draw its calibration images."""
     teacher = captured(model.build())
     say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
-    say("weights", teacher.weights)
+    say("weights", teacher.weights_from)
     data.match(teacher.preprocessing, teacher.num_classes)
     calibration = data.calibration()
     skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
