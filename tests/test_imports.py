@@ -28,8 +28,12 @@ MAY_IMPORT = {
     "deploy": {"evaluation", "graph", "models", "quantization", "results"},
     "checks": {"data", "deploy", "evaluation", "progress", "results", "trainer"},
     "export": {"checks", "data", "deploy", "results"},
+    "api": {
+        "bits", "data", "deploy", "evaluation", "graph", "models", "progress", "quantization", "reconstruction",
+        "results", "trainer",
+    },
     "pipeline": {
-        "bits", "data", "deploy", "evaluation", "graph", "logs", "models", "progress", "qat", "quantization",
+        "api", "bits", "data", "deploy", "evaluation", "graph", "logs", "models", "progress", "qat", "quantization",
         "reconstruction", "results", "trainer", "training",
     },
 }  # fmt: skip

@@ -1,18 +1,35 @@
 """Progress bars. Where the output is not a terminal there is no bar, only what the stages print."""
 
+import contextlib
 import logging
 import sys
+from collections.abc import Iterator
+from contextvars import ContextVar
 
 import pytorch_lightning as pl
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 log = logging.getLogger(__name__)
 
 
+_SILENT = ContextVar("silent", default=False)
+
+
+@contextlib.contextmanager
+def silent(quiet: bool = True) -> Iterator[None]:
+    """Within, no bar is shown."""
+    token = _SILENT.set(quiet)
+    try:
+        yield
+    finally:
+        _SILENT.reset(token)
+
+
 def bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
-    """A bar on standard error that goes when it is done; silent unless that is a terminal."""
-    silent = not (shown and sys.stderr.isatty())
-    return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=silent)
+    """A bar that goes when it is done, on standard error or in a notebook; silent where that is neither."""
+    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    hidden = _SILENT.get() or not (shown and seen)
+    return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=hidden)
 
 
 class EvaluationBar(pl.Callback):

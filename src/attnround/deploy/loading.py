@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from attnround.deploy.file import Content, StoredLayer, read
 from attnround.deploy.program import load_program
 from attnround.deploy.runtime import load_onnx
+from attnround.deploy.seal import preprocessing_of
 from attnround.errors import InputError, listed
-from attnround.graph import captured, fold_batch_norms
-from attnround.graph.trace import QUANTIZABLE
+from attnround.graph import QUANTIZABLE, Captured, capture, captured, fold_batch_norms
 from attnround.models import TimmModel
 from attnround.quantization.layers import QuantizedLayer, float_state
 from attnround.quantization.storage import state_digest
@@ -21,35 +21,60 @@ ARCHITECTURE = {"name", "num_classes", "small_image_stem", "arguments", "preproc
 READS_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}  # timm's
 
 
-def load(path: str | Path) -> nn.Module:
+Factory = Callable[[], nn.Module]
+
+
+def load(path: str | Path, model: nn.Module | Factory | None = None) -> Captured:
     """The model of a file in eval mode, with `preprocessing`, `num_classes` and `about`; its logits are those saved.
 
-    Raises InputError as `read` does, and where this timm builds another model than the one that was saved.
+    model: the float module, or what makes it, where the file is of the caller's own one; its weights are not looked at.
+    Raises InputError as `read` does, and where the model, or what this timm builds, is another than the one saved.
     """
-    return build(read(path), str(path))
+    return build(read(path), str(path), model)
 
 
 @torch.no_grad()
-def build(content: Content, source: str) -> nn.Module:
+def build(content: Content, source: str, own: nn.Module | Factory | None = None) -> Captured:
     """The model: built as the float one was, its batch norms folded, its layers swapped for the stored ones."""
+    model = _timm_model(content, source) if own is None else _own_model(own, content.about, source)
+    fold_batch_norms(model)
+    for stored in content.layers:
+        _swap(model, stored, source, content.about)
+    held = float_state(model)
+    differing = [key for key in held.keys() | content.floats.keys() if _shape(held, key) != _shape(content.floats, key)]
+    if differing:
+        raise _another_model(source, content.about, listed(sorted(differing)))
+    for key, value in content.floats.items():
+        held[key].copy_(value)
+    model.about = content.about
+    return model.eval()
+
+
+def _own_model(own: nn.Module | Factory, about: dict, source: str) -> Captured:
+    net = own if isinstance(own, nn.Module) else own()
+    if not isinstance(net, nn.Module):
+        raise InputError(
+            f"{source}: model gives a {type(net).__name__}: give an nn.Module or a function that makes one"
+        )
+    preprocessing = preprocessing_of(about)
+    model = capture(net, torch.zeros(1, *preprocessing["input_size"]))
+    model.preprocessing = preprocessing
+    return model
+
+
+def _timm_model(content: Content, source: str) -> Captured:
     architecture = content.about["model"]
+    if "module" in architecture:
+        raise InputError(
+            f"{source} is of a module that timm has not, {architecture['module']}: give model=<that module, or a "
+            "function that makes it> to attnround.load"
+        )
     if set(architecture) != ARCHITECTURE or ":" in architecture["name"] or READS_FILES & set(architecture["arguments"]):
         raise InputError(f"{source}: its model asks for other files than itself ({architecture}): refused")
     blueprint = TimmModel(**architecture, random_init=True)
     _check_size(blueprint, content, source)
     with torch.random.fork_rng(devices=[]):  # the weights that timm draws are overwritten
-        model = captured(blueprint.build())
-    fold_batch_norms(model)
-    for stored in content.layers:
-        _swap(model, stored, source, content.about)
-    own = float_state(model)
-    differing = [key for key in own.keys() | content.floats.keys() if _shape(own, key) != _shape(content.floats, key)]
-    if differing:
-        raise _another_model(source, content.about, listed(sorted(differing)))
-    for key, value in content.floats.items():
-        own[key].copy_(value)
-    model.about = content.about
-    return model.eval()
+        return captured(blueprint.build())
 
 
 def _check_size(blueprint: TimmModel, content: Content, source: str) -> None:
@@ -81,6 +106,8 @@ def _shape(state: dict[str, Tensor], key: str) -> torch.Size | None:
 
 
 def _another_model(source: str, about: dict, what: str) -> InputError:
+    if "module" in about["model"]:
+        return InputError(f"{source} is of {about['model']['module']}, and the model given differs in {what}")
     return InputError(
         f"{source} was saved with timm {about['versions']['timm']}; timm {version('timm')} builds "
         f"{about['model']['name']} otherwise ({what}): install that version"

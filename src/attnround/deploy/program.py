@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from attnround.deploy.seal import check_seal, describe, read_about, read_bytes, seal
+from attnround.deploy.seal import check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 from attnround.quantization.grid import dequantize
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
@@ -74,8 +74,8 @@ class Program(nn.Module):
     def __init__(self, program: torch.export.ExportedProgram, about: dict):
         super().__init__()
         self.about = about
-        self.preprocessing = about["model"]["preprocessing"]
-        self.num_classes = about["model"]["num_classes"]
+        self.preprocessing = preprocessing_of(about)
+        self.num_classes = about["model"].get("num_classes")
         self.module = program.module()
 
     def forward(self, images: Tensor) -> Tensor:

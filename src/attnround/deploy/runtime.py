@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.deploy.qdq import NARROW, OLDEST, packed, storage_bits
-from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
+from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 
 GIVE = "the quantized.onnx that src/export.py writes"
@@ -97,8 +97,8 @@ class OnnxModel(nn.Module):
     def __init__(self, raw: bytes, about: dict, source: str, settings: dict[str, str] = AS_WRITTEN):
         super().__init__()
         self.about = about
-        self.preprocessing = about["model"]["preprocessing"]
-        self.num_classes = about["model"]["num_classes"]
+        self.preprocessing = preprocessing_of(about)
+        self.num_classes = about["model"].get("num_classes")
         self.session = session(raw, source, settings)
 
     def forward(self, images: Tensor) -> Tensor:

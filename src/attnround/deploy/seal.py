@@ -22,6 +22,12 @@ def describe(about: dict) -> str:
     return json.dumps({"format": FORMAT, "sha256": NO_DIGEST, **about}, separators=(",", ":"))
 
 
+def preprocessing_of(about: dict) -> dict:
+    """timm's data config of a file's model; of the caller's own module the shape of its images alone."""
+    model = about["model"]
+    return model["preprocessing"] if "preprocessing" in model else {"input_size": model["input_size"]}
+
+
 def seal(raw: bytes) -> tuple[bytes, str]:
     """The file with its sha256 in place of the zeros, and that sha256."""
     digest = hashlib.sha256(raw).hexdigest()

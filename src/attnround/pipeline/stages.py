@@ -1,25 +1,21 @@
 """What the float model is prepared with, how its bits are found, and how it is rounded: each stage says its line."""
 
-import copy
-import dataclasses
 import logging
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from attnround.bits import Allocation, Allocator, Layer, allocation_json
+from attnround import api
+from attnround.api import Start
+from attnround.bits import Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
 from attnround.errors import InputError, listed
-from attnround.evaluation import agreement, logits
-from attnround.graph import QUANTIZABLE, captured, fold_batch_norms, normed_layers, swap_layers
+from attnround.graph import QUANTIZABLE, captured, fold_batch_norms, normed_layers
 from attnround.logs import say
 from attnround.models import TimmModel
-from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.observer import sqnr_db
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
@@ -27,9 +23,6 @@ from attnround.reconstruction import (
     Checkpoint,
     Reconstruction,
     UnitReport,
-    attach_activations,
-    bit_problem,
-    calibrate_activations,
     reconstruct,
 )
 from attnround.results.record import Run, write_atomically
@@ -97,26 +90,6 @@ def fold(model: nn.Module, probes: Tensor) -> list[str]:
     return normed
 
 
-@dataclass(frozen=True)
-class Start:
-    """The student rounded to nearest, and how it came to its bits.
-
-    activations: layer name -> the quantizer of its input; allocation_s, scales_s: seconds for the bits, and for the
-    scales of weights and inputs.
-    """
-
-    student: nn.Module
-    layers: Sequence[Layer]
-    allocation: Allocation
-    activations: dict[str, ActivationQuantizer]
-    allocation_s: float
-    scales_s: float
-
-    @property
-    def mean_bits(self) -> float:
-        return self.allocation.mean_bits(self.layers)
-
-
 def start(
     subject: Subject,
     bits: Allocator,
@@ -126,45 +99,23 @@ def start(
     reconstructed: Callable[[nn.Module], object],
     run: Run,
 ) -> Start:
-    """Find the scales of the inputs, the bits of the weights and their scales; write allocation.json.
+    """As the library's `start`; write allocation.json.
 
     reconstructed: rounds a student as the run does, for allocators that try what they allocate.
     """
-    teacher, images, clock = subject.teacher, subject.images, time.perf_counter()
     device = trainer.make().strategy.root_device
-    activations = calibrate_activations(teacher, images, activation, reconstruction.batch_size, device)
-    input_bits = {name: each.bit_width for name, each in activations.items()}
-    scales_s = time.perf_counter() - clock
-
-    def student_of(allocation: Allocation) -> nn.Module:
-        student = swap_layers(teacher, allocation.bit_width, reconstruction.observer)
-        attach_activations(student, copy.deepcopy(activations))
-        return student
-
-    reference = cache(lambda: logits(teacher, images))
-
-    def agreement_of(allocation: Allocation) -> float:
-        student = student_of(allocation)
-        reconstructed(student)
-        return agreement(reference(), logits(student, images))
-
-    clock = time.perf_counter()
-    seed = run.config["seed"]
-    problem = bit_problem(teacher, images, reconstruction.observer, input_bits, subject.unfolded, seed)
-    allocation = bits.allocate(dataclasses.replace(problem, agreement=agreement_of))
-    allocation_s = time.perf_counter() - clock
-    write_atomically(run.output_dir / "allocation.json", allocation_json(allocation, problem.layers))
-    clock = time.perf_counter()
-    student = student_of(allocation)
-    scales_s += time.perf_counter() - clock
-    warn_of_lost(student, problem.layers)
-
-    found = Start(student, problem.layers, allocation, activations, allocation_s, scales_s)
+    found = api.start(
+        subject.teacher, subject.images, subject.unfolded, bits, activation, reconstruction, device,
+        run.config["seed"], reconstructed,
+    )  # fmt: skip
+    allocation = found.allocation
+    write_atomically(run.output_dir / "allocation.json", allocation_json(allocation, found.layers))
+    warn_of_lost(found.student, found.layers)
     basis = f" by {allocation.convention}" if allocation.convention else ""
-    say("bits", f"{run.choices['bits']}, {found.mean_bits:.3f} a weight over {len(problem.layers)} layers{basis}")
-    say("bits", f"found in {allocation_s:.1f} s{allocation.budget and f'; {allocation.budget}'}")
-    inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if activations else ""
-    say("scales", f"found in {scales_s:.1f} s{inputs}")
+    say("bits", f"{run.choices['bits']}, {found.mean_bits:.3f} a weight over {len(found.layers)} layers{basis}")
+    say("bits", f"found in {found.allocation_s:.1f} s{allocation.budget and f'; {allocation.budget}'}")
+    inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if found.activations else ""
+    say("scales", f"found in {found.scales_s:.1f} s{inputs}")
     return found
 
 

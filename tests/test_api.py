@@ -1,0 +1,216 @@
+"""The library as people meet it: `attnround.quantize`, what it gives, and what it leaves alone."""
+
+import copy
+import runpy
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+import attnround
+from attnround.api import ALLOCATORS, ENDS, RECONSTRUCTIONS, ROUNDINGS
+from attnround.data import FashionMNIST
+from attnround.deploy import fingerprint
+from attnround.errors import InputError
+from attnround.models import TimmModel
+from attnround.quantization.ranges import Mse
+from attnround.quantization.rounding import AttentionRound
+from tests.conftest import ROOT, Residual, same_state
+from tests.golden.runs import outcome
+
+SIDE = 16
+
+
+class Own(Residual):
+    """A reader's own: dropout, a frozen stem, a module that is never called."""
+
+    def __init__(self, num_classes: int = 5):
+        super().__init__(num_classes=num_classes)
+        self.drop, self.spare = nn.Dropout(0.5), nn.Linear(3, 3)
+        self.stem.weight.requires_grad_(False)
+
+    def forward(self, x, scale=1.0):
+        return self.drop(super().forward(x)) * scale
+
+
+@pytest.fixture
+def own() -> Own:
+    torch.manual_seed(0)
+    return Own()
+
+
+@pytest.fixture
+def images() -> torch.Tensor:
+    return torch.randn(48, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+
+
+def quick(model, images=None, **options):
+    return attnround.quantize(model, images, **{"rounding": "gptq", "progress": False} | options)
+
+
+def test_the_same_numbers_as_the_entry_to_the_bit(tmp_path):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        config = compose("train", [f"paths.root={ROOT}"])
+    model = instantiate(config.model, _convert_="all")
+    data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), num_calibration=64)
+    net = model.build()
+    data.match(net.preprocessing, net.num_classes)
+    settings = RECONSTRUCTIONS["layer"](burst=10)
+    found = attnround.quantize(
+        model, data.calibration().images, bits=3, rounding=AttentionRound(num_steps=20), reconstruction=settings,
+        progress=False,
+    )  # fmt: skip
+    assert fingerprint(found.model) == outcome("attention_round", tmp_path)["fingerprint"]
+
+
+@pytest.mark.parametrize(
+    ("group", "words"), [("quantizer", ROUNDINGS), ("bits", ALLOCATORS), ("reconstruction", RECONSTRUCTIONS)]
+)
+def test_words_stand_for_the_options_of_the_command_line(group, words):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for name, make in words.items():
+            option = instantiate(compose("train", [f"{group}={name}"])[group], _convert_="all")
+            made = make()
+            if group == "bits":  # lists there, tuples here
+                option, made = ({**vars(each), "candidates": 0, "groups": 0} for each in (option, made))
+            assert option == made, name
+        assert instantiate(compose("train", ["activation=mse"]).activation, _convert_="all") == Mse(8, pinned=ENDS)
+
+
+def test_the_callers_model_and_generator_stay_as_they_are(own, images):
+    own.train()
+    own.head.register_forward_hook(lambda *_: None)
+    before, flags = copy.deepcopy(own), [p.requires_grad for p in own.parameters()]
+    state = torch.get_rng_state()
+    quick(own, images, activation=8)
+    assert same_state(own, before)
+    assert flags == [p.requires_grad for p in own.parameters()]
+    assert all(module.training for module in own.modules())
+    assert own.act.inplace
+    assert len(own.head._forward_hooks) == 1
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_comes_out_follows_the_float_model_and_reports_its_layers(own, images):
+    found = quick(own, images)
+    with torch.no_grad():
+        expected = own.eval()(images)
+        assert (found.model(images) - expected).abs().max() < 0.5 * expected.std()
+        assert torch.equal(found(images), found.model(images))
+    assert [(row["name"], row["bits"]) for row in found.report] == [
+        ("stem", 8), ("depthwise", 4), ("grouped", 4), ("head", 8),
+    ]  # fmt: skip
+    assert "grouped" in str(found.report)
+    assert f"{found.report.sqnr_db:.2f} dB" in str(found.report)
+    assert len(found.report.dataframe()) == 4 if _has_pandas() else True
+
+
+def _has_pandas() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("pandas") is not None
+
+
+def forms(images):
+    labels = torch.zeros(len(images)).long()
+    yield "tensor", images, None
+    yield "dataset", TensorDataset(images, labels), None
+    yield "loader", DataLoader(TensorDataset(images, labels), 7), None
+    yield "batches", [images[:20], images[20:]], None
+    yield "dictionaries", [{"pixel_values": images[:20], "labels": 0}, {"pixel_values": images[20:], "labels": 1}], None
+    yield "anything", [(0, (images,))], lambda batch: batch[1][0]
+
+
+@pytest.mark.parametrize("form", range(6))
+def test_images_in_every_form_are_the_same_images(own, images, form):
+    _, given, images_of = list(forms(images))[form]
+    assert same_state(quick(own, given, images_of=images_of).model, quick(own, images).model)
+
+
+def test_no_more_images_are_read_than_asked_for(own, images):
+    def endless():
+        while True:
+            yield images[:10]
+
+    assert len(quick(own, endless(), num_images=25).images) == 25
+
+
+def test_several_settings_of_one_prepared_model(own, images):
+    prepared = attnround.Prepared(own, images)
+    before = copy.deepcopy(prepared.teacher)
+    found = [quick(prepared, bits=bits) for bits in (3, attnround.bits.Mixed(budget=5, pinned=ENDS))]
+    assert same_state(found[0].model, quick(own, images, bits=3).model)
+    assert same_state(prepared.teacher, before)
+
+
+@pytest.mark.parametrize("activation", [None, 8])
+def test_saved_loaded_exported_and_verified(own, images, tmp_path, activation):
+    found = quick(own, images, activation=activation)
+    found.save(tmp_path / "own.safetensors")
+    for model in (Own, Own(), lambda: Own()):
+        again = attnround.load(tmp_path / "own.safetensors", model=model)
+        assert torch.equal(again(images), found.model(images))
+    assert found.export(tmp_path / "own.onnx") >= 99.9
+    assert found.export(tmp_path / "own.pt2") == 100
+    assert not found.verify().faults
+    with pytest.raises(InputError, match=r"own\.safetensors is of a module that timm has not, .*Own: give model="):
+        attnround.load(tmp_path / "own.safetensors")
+    with pytest.raises(InputError, match=r"the model given differs in head"):
+        attnround.load(tmp_path / "own.safetensors", model=lambda: Own(num_classes=6))
+    with pytest.raises(InputError, match=r"\.tflite is of no kind that is exported"):
+        found.export(tmp_path / "own.tflite")
+
+
+def test_timms_models_load_without_a_module(images, tmp_path):
+    settings = TimmModel("test_resnet", random_init=True, num_classes=4, preprocessing={"input_size": [3, 64, 64]})
+    shown = torch.randn(8, 3, 64, 64)
+    found = quick(settings, shown)
+    found.save(tmp_path / "it.safetensors")
+    assert torch.equal(attnround.load(tmp_path / "it.safetensors")(shown), found.model(shown))
+    with pytest.raises(InputError, match=r"images are \[3, 16, 16\], the model takes \[3, 64, 64\]"):
+        quick(settings, images)
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"rounding": "gptqq"}, r"rounding='gptqq': give gptq"),
+        ({"bits": "mixd"}, r"bits='mixd': give mixed"),
+        ({"bits": 9}, "bit width"),
+        ({"activation": "8"}, "activation='8': give a number of bits"),
+        ({"reconstruction": "layers"}, "reconstruction='layers': give layer"),
+        ({"images": None}, "images are a NoneType"),
+        ({"images": []}, "images gave no batch"),
+        ({"images": torch.zeros(4, dtype=torch.long)}, r"images are torch.int64 of shape \[4\]"),
+        ({"images": torch.zeros(2, 3, SIDE, SIDE, dtype=torch.uint8)}, "images are torch.uint8"),
+        ({"images": [{"a": torch.zeros(2), "b": 0}]}, "a batch is a dictionary of a, b, 0 of them images"),
+        ({"images": [torch.zeros(2, 3, 8, 8), torch.zeros(2, 3, 9, 9)]}, "different shapes"),
+        ({"images": torch.full((2, 3, SIDE, SIDE), torch.nan)}, "NaN"),
+        ({"model": "resnet18"}, "model is a str: give an nn.Module"),
+        ({"model": Branches()}, "Branches cannot be handled: torch.export cannot follow its forward"),
+    ],
+)
+def test_bad_input_is_one_line(own, images, change, fault):
+    options = {"model": own, "images": images} | change
+    with pytest.raises(InputError, match=fault) as caught:
+        quick(options.pop("model"), options.pop("images"), **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_quantized_model_is_not_quantized_again(own, images):
+    with pytest.raises(InputError, match="is quantized already"):
+        quick(quick(own, images).model, images)
+
+
+def test_the_quick_start_runs(tmp_path, capsys):
+    runpy.run_path(str(ROOT / "examples/quickstart.py"))["main"](tmp_path)
+    assert "stays float" in (said := capsys.readouterr().out) or "nothing else has weights" in said
+    assert (tmp_path / "net.onnx").exists()
