@@ -58,6 +58,9 @@ allocation-speed: $(STAMP) ## how long the bits of ResNet-50 take, into results/
 block-step: $(STAMP) ## what a step of block reconstruction costs against the bare float block, into results/block_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/block_step.py results/block_step.csv
 
+families: $(STAMP) ## one architecture of each of timm's files, from capture to a loaded file, into results/families.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py results/families.csv
+
 layer-step: $(STAMP) ## what a step of the layer objective costs against images and bits, into results/layer_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/layer_step.py results/layer_step.csv
 
@@ -83,6 +86,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv and all outputs
 	rm -rf .venv outputs downloads
 
-.PHONY: help setup run tables sweep report test lint format test-slow conventions tuning qat-tuning allocation-speed block-step \
+.PHONY: help setup run tables sweep report test lint format test-slow conventions tuning qat-tuning allocation-speed block-step families \
 	layer-step cost gpu-check checkpoints clean
 .DEFAULT_GOAL := help

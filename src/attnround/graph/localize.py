@@ -1,4 +1,4 @@
-"""Rewrite a traced graph so that its stretches need as little as possible from what ran before them.
+"""Rewrite a captured graph so that its stretches need as little as possible from what ran before them.
 
 A size that is read early and used late, or a parameter that is, would otherwise count as a value to carry along.
 """

@@ -45,7 +45,7 @@ def cut(
     example: Tensor,
     kinds: tuple[type[nn.Module], ...] = QUANTIZABLE,
 ) -> list[Unit]:
-    """The units of a traced model in execution order; every quantizable layer is in exactly one.
+    """The units of a captured model in execution order; every quantizable layer is in exactly one.
 
     granularity: `layer`, a layer with its activation; `block`, parts that need one value and give one; `network`.
     Blocks tile the graph: each starts with the value at which the one before it ends. example: an image [1, C, H, W]
