@@ -2,6 +2,8 @@
 
 import pytest
 
+from attnround.results.pictures.marks import HATCHES
+from attnround.results.pictures.run import COLOURS, MARKERS
 from attnround.results.row import read_rows
 from attnround.results.tables.grid import Grid, cells_of, read_grid, read_models
 from attnround.results.tables.write import texts
@@ -30,6 +32,7 @@ def test_a_committed_table_is_that_of_the_committed_rows(path):
     for suffix, text in texts(grid, cells).items():
         assert (RESULTS / f"{grid.name}.{suffix}").read_text() == text, f"{grid.name}.{suffix}: run make tables"
     for picture in grid.pictures:
+        assert len(grid.axes.get(picture.get("line"), ())) <= len(COLOURS) == len(MARKERS) == len(HATCHES)
         for suffix in ("png", "svg"):
             assert (RESULTS / f"{grid.name}_{picture['file']}.{suffix}").stat().st_size > 0
 

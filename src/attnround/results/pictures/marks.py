@@ -10,7 +10,7 @@ from matplotlib.transforms import Bbox
 from attnround.results.pictures.run import COLOURS, MARKERS
 
 STYLES = ("-", "--", "-.", (0, (1, 1)))
-HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++")
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "|||")
 
 
 @dataclass(frozen=True)
