@@ -3,9 +3,11 @@
 import copy
 
 import pytest
+import timm
 import torch
 
-from attnround.graph import find_layers, fold_batch_norms, swap_layers
+import attnround
+from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import AdaRound, AttentionRound
 from attnround.reconstruction import LayerReconstruction, reconstruct
@@ -30,3 +32,22 @@ def test_a_gpu_reconstructs_as_well_as_a_cpu(network, quantizer):
         with torch.no_grad():
             fidelity[accelerator] = sqnr_db(network(images), student.cpu()(images))
     assert fidelity["gpu"] > fidelity["cpu"] - 1
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit", "swin_tiny_patch4_window7_224", "tf_efficientnet_lite0"])
+@torch.no_grad()
+def test_a_captured_model_computes_on_a_gpu_what_it_does_on_a_cpu(name):
+    net = timm.create_model(name).eval()
+    images = torch.randn(3, *net.pretrained_cfg["input_size"])
+    model = capture(net, images[:1])
+    expected = model(images)
+    found = model.cuda()(images.cuda()).cpu()
+    assert (found - expected).abs().max() < 1e-2 * expected.abs().max()
+
+
+def test_the_library_computes_on_a_gpu(network):
+    images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    found = attnround.quantize(network, images, bits=3, activation=8, device="gpu", progress=False)
+    assert {each.device.type for each in found.model.state_dict().values()} == {"cpu"}
+    on_cpu = attnround.quantize(network, images, bits=3, activation=8, progress=False)
+    assert abs(found.report.sqnr_db - on_cpu.report.sqnr_db) < 1

@@ -74,8 +74,7 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
             program = torch.export.export(net, (torch.cat([image, image]),), dynamic_shapes=shapes, strict=False)
             program = program.run_decompositions({})
     except Exception as error:  # a forward that meets no values but shapes may fail in any way
-        why = f"torch.export cannot follow its forward ({reason(error)})"
-        raise InputError(f"{kind} cannot be handled: {why}") from error
+        raise InputError(f"{kind} cannot be handled: torch.export cannot follow its forward ({_why(error)})") from error
     outputs = [each for each in program.graph_signature.output_specs if each.kind is OutputKind.USER_OUTPUT]
     if len(outputs) != 1:
         raise InputError(f"{kind} cannot be handled: it gives {len(outputs)} values, only one tensor is taken")
@@ -84,6 +83,15 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
         if hasattr(model, name):
             setattr(captured, name, copy.deepcopy(getattr(model, name)))
     return captured.eval()
+
+
+def _why(error: Exception) -> str:
+    """Torch's reason, and where it is of no help to who wrote the forward, what to look for."""
+    if "specialized it to be a constant" in str(error):
+        return "it takes the number of images for a constant, as len(x) does: write x.shape[0]"
+    if "data-dependent" in str(error) or "GuardOnDataDependent" in type(error).__name__:
+        return f"what it does depends on values: {reason(error)}"
+    return reason(error)
 
 
 def captured(model: nn.Module) -> Captured:
@@ -207,8 +215,10 @@ class _Converter:
                 raise InputError(f"{name} cannot be handled: its weight is used elsewhere too; give each layer its own")
 
     def _owner(self, constant: fx.Node, otherwise: str, ending: str) -> str:
-        """The path of the module that holds a tensor of the model; of one that is computed, what is said otherwise."""
-        return self.paths.get(constant, otherwise).removesuffix(ending)
+        """The path of the module that holds a tensor, or the only parameter that it follows from; else as said."""
+        origins = self.origins[constant]
+        path = self.paths.get(constant) or (next(iter(origins)) if len(origins) == 1 else otherwise)
+        return path.removesuffix(ending)
 
     def _value(self, node: fx.Node) -> fx.Node:
         """The new graph's node for this one; a constant is read where it is used."""

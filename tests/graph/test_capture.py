@@ -1,0 +1,190 @@
+"""Whatever a forward does, what is captured gives its logits to the bit, and its layers are modules."""
+
+import copy
+
+import pytest
+import torch
+from tests.conftest import same_state
+from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
+
+from attnround.errors import InputError
+from attnround.graph import capture, find_layers, fold_batch_norms, left_float
+
+IMAGE = torch.zeros(1, 3, 8, 8)
+
+
+class Functional(nn.Module):
+    """Operations on parameters of its own, one of them with a name that is no weight's."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.projection = nn.Parameter(torch.randn(4, 3, 3, 3)), nn.Parameter(torch.randn(5, 4))
+
+    def forward(self, x):
+        return nn.functional.linear(nn.functional.conv2d(x, self.weight, padding=1).mean((2, 3)), self.projection)
+
+
+class InPlace(nn.Module):
+    """Changes a value that a view sees, and a parameter called weights."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.weights = nn.Conv2d(3, 4, 1), nn.Parameter(torch.ones(2))
+
+    def forward(self, x):
+        x = self.conv(x)
+        y = x.view(x.shape[0], -1)
+        x.mul_(2).clamp_(min=-1)
+        share = self.weights.softmax(0)
+        return share[0] * y + share[1] * x.flatten(1)
+
+
+class Standardised(nn.Module):
+    """A weight that is computed from its parameter, a table of the code's own, a bias of two parts."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.part = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Parameter(torch.randn(2))
+        self.norm.running_var.uniform_(0.5, 2)
+        self.head = nn.Linear(4, 4, bias=False)
+
+    def forward(self, x):
+        weight = self.conv.weight
+        weight = (weight - weight.mean((1, 2, 3), keepdim=True)) / weight.std((1, 2, 3), keepdim=True)
+        x = self.norm(nn.functional.conv2d(x, weight, self.conv.bias)).mean((2, 3))
+        bias = torch.cat([self.part, torch.zeros_like(self.part)])
+        return nn.functional.linear(x, self.head.weight, bias) + torch.arange(4)
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.attend = nn.Conv2d(3, 8, 4, stride=4), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x):
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        return self.attend(x, x, x, need_weights=False)[0].mean(1)
+
+
+def with_weight_norm():
+    return nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(inplace=True), nn.Flatten())
+
+
+FORWARDS = {
+    "functional": (Functional, ["", "projection"]),
+    "in place": (InPlace, ["conv"]),
+    "standardised": (Standardised, ["conv", "head"]),
+    "reflected": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.Flatten()), ["0"]),
+    "same": (lambda: nn.Sequential(nn.Conv2d(3, 4, (2, 3), padding="same", dilation=2), nn.Flatten()), ["0"]),
+    "weight norm": (with_weight_norm, ["0"]),
+    "dropout": (lambda: nn.Sequential(nn.Dropout(), nn.Flatten(), nn.Linear(192, 3)), ["2"]),
+    "conv1d": (lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(248, 2)), ["3"]),
+}
+
+
+def made(name):
+    torch.manual_seed(0)
+    return FORWARDS[name][0]()
+
+
+@pytest.mark.parametrize("name", FORWARDS)
+@torch.no_grad()
+def test_logits_are_the_same_for_any_number_of_images(name):
+    net = made(name).train()
+    before = copy.deepcopy(net)
+    model = capture(net, IMAGE)
+    assert same_state(net, before)
+    assert all(module.training for module in net.modules())
+    net.eval()
+    for count in (1, 2, 5):
+        images = torch.randn(count, 3, 8, 8)
+        assert torch.equal(model(images), net(images))
+        assert torch.equal(copy.deepcopy(model)(images), net(images))
+    if name == "in place":  # its view asks for one order in memory
+        return
+    images = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(model.to(memory_format=torch.channels_last)(images), net(images))
+
+
+@pytest.mark.parametrize("name", [name for name in FORWARDS if name != "functional"])
+def test_layers_are_named_by_what_holds_their_weight(name):
+    assert [layer.name for layer in find_layers(capture(made(name), IMAGE))] == FORWARDS[name][1]
+
+
+def test_a_weight_of_the_model_itself_makes_a_layer():
+    model = capture(Functional(), IMAGE)
+    assert [layer.weight.shape for layer in find_layers(model)] == [(4, 3, 3, 3), (5, 4)]
+    assert find_layers(model)[1].name == "projection"
+
+
+@torch.no_grad()
+def test_gradients_are_the_models():
+    net, images = made("in place").eval(), torch.randn(2, 3, 8, 8)
+    model = capture(net, IMAGE)
+    with torch.enable_grad():
+        net(images).square().sum().backward()
+        model(images).square().sum().backward()
+    torch.testing.assert_close(model.conv.weight.grad, net.conv.weight.grad)
+
+
+@torch.no_grad()
+def test_a_norm_folds_into_a_weight_that_is_computed():
+    net, images = made("standardised").eval(), torch.randn(2, 3, 8, 8)
+    model = capture(net, IMAGE)
+    assert fold_batch_norms(model) == (["norm"], [])
+    torch.testing.assert_close(model(images), net(images))
+
+
+@torch.no_grad()
+def test_the_projections_of_an_attention_are_layers():
+    torch.manual_seed(0)
+    net, images = Attention().eval(), torch.randn(2, 3, 8, 8)
+    model = capture(net, IMAGE)
+    torch.testing.assert_close(model(images), net(images))  # outside torch takes another, fused way
+    assert {layer.name for layer in find_layers(model)} >= {"embed", "attend.out_proj"}
+
+
+def test_what_stays_float_is_named():
+    model = capture(made("conv1d"), IMAGE)
+    assert left_float(model, ["3"]) == ["conv1d at 1"]
+
+
+class Fixed(nn.Module):
+    def forward(self, x):
+        return x.reshape(len(x), -1)
+
+
+class Branches(nn.Module):
+    def forward(self, x):
+        return x if x.sum() > 0 else -x
+
+
+@pytest.mark.parametrize(
+    ("model", "why"), [(Fixed(), r"as len\(x\) does: write x\.shape\[0\]"), (Branches(), "depends on values")]
+)
+def test_a_forward_that_cannot_be_followed_says_why_in_a_line(model, why):
+    with pytest.raises(InputError, match=rf"{type(model).__name__} cannot be handled: .*{why}") as caught:
+        capture(model, IMAGE)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_users_read_is_kept():
+    net = made("reflected")
+    net.num_classes, net.pretrained_cfg = 256, {"input_size": (3, 8, 8)}
+    model = capture(net, IMAGE)
+    assert (model.num_classes, model.pretrained_cfg) == (256, {"input_size": (3, 8, 8)})
+    assert copy.deepcopy(model).num_classes == 256
+
+
+def test_an_output_that_no_image_changes_is_refused():
+    class Constant(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.value = nn.Parameter(torch.ones(1, 2))
+
+        def forward(self, x):
+            return self.value * 2
+
+    with pytest.raises(InputError, match="does not depend on the image"):
+        capture(Constant(), IMAGE)
