@@ -155,13 +155,23 @@ class Fixed(nn.Module):
         return x.reshape(len(x), -1)
 
 
+class Named(nn.Module):
+    def forward(self, x):
+        return {"logits": x.flatten(1)}
+
+
 class Branches(nn.Module):
     def forward(self, x):
         return x if x.sum() > 0 else -x
 
 
 @pytest.mark.parametrize(
-    ("model", "why"), [(Fixed(), r"as len\(x\) does: write x\.shape\[0\]"), (Branches(), "depends on values")]
+    ("model", "why"),
+    [
+        (Fixed(), r"as len\(x\) does: write x\.shape\[0\]"),
+        (Branches(), "depends on values"),
+        (Named(), "a dict of 1, only one tensor"),
+    ],
 )
 def test_a_forward_that_cannot_be_followed_says_why_in_a_line(model, why):
     with pytest.raises(InputError, match=rf"{type(model).__name__} cannot be handled: .*{why}") as caught:

@@ -76,8 +76,10 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     except Exception as error:  # a forward that meets no values but shapes may fail in any way
         raise InputError(f"{kind} cannot be handled: torch.export cannot follow its forward ({_why(error)})") from error
     outputs = [each for each in program.graph_signature.output_specs if each.kind is OutputKind.USER_OUTPUT]
-    if len(outputs) != 1:
-        raise InputError(f"{kind} cannot be handled: it gives {len(outputs)} values, only one tensor is taken")
+    container = program.call_spec.out_spec.type  # None of a tensor alone
+    if container is not None or len(outputs) != 1:
+        given = getattr(container, "__name__", container)
+        raise InputError(f"{kind} cannot be handled: it gives a {given} of {len(outputs)}, only one tensor is taken")
     captured = _Converter(program, outputs[0].arg.name).convert()
     for name in KEPT:
         if hasattr(model, name):
