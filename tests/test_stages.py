@@ -30,6 +30,13 @@ def test_logits_that_are_not_finite_are_told_before_anything_is_folded(network, 
     assert [name for name, _ in network.named_modules()] == modules
 
 
+@torch.no_grad()
+def test_logits_that_are_huge_are_told(network, caplog):
+    network.head.weight *= 1e30
+    fold(network, torch.randn(5, 3, 16, 16))
+    assert "logits reach" in caplog.text
+
+
 def test_norms_are_folded_where_logits_are_finite(network):
     assert fold(network, torch.zeros(5, 3, 16, 16)) == ["stem"]
 

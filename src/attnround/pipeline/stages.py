@@ -31,6 +31,7 @@ from attnround.trainer import TrainerSettings
 log = logging.getLogger(__name__)
 
 PROBES = 64  # calibration images on which the folded model is compared with the original
+HUGE = 1e6  # a logit: a softmax is decided by differences of some tens
 DWARFED = 1e6  # times the median channel
 LOST_DB = 1.0  # of a weight; with zeros in its place it has 0 dB
 
@@ -87,6 +88,10 @@ def fold(model: nn.Module, probes: Tensor) -> list[str]:
         difference = ((model(probes) - before).abs().max() / before.abs().max()).item()
     kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
     say("fold", f"{len(folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
+    if (largest := before.abs().max().item()) > HUGE:
+        log.warning(
+            "%-12s logits reach %.0e: a weight of the checkpoint is broken, or the preprocessing", "fold", largest
+        )
     return normed
 
 

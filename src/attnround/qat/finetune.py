@@ -85,7 +85,7 @@ def finetune(
         )
         if settings.batch_size % fit.world_size:
             raise InputError(f"qat.batch_size={settings.batch_size}: {fit.world_size} devices cannot share it evenly")
-        fit.fit(module, datamodule=data, ckpt_path=going_on)
+        fit.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
     curve = read(last, identity)["qat"]["curve"]
     module.load_state_dict(read(folder / "best.ckpt", identity)["state_dict"])
     estimate_norms(net.to(device), images.to(device).split(STATISTICS_BATCH))
