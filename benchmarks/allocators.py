@@ -18,7 +18,7 @@ from tuning import Case
 
 from attnround.bits import Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
 from attnround.bits.distortion import network_errors
-from attnround.graph import QUANTIZABLE
+from attnround.graph import layer_weights
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import CoordinateDescent
 from attnround.reconstruction import bit_problem
@@ -50,9 +50,7 @@ GRID = [
 def problem_of(case: Case) -> Problem:
     """The question that the allocators of a run are asked."""
     original = case.original()
-    unfolded = {
-        name: layer.weight.detach() for name, layer in original.named_modules() if isinstance(layer, QUANTIZABLE)
-    }
+    unfolded = layer_weights(original)
     return bit_problem(case.teacher, case.images, ClipSearch(), {}, unfolded, case.seed)
 
 

@@ -25,11 +25,11 @@ from attnround.deploy.runtime import need_onnx, newest_opset, open_onnx, sealed_
 from attnround.errors import InputError
 from attnround.evaluation import agreement, logit_sqnr_db, logits
 from attnround.graph import (
-    QUANTIZABLE,
     Captured,
     capture,
     captured,
     fold_batch_norms,
+    layer_weights,
     left_float,
     normed_layers,
     swap_layers,
@@ -128,11 +128,7 @@ class Prepared:
             self.teacher.preprocessing = {"input_size": shape}
         else:
             raise InputError(f"model is a {type(model).__name__}: give an nn.Module")
-        self.unfolded = {
-            name: module.weight.detach().clone()
-            for name, module in self.teacher.named_modules()
-            if isinstance(module, QUANTIZABLE)
-        }
+        self.unfolded = layer_weights(self.teacher)
         self.normed = normed_layers(self.teacher)
         fold_batch_norms(self.teacher)
 

@@ -2,7 +2,7 @@
 
 from attnround.graph.capture import Captured, capture, captured
 from attnround.graph.fold import fold_batch_norms, normed_layers
-from attnround.graph.layers import Layer, find_layers, left_float, swap_layers
+from attnround.graph.layers import Layer, find_layers, layer_weights, left_float, swap_layers
 from attnround.graph.trace import QUANTIZABLE
 from attnround.graph.units import Unit, cut
 
@@ -16,6 +16,7 @@ __all__ = [
     "cut",
     "find_layers",
     "fold_batch_norms",
+    "layer_weights",
     "left_float",
     "normed_layers",
     "swap_layers",

@@ -42,6 +42,12 @@ def find_layers(model: Captured) -> list[Layer]:
     return [Layer(name, model.get_submodule(name).weight.detach()) for name in names]
 
 
+def layer_weights(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the quantizable layers' weights [O, *rest] by name: as they are before batch norms are folded in."""
+    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, QUANTIZABLE))
+    return {name: layer.weight.detach().clone() for name, layer in layers}
+
+
 def left_float(model: Captured, names: list[str]) -> list[str]:
     """What stays float where the layers of these names are quantized, in execution order.
 

@@ -13,7 +13,7 @@ from attnround.api import Start
 from attnround.bits import Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
 from attnround.errors import InputError, listed
-from attnround.graph import QUANTIZABLE, captured, fold_batch_norms, normed_layers
+from attnround.graph import captured, fold_batch_norms, layer_weights, normed_layers
 from attnround.logs import say
 from attnround.models import TimmModel
 from attnround.quantization.observer import sqnr_db
@@ -62,11 +62,7 @@ def prepare(model: TimmModel, data: ImageData) -> Subject:
     calibration = data.calibration()
     skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
     say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels{skipped}")
-    unfolded = {
-        name: module.weight.detach().clone()
-        for name, module in teacher.named_modules()
-        if isinstance(module, QUANTIZABLE)
-    }
+    unfolded = layer_weights(teacher)
     return Subject(teacher, calibration, fold(teacher, calibration.images[:PROBES]), unfolded)
 
 
