@@ -19,7 +19,7 @@ from attnround.bits import Convention, Mixed, Problem
 from attnround.bits.distortion import weight_errors
 from attnround.bits.programme import least_distortion
 from attnround.bits.waterfill import waterfill
-from attnround.graph import find_layers, fold_batch_norms
+from attnround.graph import capture, find_layers, fold_batch_norms
 from attnround.results.record import git_revision, processor, write_atomically
 from attnround.results.table import csv_text
 
@@ -40,7 +40,7 @@ def seconds(work: Callable[[], object]) -> float:
 def main(target: str) -> None:
     """Measure and write the rows."""
     torch.manual_seed(0)
-    model = timm.create_model("resnet50").eval()
+    model = capture(timm.create_model("resnet50"), torch.zeros(1, 3, 224, 224))
     fold_batch_norms(model)
     problem = Problem(find_layers(model))
     convention, allocator = Convention(), Mixed(budget=4.0, pinned={"first": 8, "last": 8})

@@ -23,7 +23,7 @@ from trials import PINNED, ROOT, Rows, named, parser, product, settle
 
 from attnround.bits import Problem, Uniform
 from attnround.data import FashionMNIST, HeldOut
-from attnround.graph import find_layers, fold_batch_norms, normed_layers, swap_layers
+from attnround.graph import captured, find_layers, fold_batch_norms, normed_layers, swap_layers
 from attnround.models import TimmModel
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
@@ -54,7 +54,7 @@ class Case:
         config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
         config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
         del config["_target_"]
-        self.teacher = TimmModel(**OmegaConf.to_container(config)).build()
+        self.teacher = captured(TimmModel(**OmegaConf.to_container(config)).build())
         self.seed, self.names = seed, [layer.name for layer in find_layers(self.teacher)]
         self.unfolded = {
             layer: self.teacher.get_submodule(layer).weight.detach().clone() for layer in normed_layers(self.teacher)

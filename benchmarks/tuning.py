@@ -19,7 +19,7 @@ from trials import PINNED, ROOT, Rows, named, parser, product, settle
 from attnround.bits import Problem, Uniform
 from attnround.data import FashionMNIST
 from attnround.evaluation import agreement, logit_sqnr_db, logits
-from attnround.graph import find_layers, fold_batch_norms, swap_layers
+from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers
 from attnround.models import TimmModel
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import (
@@ -92,7 +92,7 @@ class Case:
 
     def original(self) -> nn.Module:
         """The float model as it was built, batch norms in place."""
-        return self.model.build()
+        return captured(self.model.build())
 
     def uniform(self, bit_width: int) -> dict[str, int]:
         """Bits of every layer: these, but for the first and the last."""
