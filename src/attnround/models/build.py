@@ -100,8 +100,7 @@ class TimmModel:
         unknown = sorted(set(self.preprocessing or {}) - set(settings))
         if unknown:
             raise InputError(f"model.preprocessing has no {', '.join(unknown)}: there are {', '.join(settings)}")
-        first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
-        channels = first.in_channels if first else settings["input_size"][0]
+        channels = (self.arguments or {}).get("in_chans", model.pretrained_cfg["input_size"][0])
         if not channels == settings["input_size"][0] == len(settings["mean"]) == len(settings["std"]):
             raise InputError(
                 f"model.preprocessing does not fit {self.name}, which takes {channels} channels: input_size is "
