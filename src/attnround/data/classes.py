@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
@@ -49,7 +50,8 @@ def class_places(names: list[str], num_classes: int, folder: Path, order: str | 
     named = _named(names, num_classes)
     lost = [name for name in names if name not in named]
     if not lost:
-        twice = sorted(name for name in names if list(named.values()).count(named[name]) > 1)
+        counts = Counter(named.values())
+        twice = sorted(name for name in names if counts[named[name]] > 1)
         if twice:
             raise InputError(f"{folder}: {listed(twice)} are the same number: rename one, or give {MAP}")
         if as_many and all(name.isdecimal() for name in names):

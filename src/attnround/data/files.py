@@ -50,7 +50,7 @@ def list_folders(root: Path) -> list[str]:
 class LabelledFiles(Dataset):
     """Images (a transform of the file, label). files: relative to root; labels: indices of the model's outputs.
 
-    Where several outputs are right for an image its label is a tuple of them, and the item's a tensor, filled with -1.
+    Where several outputs are right for an image its label is a tuple of them, filled with -1, and the item's a tensor.
     remarks: uint8 [N], a `Remark` a file that was opened, shared by all processes that do; then a file that cannot be
     read is None, which `collate` leaves out. None: such a file raises UnreadableError.
     """
@@ -79,10 +79,7 @@ class LabelledFiles(Dataset):
 
     def _label(self, index: int) -> int | Tensor:
         label = self.labels[index]
-        if isinstance(label, int):
-            return label
-        most = max(map(len, self.labels))
-        return torch.tensor([*label, *[-1] * (most - len(label))])
+        return label if isinstance(label, int) else torch.tensor(label)
 
 
 def collate(items: Sequence[tuple[Tensor, int | Tensor] | None]) -> list[Tensor] | None:

@@ -1,5 +1,6 @@
 """Folders of images: a labelled one to evaluate on, another to train on, any other to calibrate with."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -99,11 +100,11 @@ class ImageFolder(ImageData):
         folder = self.root / "train"
         if not folder.is_dir() or not list_folders(folder):
             raise InputError(f"{folder} has no class folders: training takes its images from data.root/train/<class>")
-        augment = create_transform(**self.preprocessing, is_training=True)
-        plain, augmented = (self._labelled(folder, transform) for transform in (self.transform, augment))
+        plain = self._labelled(folder, self.transform)
         if not all(isinstance(label, int) for label in plain.labels):
             raise InputError(f"data.class_map={self.class_map} has several classes for an image: training takes one")
-        return augmented, plain
+        augment = create_transform(**self.preprocessing, is_training=True)
+        return dataclasses.replace(plain, transform=augment), plain
 
     def _evaluation_set(self) -> LabelledFiles:
         folder = self.root / "val"
@@ -117,7 +118,7 @@ class ImageFolder(ImageData):
                 "github.com/soumith/imagenetloader.torch inside it"
             )
         found = self._labelled(folder, self.transform, notes=True)
-        shown = {label for each in found.labels for label in ([each] if isinstance(each, int) else each)}
+        shown = {label for each in found.labels for label in ([each] if isinstance(each, int) else each)} - {-1}
         if len(shown) < self.num_classes:
             text = "%s has images of %d of the model's %d classes; accuracies are over these"
             log.warning(text, folder, len(shown), self.num_classes)
@@ -133,8 +134,10 @@ class ImageFolder(ImageData):
         else:
             files = self._listed(folder)
             several = mapped(files, self.map, self.class_map, folder)
-            single = all(len(each) == 1 for each in several.values())
-            labels = [several[file][0] if single else several[file] for file in files]
+            most = max(map(len, several.values()), default=1)
+            labels = [
+                several[file] + (-1,) * (most - len(several[file])) if most > 1 else several[file][0] for file in files
+            ]
         if not files:
             raise InputError(f"{folder}: its class folders hold no image ({EXTENSIONS})")
         remarks = torch.zeros(len(files), dtype=torch.uint8).share_memory_() if notes else None
