@@ -114,6 +114,24 @@ def _has_pandas() -> bool:
     return importlib.util.find_spec("pandas") is not None
 
 
+@pytest.mark.parametrize("wrap", [torch.compile, nn.DataParallel, lambda model: nn.DataParallel(torch.compile(model))])
+def test_what_wraps_a_model_is_taken_off(own, images, wrap):
+    assert same_state(quick(wrap(own), images).model, quick(own, images).model)
+
+
+def test_half_precision_is_quantized_from_its_values(own, images):
+    assert same_state(quick(copy.deepcopy(own).half(), images).model, quick(own.half().float(), images).model)
+
+
+def test_what_comes_out_is_a_module_like_others(own, images):
+    model = quick(own, images, activation=8).model
+    with torch.no_grad():
+        expected = model(images)
+        assert torch.equal(copy.deepcopy(model)(images), expected)
+        torch.testing.assert_close(torch.export.export(model, (images,)).module()(images), expected)
+        torch.testing.assert_close(model.double()(images.double()).float(), expected)
+
+
 def forms(images):
     labels = torch.zeros(len(images)).long()
     yield "tensor", images, None

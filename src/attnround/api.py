@@ -33,6 +33,7 @@ from attnround.graph import (
     left_float,
     normed_layers,
     swap_layers,
+    unwrapped,
 )
 from attnround.models import TimmModel
 from attnround.progress import silent
@@ -121,6 +122,7 @@ class Prepared:
             if wanted != shape:
                 raise InputError(f"images are {shape}, the model takes {wanted}: resize them")
         elif isinstance(model, nn.Module):
+            model = unwrapped(model)
             if any(isinstance(module, QuantizedLayer) for module in model.modules()):
                 raise InputError(f"{type(model).__name__} is quantized already: give the float model")
             self.teacher = capture(model, self.images[:1])

@@ -1,6 +1,6 @@
 """A model as it runs: captured as a graph, its batch norms folded, its layers in order, cut into units."""
 
-from attnround.graph.capture import Captured, capture, captured
+from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.fold import fold_batch_norms, normed_layers
 from attnround.graph.layers import Layer, find_layers, layer_weights, left_float, swap_layers
 from attnround.graph.trace import QUANTIZABLE
@@ -20,4 +20,5 @@ __all__ = [
     "left_float",
     "normed_layers",
     "swap_layers",
+    "unwrapped",
 ]

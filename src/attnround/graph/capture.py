@@ -30,6 +30,8 @@ METHODS = {
     aten.view.default: "reshape", aten.reshape.default: "reshape", aten.expand.default: "expand",
     aten.sym_size.int: "size",
 }  # fmt: skip
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+HALVES = (torch.float16, torch.bfloat16)  # captured as float32, which is what calibration images come in
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
 KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
@@ -65,8 +67,11 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     What users read from a timm model, such as `num_classes` and `pretrained_cfg`, is on the captured one too.
     Raises InputError where torch.export cannot follow the forward, and where it gives more than one tensor.
     """
+    model = unwrapped(model)
     kind = type(model).__name__
     net = copy.deepcopy(model).eval().cpu()
+    if any(each.dtype in HALVES for each in net.parameters()):
+        net = net.float()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that become constants, and of torch's own
@@ -85,6 +90,13 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
         if hasattr(model, name):
             setattr(captured, name, copy.deepcopy(getattr(model, name)))
     return captured.eval()
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The module that torch.compile, DataParallel or DistributedDataParallel holds."""
+    while isinstance(model, WRAPPERS) or hasattr(model, "_orig_mod"):
+        model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
+    return model
 
 
 def _why(error: Exception) -> str:
