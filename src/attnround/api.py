@@ -18,6 +18,7 @@ from attnround.bits import Allocation, Allocator, Fisher, Layer, Mixed, RateDist
 from attnround.data.images import gather_images
 from attnround.deploy import prove, read, save
 from attnround.deploy.comparison import compare
+from attnround.deploy.file import Content
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
 from attnround.deploy.qdq import float_graph, quantized_graph, wanted_opset
@@ -62,7 +63,7 @@ from attnround.reconstruction import (
     reconstruct,
 )
 from attnround.results.record import write_atomically
-from attnround.results.table import text_table
+from attnround.results.table import plain, text_table
 from attnround.trainer import TrainerSettings
 
 T = TypeVar("T")
@@ -219,9 +220,7 @@ class Report(list):
 
 
 def _shown(value: object) -> object:
-    if isinstance(value, float):
-        return f"{value:.2f}"
-    return "x".join(map(str, value)) if isinstance(value, list) else value
+    return f"{value:.2f}" if isinstance(value, float) else plain(value)
 
 
 @dataclass
@@ -233,7 +232,6 @@ class Quantized:
     allocation: Allocation
     architecture: dict[str, object]
     method: str
-    teacher: Captured
     images: Tensor
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -249,9 +247,7 @@ class Quantized:
         Raises InputError where the file does not compute what the simulation does, and nothing is written.
         """
         path = Path(path)
-        with tempfile.TemporaryDirectory() as folder:
-            save(self.model, Path(folder) / "it.safetensors", self._about())
-            content = read(Path(folder) / "it.safetensors")
+        content = self._content()
         about = {key: value for key, value in content.about.items() if key not in ("format", "sha256", "layers")}
         about["versions"] |= {"torch": torch.__version__}
         if path.suffix == ".onnx":
@@ -274,10 +270,14 @@ class Quantized:
     def verify(self, images: object | None = None, *, batch_size: int = 50) -> Proof:
         """Compare the simulation with exact integer arithmetic, layer by layer, on images as `quantize` takes them."""
         shown = self.images if images is None else gather_images(images, NUM_IMAGES)
-        with tempfile.TemporaryDirectory() as folder:
-            save(self.model, Path(folder) / "it.safetensors", self._about())
-            content = read(Path(folder) / "it.safetensors")
+        content = self._content()
         return prove(self.model, content.layers, _labelled(shown), batch_size)
+
+    def _content(self) -> Content:
+        """The model as its file holds it."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "it.safetensors")
+            return read(Path(folder) / "it.safetensors")
 
     def _about(self) -> dict[str, object]:
         return {"model": self.architecture, "data": "the caller's", "method": self.method}
@@ -316,8 +316,6 @@ def quantize(
     """
     if isinstance(model, Prepared) and images is not None:
         raise InputError("a prepared model brings its images: leave images out")
-    given = {"num_images": num_images, "images_of": images_of}
-    prepared = model if isinstance(model, Prepared) else Prepared(model, images, **given)
     if isinstance(bits, int) and not isinstance(bits, bool):
         bits = Uniform(bit_width=bits, pinned=ENDS)
     if isinstance(activation, int) and not isinstance(activation, bool):
@@ -327,6 +325,8 @@ def quantize(
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)
     settings = _chosen("reconstruction", reconstruction, RECONSTRUCTIONS, Reconstruction)
     trainer = TrainerSettings(device)
+    given = {"num_images": num_images, "images_of": images_of}
+    prepared = model if isinstance(model, Prepared) else Prepared(model, images, **given)
     teacher, shown = prepared.teacher, prepared.images
 
     def rounded(student: Captured) -> list[UnitReport]:
@@ -342,7 +342,7 @@ def quantize(
     fidelity = logit_sqnr_db(logits(teacher, shown), logits(student, shown))
     report = Report([rows[layer.name] for layer in found.layers], stays, fidelity)
     name = rounding if isinstance(rounding, str) else type(method).__name__
-    return Quantized(student, report, found.allocation, prepared.architecture, name, teacher, shown)
+    return Quantized(student, report, found.allocation, prepared.architecture, name, shown)
 
 
 def _chosen(argument: str, given: object, words: dict[str, Callable[[], T]], kind: type[T]) -> T:
