@@ -15,6 +15,7 @@ from attnround.deploy.integer import IntegerLayer
 from attnround.deploy.proof import prove
 from attnround.deploy.report import findings, layer_table, verdict
 from attnround.graph import capture
+from attnround.graph.kinds import TransposedConv, kind_of
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import BIT_WIDTHS, Grid
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
@@ -32,6 +33,9 @@ LAYERS = {
     "two a channel": lambda: nn.Conv2d(4, 8, 5, padding=2, groups=4),
     "padding=same": lambda: nn.Conv2d(4, 6, 3, dilation=2, padding="same"),
     "linear": lambda: nn.Linear(7, 5),
+    "one dimension": lambda: nn.Conv1d(4, 6, 3, padding=1, stride=2),
+    "three dimensions": lambda: nn.Conv3d(4, 6, (1, 3, 2), padding=(0, 1, 1), groups=2),
+    "transposed": lambda: TransposedConv(4, 6, (3, 2), (2, 1), (1, 0), (1, 0), groups=2),
 }
 
 
@@ -46,7 +50,8 @@ def layer_of(kind: str, bits: int, input_bits: int, symmetric: bool, zero_point:
 
 def codes_of(layer: QuantizedLayer, seed: int) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shape = (2, 3, 7) if isinstance(layer.layer, nn.Linear) else (2, 4, 6, 7)
+    dims = getattr(kind_of(layer.layer), "dims", 0)
+    shape = [(2, 3, 7), (2, 4, 9), (2, 4, 6, 7), (2, 4, 3, 5, 6)][dims]
     return torch.randint(0, layer.activation.grid.qmax + 1, shape, generator=generator).to(torch.uint8)
 
 

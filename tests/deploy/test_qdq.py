@@ -13,6 +13,7 @@ from tests.conftest import ROOT
 from tests.deploy.conftest import MODELS, SMALL, exported, images_for, quantized
 from torch import nn
 
+import attnround
 from attnround.data import FashionMNIST
 from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.file import StoredLayer
@@ -84,6 +85,32 @@ def test_a_shipped_model_on_real_images(name):
     (found,) = compare(model, [open_onnx(raw, "x")], data.val_dataloader())
     assert found.fault(quantized_inputs=False) is None
     assert found.images == found.agreeing == 100
+
+
+KINDS = {
+    "Conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 5, stride=2, padding=1), nn.ReLU()),
+    "Conv3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 4, (2, 3, 3), padding=(0, 1, 1), stride=2)),
+    "ConvTranspose2d": lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.ReLU()),
+    "ConvTranspose2d, grouped": lambda: nn.ConvTranspose2d(3, 6, 4, stride=3, padding=1, dilation=2, groups=3),
+}
+
+
+@pytest.mark.parametrize("inputs", [None, 8])
+@pytest.mark.parametrize("name", KINDS)
+def test_every_kind_of_layer_is_written(name, inputs, tmp_path):
+    """Folded, quantized, packed, proven in integers, and the same in ONNX and as a torch program."""
+    torch.manual_seed(0)
+    net = nn.Sequential(KINDS[name](), nn.Flatten(), nn.LazyLinear(5)).eval()
+    images = torch.randn(8, 3, 9, 9)
+    net(images)
+    found = attnround.quantize(net, images, activation=inputs, rounding="gptq", progress=False)
+    assert [row["kind"] for row in found.report] == [name.partition(",")[0], "Linear"]
+    assert found.verify().faults == []
+    for suffix in (".onnx", ".pt2"):
+        assert found.export(tmp_path / f"q{suffix}") == 100
+    found.save(tmp_path / "q.safetensors")
+    again = attnround.load(tmp_path / "q.safetensors", model=net)
+    assert torch.equal(again(images), found.model(images))
 
 
 class Two(nn.Module):

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from attnround.errors import InputError
-from attnround.graph import capture, find_layers, fold_batch_norms, left_float
+from attnround.graph import capture, channels_last, find_layers, fold_batch_norms, left_float
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -78,8 +78,10 @@ FORWARDS = {
     "reflected": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.Flatten()), ["0"]),
     "same": (lambda: nn.Sequential(nn.Conv2d(3, 4, (2, 3), padding="same", dilation=2), nn.Flatten()), ["0"]),
     "weight norm": (with_weight_norm, ["0"]),
+    "conv3d": (lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 4, 3), nn.Flatten()), ["1"]),
+    "transposed": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2)), ["0", "1"]),
     "dropout": (lambda: nn.Sequential(nn.Dropout(), nn.Flatten(), nn.Linear(192, 3)), ["2"]),
-    "conv1d": (lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(248, 2)), ["3"]),
+    "conv1d": (lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 3), nn.Flatten(), nn.Linear(248, 2)), ["1", "3"]),
 }
 
 
@@ -104,7 +106,7 @@ def test_logits_are_the_same_for_any_number_of_images(name):
     if name == "in place":  # its view asks for one order in memory
         return
     images = images.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(model.to(memory_format=torch.channels_last)(images), net(images))
+    torch.testing.assert_close(channels_last(model)(images), net(images))
 
 
 @pytest.mark.parametrize("name", [name for name in FORWARDS if name != "functional"])
@@ -145,9 +147,20 @@ def test_the_projections_of_an_attention_are_layers():
     assert {layer.name for layer in find_layers(model)} >= {"embed", "attend.out_proj"}
 
 
+class Dynamic(nn.Module):
+    """A convolution whose weight follows from the image."""
+
+    def __init__(self):
+        super().__init__()
+        self.mix = nn.Linear(3, 9)
+
+    def forward(self, x):
+        weight = self.mix(x.mean((0, 2, 3))).reshape(3, 3, 1, 1)
+        return nn.functional.conv2d(x, weight).flatten(1)
+
+
 def test_what_stays_float_is_named():
-    model = capture(made("conv1d"), IMAGE)
-    assert left_float(model, ["3"]) == ["conv1d at 1"]
+    assert left_float(capture(nn.Sequential(Dynamic()), IMAGE), ["0.mix"]) == ["conv2d at 0"]
 
 
 class Fixed(nn.Module):

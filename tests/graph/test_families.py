@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from attnround.data.fashion_mnist import read_idx
 from attnround.evaluation import agreement
 from attnround.graph import capture, captured, cut, find_layers, fold_batch_norms, swap_layers
-from attnround.graph.trace import QUANTIZABLE, executor, graph_of
+from attnround.graph.kinds import QUANTIZABLE
+from attnround.graph.trace import executor, graph_of
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound

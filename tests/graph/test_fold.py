@@ -6,9 +6,17 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from attnround.graph import capture, fold_batch_norms
+from attnround.graph import capture, fold_batch_norms, normed_layers
 
-FAMILIES = ["resnet18", "mobilenetv2_050", "tf_efficientnet_lite0", "test_resnet", "test_efficientnet", "test_vit"]
+FAMILIES = [
+    "resnet18",
+    "mobilenetv2_050",
+    "tf_efficientnet_lite0",
+    "test_resnet",
+    "test_efficientnet",
+    "test_vit",
+    "levit_128s",
+]
 
 
 def awaken_norms(model: nn.Module) -> nn.Module:
@@ -29,14 +37,14 @@ def awaken_norms(model: nn.Module) -> nn.Module:
 def test_folding_changes_no_output(name):
     torch.manual_seed(0)
     model = awaken_norms(timm.create_model(name)).double()  # in float64 only an error of the formula would show
-    size = model.pretrained_cfg.get("input_size", (3, 64, 64))[-1]
-    x = torch.randn(2, 3, size if "vit" in name else 64, size if "vit" in name else 64, dtype=torch.double)
+    size = model.pretrained_cfg.get("input_size", (3, 64, 64))[-1] if "vit" in name else 64
+    x = torch.randn(2, 3, size, size, dtype=torch.double)
     expected = model(x)
     model = capture(model, x[:1])
     folded, left = fold_batch_norms(model)
-    assert not left
-    assert bool(folded) == ("vit" not in name)
-    assert not any(isinstance(module, _BatchNorm) for module in model.modules())
+    assert left == (["head.bn", "head_dist.bn"] if name == "levit_128s" else [])  # before a layer, not behind one
+    assert bool(folded) == (name != "test_vit")
+    assert sum(isinstance(module, _BatchNorm) for module in model.modules()) == len(left)
     torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
 
 
@@ -107,3 +115,45 @@ def test_a_channel_that_never_varied_folds_finitely(value):
     assert fold_batch_norms(model) == (["1"], [])
     assert model.get_submodule("0").weight.isfinite().all()
     torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-3)
+
+
+class Tokens(nn.Module):
+    """A linear layer over tokens and a batch norm, which sees rows [N*T, C], or [N, T, C] and then is over T."""
+
+    def __init__(self, rows: bool):
+        super().__init__()
+        self.linear, self.norm, self.rows = nn.Linear(9, 4), nn.BatchNorm1d(4), rows
+
+    def forward(self, x):
+        y = self.linear(x.flatten(2)[:, :4])
+        return self.norm(y.flatten(0, 1)).reshape_as(y) if self.rows else self.norm(y)
+
+
+@pytest.mark.parametrize("rows", [True, False])
+@torch.no_grad()
+def test_a_norm_folds_into_a_linear_layer_only_over_its_channels(rows):
+    net = awaken_norms(Tokens(rows)).double()
+    x = torch.randn(5, 4, 3, 3, dtype=torch.double)
+    expected = net(x)
+    model = capture(net, x[:1])
+    assert normed_layers(model) == (["linear"] if rows else [])
+    assert fold_batch_norms(model) == ((["norm"], []) if rows else ([], ["norm"]))
+    torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)
+
+
+LAYERS = {
+    "conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(4, 6, 3, groups=2), nn.BatchNorm1d(6)),
+    "conv3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 4)), nn.Conv3d(1, 6, 2), nn.BatchNorm3d(6)),
+    "transposed": lambda: nn.Sequential(nn.Identity(), nn.ConvTranspose2d(4, 6, 3, 2, groups=2), nn.BatchNorm2d(6)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@torch.no_grad()
+def test_norms_fold_into_every_kind_of_layer(name):
+    net = awaken_norms(LAYERS[name]()).double()
+    x = torch.randn(2, 4, 5, 5, dtype=torch.double)
+    expected = net(x)
+    model = capture(net, x[:1])
+    assert fold_batch_norms(model) == (["2"], [])
+    torch.testing.assert_close(model(x), expected, rtol=1e-9, atol=1e-9)

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from attnround.errors import InputError
-from attnround.graph.patches import Patches, grouped_rows
+from attnround.graph.kinds import grouped_rows
+from attnround.graph.patches import Patches
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch, sqnr_db

@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from torch.nn.functional import unfold
 
-from attnround.graph.patches import Patches, grouped_rows
+from attnround.graph.kinds import grouped_rows
+from attnround.graph.patches import Patches
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.observer import ClipSearch
 from attnround.reconstruction.moments import gather_moments

@@ -18,9 +18,8 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import pad, unfold
 
-from attnround.graph.patches import grouped_rows, paddings
+from attnround.graph.kinds import grouped_rows, kind_of
 from attnround.quantization.grid import per_channel
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 
@@ -34,7 +33,7 @@ class IntegerLayer(nn.Module):
 
     def __init__(self, quantized: QuantizedLayer):
         super().__init__()
-        self.inner = quantized.layer
+        self.inner, self.kind = quantized.layer, kind_of(quantized.layer)
         self.activation = quantized.activation
         self.watch: Callable[[Tensor, Tensor], Tensor] | None = None
         levels = quantized.levels.long()
@@ -70,22 +69,11 @@ class IntegerLayer(nn.Module):
         return codes.to(self.carried.dtype).add_(self.activation.levels[0])
 
     def _product(self, rows: Tensor, x: Tensor) -> Tensor:
-        layer, groups = self.inner, len(rows)
-        if isinstance(layer, nn.Linear):
-            return x.to(rows.dtype) @ rows[0].T
-        height, width = x.shape[-2:]
-        x = pad(x, paddings(layer, height, width))
-        sizes = zip(x.shape[-2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
-        out = [(size - d * (k - 1) - 1) // s + 1 for size, k, s, d in sizes]
-        columns = unfold(x, layer.kernel_size, layer.dilation, 0, layer.stride).to(rows.dtype)  # [N, G n, P]
-        columns = columns.unflatten(1, (groups, -1))
-        return torch.einsum("gon,bgnp->bgop", rows, columns).reshape(len(x), -1, *out)
+        return self.kind.product(self.inner, rows, x)
 
     def _scaled(self, sums: Tensor, x: Tensor) -> Tensor:
-        bias = self.inner.bias.detach().double()
-        if isinstance(self.inner, nn.Linear):
-            return (sums.double() * self.scale + bias).to(x.dtype)
-        return (sums.double() * self.scale[:, None, None] + bias[:, None, None]).to(x.dtype)
+        scale, bias = (self.kind.per_output(each) for each in (self.scale, self.inner.bias.detach().double()))
+        return (sums.double() * scale + bias).to(x.dtype)
 
 
 def integer_model(model: nn.Module) -> nn.Module:

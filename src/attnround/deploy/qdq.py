@@ -20,11 +20,13 @@ from torch import Tensor, nn
 from attnround.deploy.file import StoredLayer
 from attnround.errors import InputError, listed, reason
 from attnround.graph import Captured
+from attnround.graph.kinds import KINDS
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import quantized_layers
 
 OLDEST = 13  # the first with a scale for each channel
 NARROW = {2: 25, 4: 21}  # bits of a storage type: the opset that brought it
+OPERATORS = {operator for kind in KINDS for operator in kind.onnx}
 TRACED = 20  # the newest that torch's tracing exporter writes
 FUSED_ATTENTION = 14  # the first in which scaled_dot_product_attention can be written
 
@@ -102,21 +104,30 @@ def quantized_graph(floats, layers: list[StoredLayer], opset: int):
     model = copy.deepcopy(floats)
     stored = {f"{layer.name}.weight": layer for layer in layers}
     names = dict(zip(stored, stored, strict=True))  # of a tensor -> of the weight that it is, as stored or transposed
-    quantized = _Quantized(opset)
+    quantized, rearranged, written = _Quantized(opset), set(), set()
     for node in model.graph.node:
         weight = next((name for name in node.input if name in names), None)
         if weight is None:
             quantized.nodes.append(node)
-        elif node.op_type == "Transpose":  # of a linear layer's, before MatMul: stored transposed instead
-            names[node.output[0]] = weight
-        elif node.op_type in ("Conv", "Gemm", "MatMul") and weight == node.input[1]:
-            layer = stored.pop(names[weight])
+            continue
+        layer = stored[names[weight]]
+        if node.op_type in OPERATORS and weight == node.input[1]:
             if layer.activation is not None:
                 node.input[0] = quantized.input(node.input[0], layer.name, layer.activation)
-            node.input[1] = quantized.weight(layer, transposed=node.op_type == "MatMul")
-            quantized.nodes.append(node)
-    if stored:
-        raise InputError(f"torch's exporter left no weight for {listed(list(stored))}: this model cannot be exported")
+            if weight not in rearranged:
+                node.input[1] = quantized.weight(layer, transposed=node.op_type == "MatMul")
+            written.add(layer.name)
+        else:  # its weight is put in another order first
+            names[node.output[0]] = names[weight]
+            if layer.levels.ndim == 2:  # transposed before MatMul: stored so instead
+                continue
+            if weight not in rearranged:
+                node.input[0] = quantized.weight(layer, transposed=False)
+            rearranged.add(node.output[0])
+        quantized.nodes.append(node)
+    missing = [layer.name for layer in layers if layer.name not in written]
+    if missing:
+        raise InputError(f"torch's exporter left no weight for {listed(missing)}: this model cannot be exported")
     kept = [each for each in model.graph.initializer if each.name not in names]
     model.graph.ClearField("node")
     model.graph.node.extend(quantized.nodes)
@@ -133,17 +144,25 @@ class _Quantized:
         self.opset = opset
         self.nodes, self.constants = [], []
         self.inputs: dict[tuple, str] = {}
+        self.weights: set[str] = set()  # that have their nodes
+        self.orders: dict[str, bool] = {}  # layer name -> whether its first call takes the weight transposed
 
     def weight(self, layer: StoredLayer, transposed: bool) -> str:
+        """The dequantized weight. Calls of one layer share it where they take it in the same order."""
+        same_order = self.orders.setdefault(layer.name, transposed) == transposed
+        name = layer.name if same_order else f"{layer.name}.reordered"
+        if name in self.weights:
+            return f"{name}.weight"
+        self.weights.add(name)
         bits, signed = storage_bits(layer.grid.bit_width, self.opset), layer.grid.symmetric
         levels = layer.levels.T if transposed else layer.levels
         inputs = [
-            self._integers(f"{layer.name}.levels", levels, bits, signed),
-            self._floats(f"{layer.name}.scale", layer.scale),
+            self._integers(f"{name}.levels", levels, bits, signed),
+            self._floats(f"{name}.scale", layer.scale),
             # zeros too: without, onnxruntime 1.32 puts in a scalar that it then refuses (before Gemm)
-            self._integers(f"{layer.name}.zero_point", layer.zero_point, bits, signed),
+            self._integers(f"{name}.zero_point", layer.zero_point, bits, signed),
         ]
-        return self._node("DequantizeLinear", inputs, f"{layer.name}.weight", axis=1 if transposed else 0)
+        return self._node("DequantizeLinear", inputs, f"{name}.weight", axis=1 if transposed else 0)
 
     def input(self, tensor: str, name: str, activation: ActivationQuantizer) -> str:
         """Quantize a layer's input; layers that quantize one tensor in the same way share the nodes."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from attnround.data import ImageData
 from attnround.errors import InputError
+from attnround.graph import channels_last
 from attnround.progress import EvaluationBar
 from attnround.trainer import TrainerSettings
 
@@ -58,7 +59,7 @@ def evaluate(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: 
 
     In channels_last, which halves the time of mobilenetv2_050 on one core; the model comes back as it was.
     """
-    collector = _Collector(model.to(memory_format=torch.channels_last))
+    collector = _Collector(channels_last(model))
     try:
         trainer.make(callbacks=[EvaluationBar(name)]).validate(collector, datamodule=data, verbose=False)
     finally:

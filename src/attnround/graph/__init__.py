@@ -2,8 +2,8 @@
 
 from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.fold import fold_batch_norms, normed_layers
-from attnround.graph.layers import Layer, find_layers, layer_weights, left_float, swap_layers
-from attnround.graph.trace import QUANTIZABLE
+from attnround.graph.kinds import QUANTIZABLE
+from attnround.graph.layers import Layer, channels_last, find_layers, layer_weights, left_float, swap_layers
 from attnround.graph.units import Unit, cut
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Unit",
     "capture",
     "captured",
+    "channels_last",
     "cut",
     "find_layers",
     "fold_batch_norms",

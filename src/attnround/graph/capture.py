@@ -1,9 +1,10 @@
 """Capture a model as it runs, by torch.export, and give it its layers back as modules.
 
 What comes out is a graph without in-place operations, for batches of any size of images of one shape. A layer is a
-convolution or a linear operation whose weight is a parameter; it becomes an nn.Conv2d or nn.Linear under the weight's
-name, wherever the model kept the parameter and whatever module called the operation. Batch norms become modules too.
-What depends on parameters alone, such as a standardised weight or a table of relative positions, is computed once.
+convolution or a linear operation whose weight is a parameter; it becomes a module of its kind (kinds.py) under the
+weight's name, wherever the model kept the parameter and whatever module called the operation. Batch norms become
+modules too. What depends on parameters alone, such as a standardised weight or a table of relative positions, is
+computed once.
 """
 
 import copy
@@ -16,9 +17,9 @@ from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
 from attnround.errors import InputError, reason
+from attnround.graph.kinds import BY_OPERATION
 
 aten = torch.ops.aten
-CONVOLUTIONS = (aten.conv2d.default, aten.conv2d.padding)
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
 ASSERTIONS = {
     aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten.sym_constrain_range.default,
@@ -41,7 +42,7 @@ class Captured(nn.Module):
 
     graph: its operations; a `call_module` node is a layer or a norm, and any module may be put in its place by
     `set_submodule`. kinds: path of a module of the original -> its class's name. A node's meta["module"] is the path of
-    the module that it came from.
+    the module that it came from, meta["shape"] its value's, with None where it grows with the number of images.
     """
 
     def __init__(self, graph: fx.Graph, kinds: dict[str, str]):
@@ -113,6 +114,12 @@ def captured(model: nn.Module) -> Captured:
     return capture(model, torch.zeros(1, *model.preprocessing["input_size"]))
 
 
+def _shape(node: fx.Node) -> tuple[int | None, ...]:
+    """Of a node's value for one image, None where it grows with the number of images; () for what is no tensor."""
+    value = node.meta.get("val")
+    return tuple(size if isinstance(size, int) else None for size in getattr(value, "shape", ()))
+
+
 class _Converter:
     """From torch's program, whose inputs are all its parameters too, to a graph that calls modules."""
 
@@ -169,7 +176,7 @@ class _Converter:
             self.origins[node] = frozenset().union(*(self.origins[each] for each in node.all_input_nodes))
             return
         new = self._layer(node, module) or self._norm(node) or self._operation(node)
-        new.meta = {"module": module}
+        new.meta = {"module": module, "shape": _shape(node)}
         self.nodes[node] = new
 
     def _module(self, node: fx.Node) -> str:
@@ -187,9 +194,10 @@ class _Converter:
 
     def _layer(self, node: fx.Node, module: str) -> fx.Node | None:
         """A call of a layer's module, where the node is an operation with a constant weight."""
-        if node.target not in (*CONVOLUTIONS, aten.linear.default):
+        kind = BY_OPERATION.get(node.target)
+        if kind is None:
             return None
-        names = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
+        names = [argument.name for argument in node.target._schema.arguments]
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
         x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
         if weight not in self.constants or not (bias is None or bias in self.constants):
@@ -198,7 +206,7 @@ class _Converter:
         if key not in self.layers:
             self.layers[key] = self._free(self._owner(weight, f"{module or node.name}.weight", ".weight"))
             values = self.constants[weight], None if bias is None else self.constants[bias]
-            self._place(self.layers[key], _layer(*values, **given))
+            self._place(self.layers[key], kind.build(*values, **given))
         return self.graph.call_module(self.layers[key], (self._value(x),))
 
     def _norm(self, node: fx.Node) -> fx.Node | None:
@@ -277,19 +285,3 @@ class _Converter:
             owner.register_parameter(name, nn.Parameter(value.detach().clone(), value.requires_grad))
         else:
             owner.register_buffer(name, value.detach().clone(), persistent)
-
-
-def _layer(weight: Tensor, bias: Tensor | None, **geometry: object) -> nn.Conv2d | nn.Linear:
-    """A layer with these values; geometry: stride, padding, dilation and groups of a convolution."""
-    outputs, inputs, *kernel = weight.shape
-    has_bias, meta = bias is not None, torch.device("meta")
-    if kernel:
-        geometry = {name: tuple(value) if isinstance(value, list) else value for name, value in geometry.items()}
-        inputs *= geometry.get("groups", 1)
-        layer = nn.Conv2d(inputs, outputs, tuple(kernel), bias=has_bias, device=meta, **geometry)
-    else:
-        layer = nn.Linear(inputs, outputs, has_bias, device=meta)
-    layer.weight = nn.Parameter(weight.detach().clone(memory_format=torch.contiguous_format))
-    if bias is not None:
-        layer.bias = nn.Parameter(bias.detach().clone())
-    return layer

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from attnround.graph.capture import Captured
-from attnround.graph.trace import QUANTIZABLE
+from attnround.graph.kinds import QUANTIZABLE, kind_of
 
 SUM = torch.ops.aten.add.Tensor
 
@@ -16,7 +16,7 @@ def count_macs(model: nn.Module, names: list[str], image: Tensor) -> dict[str, i
 
     def count(name: str):
         def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
-            counts[name] += output[0].numel() * layer.weight[0].numel()
+            counts[name] += kind_of(layer).macs(layer, args[0], output)
 
         return hook
 

@@ -10,7 +10,8 @@ from torch import fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.graph.capture import Captured
-from attnround.graph.trace import QUANTIZABLE, calls
+from attnround.graph.kinds import QUANTIZABLE
+from attnround.graph.trace import calls
 
 
 @torch.no_grad()
@@ -18,12 +19,12 @@ def fold_batch_norms(model: Captured) -> tuple[list[str], list[str]]:
     """Fold in place; return the names of the batch norms that were folded, and of those that stay."""
     folded, left = [], []
     for node in calls(model.graph, model, (_BatchNorm,)):
-        layer = _feeding_layer(node, model) if _runs_once(node) else None
+        feeder = _feeder(node, model) if _runs_once(node) else None
         norm = model.get_submodule(node.target)
-        if layer is None or norm.running_var is None:
+        if feeder is None or norm.running_var is None:
             left.append(node.target)
             continue
-        _scale_layer(layer, norm)
+        _scale_layer(model.get_submodule(feeder.target), norm)
         model.set_submodule(node.target, nn.Identity())
         folded.append(node.target)
     return folded, left
@@ -32,15 +33,27 @@ def fold_batch_norms(model: Captured) -> tuple[list[str], list[str]]:
 def normed_layers(model: Captured) -> list[str]:
     """Names of the layers that `fold_batch_norms` would fold a batch norm into."""
     nodes = [node for node in calls(model.graph, model, (_BatchNorm,)) if _runs_once(node)]
-    return [node.all_input_nodes[0].target for node in nodes if _feeding_layer(node, model) is not None]
+    return [feeder.target for node in nodes if (feeder := _feeder(node, model)) is not None]
 
 
-def _feeding_layer(node: fx.Node, model: nn.Module) -> nn.Module | None:
-    (feeder,) = node.all_input_nodes
-    if feeder.op != "call_module" or len(feeder.users) > 1 or not _runs_once(feeder):
+def _feeder(norm: fx.Node, model: nn.Module) -> fx.Node | None:
+    """The call of the layer whose output is all that a norm sees, its tokens [N, T, C] perhaps as rows [N*T, C]."""
+    node, is_rows = norm.args[0], len(norm.meta["shape"]) == 2
+    while is_rows and node.target == "reshape" and _feeds_one(node):
+        before = node.args[0]
+        if before.meta.get("shape", (None,))[-1] != node.meta["shape"][-1]:
+            return None
+        node = before
+    if node.op != "call_module" or not _feeds_one(node) or not _runs_once(node):
         return None
-    layer = model.get_submodule(feeder.target)
-    return layer if type(layer) in QUANTIZABLE else None
+    layer = model.get_submodule(node.target)
+    direct = node is norm.args[0]
+    fits = is_rows if isinstance(layer, nn.Linear) else direct  # a norm of [N, T, C] is over T
+    return node if fits and type(layer) in QUANTIZABLE else None
+
+
+def _feeds_one(node: fx.Node) -> bool:
+    return sum(user.target != "size" for user in node.users) == 1
 
 
 def _runs_once(node: fx.Node) -> bool:

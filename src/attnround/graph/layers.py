@@ -8,7 +8,8 @@ from torch import Tensor, fx, nn
 
 from attnround.errors import InputError
 from attnround.graph.capture import Captured
-from attnround.graph.trace import QUANTIZABLE, calls
+from attnround.graph.kinds import QUANTIZABLE, kind_of
+from attnround.graph.trace import calls
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 
@@ -34,7 +35,7 @@ def find_layers(model: Captured) -> list[Layer]:
     names = [node.target for node in calls(model.graph, model, QUANTIZABLE)]
     for name in dict.fromkeys(names):
         layer = model.get_submodule(name)
-        kind = type(layer).__name__
+        kind = kind_of(layer).name
         if names.count(name) > 1:
             raise InputError(f"{name} ({kind}) cannot be handled: the forward calls it more than once")
         if not layer.weight.isfinite().all():
@@ -80,6 +81,17 @@ def operation(node: fx.Node) -> str:
     'add'
     """
     return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
+
+
+def channels_last(model: nn.Module) -> nn.Module:
+    """The model with its tensors of four dimensions in channels_last, in place.
+
+    `nn.Module.to(memory_format=...)` refuses a model that has weights of five dimensions too.
+    """
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.ndim == 4:
+            tensor.data = tensor.data.to(memory_format=torch.channels_last)
+    return model
 
 
 def swap_layers(model: nn.Module, bit_widths: dict[str, int], observer: ClipSearch) -> nn.Module:

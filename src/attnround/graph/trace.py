@@ -6,8 +6,6 @@ from torch import fx, nn
 
 from attnround.graph.capture import Captured
 
-QUANTIZABLE = (nn.Conv2d, nn.Linear)
-
 
 def graph_of(model: Captured) -> fx.Graph:
     """A copy of the model's graph, to be cut up."""

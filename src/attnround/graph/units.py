@@ -12,9 +12,10 @@ from torch import Tensor, fx, nn
 
 from attnround.errors import InputError
 from attnround.graph.capture import Captured
+from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.localize import localize
 from attnround.graph.segment import nodes_between
-from attnround.graph.trace import QUANTIZABLE, calls
+from attnround.graph.trace import calls
 
 GRANULARITIES = ("layer", "block", "network")
 PLAIN = "torch.nn.modules.container.Sequential"  # exactly this one, and a module that is never called, line others up

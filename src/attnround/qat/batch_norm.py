@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from attnround.graph.kinds import kind_of
 from attnround.qat.layer import TrainedLayer
 
 MOMENTUM = 0.1  # torch's own
@@ -25,7 +27,7 @@ MOMENTUM = 0.1  # torch's own
 def insert_norms(
     model: nn.Module, reference: nn.Module, unfolded: Mapping[str, Tensor], images: Sequence[Tensor]
 ) -> None:
-    """Put batch norms behind the model's convolutions of these names.
+    """Put batch norms behind the model's layers of these names.
 
     reference: whose outputs have the mean and the variance that the norms give: the model itself, which then starts
     where it was, or the float one; unfolded: the float weights [O, *rest] before the folding; images: batches
@@ -34,7 +36,7 @@ def insert_norms(
     for name, (mean, variance) in statistics(reference, list(unfolded), images).items():
         layer = model.get_submodule(name)
         factor = gain(layer.weight, unfolded[name].to(layer.weight.device))
-        norm = nn.BatchNorm2d(len(layer.weight), momentum=MOMENTUM, device=layer.weight.device)
+        norm = norm_behind(layer, MOMENTUM)
         norm.running_mean.copy_(mean / factor)
         norm.running_var.copy_(variance / factor**2)
         norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps) * factor)
@@ -48,7 +50,7 @@ def insert_norms(
 def statistics(model: nn.Module, names: Sequence[str], images: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance [O] of the outputs of these layers."""
     layers = [model.get_submodule(name) for name in names]
-    norms = [nn.BatchNorm2d(len(layer.weight), momentum=None, device=layer.weight.device) for layer in layers]
+    norms = [norm_behind(layer, None) for layer in layers]
     hooks = [
         layer.register_forward_hook(lambda _, inputs, output, norm=norm: observe(norm, output))
         for layer, norm in zip(layers, norms, strict=True)
@@ -61,13 +63,19 @@ def statistics(model: nn.Module, names: Sequence[str], images: Sequence[Tensor])
     return {name: (norm.running_mean, norm.running_var) for name, norm in zip(names, norms, strict=True)}
 
 
+def norm_behind(layer: nn.Module, momentum: float | None) -> _BatchNorm:
+    """A new batch norm over the output of a trained or a float layer, where that is."""
+    inner = layer.quantized.layer if isinstance(layer, TrainedLayer) else layer
+    return kind_of(inner).norm(len(layer.weight), momentum).to(layer.weight.device)
+
+
 def gain(folded: Tensor, unfolded: Tensor) -> Tensor:
     """How many times as large [O] a weight [O, *rest] became by folding, 1 where that cannot be said."""
     ratio = folded.flatten(1).norm(dim=1) / unfolded.flatten(1).norm(dim=1)
     return torch.where(ratio.isfinite() & (ratio > 0), ratio, 1)
 
 
-def observe(norm: nn.BatchNorm2d, output: Tensor) -> None:
+def observe(norm: _BatchNorm, output: Tensor) -> None:
     """Let the norm see the output, which stays as it is: a hook that returns None."""
     norm(output)
 

@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from attnround.errors import InputError
+from attnround.graph import channels_last
 from attnround.progress import TrainingBar
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
@@ -64,7 +65,7 @@ def finetune(
     last = folder / "last.ckpt"
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, in a folder given twice
-    net, float_net = (copy.deepcopy(model).to(memory_format=torch.channels_last) for model in (student, teacher))
+    net, float_net = (channels_last(copy.deepcopy(model)) for model in (student, teacher))
     device = trainer.make().strategy.root_device
     train_layers(net, float_net)
     if settings.batch_norm == "reestimated":

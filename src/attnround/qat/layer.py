@@ -6,6 +6,7 @@ Source: Learned Step Size Quantization, arXiv 1902.08153, here with a step for e
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.quantization.grid import Grid, dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
@@ -38,7 +39,7 @@ class TrainedLayer(nn.Module):
         self.weight = nn.Parameter(dequantize(u, scale, zero_point))
         self.scale = nn.Parameter(scale.clone())
         self.factor = gradient_scale(weight[0].numel(), Grid(grid.bit_width).qmax)
-        self.norm: nn.BatchNorm2d | None = None
+        self.norm: _BatchNorm | None = None
         if quantized.activation is not None:
             quantized.activation.scale.requires_grad_(True)
             quantized.activation.scale_gradient = True

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from attnround.errors import InputError, check_number
-from attnround.graph.patches import Patches, grouped_rows
+from attnround.graph.kinds import grouped_rows
+from attnround.graph.patches import Patches
 from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer

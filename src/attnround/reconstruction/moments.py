@@ -15,7 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnround.graph.patches import Patches, grouped_rows
+from attnround.graph.kinds import grouped_rows
+from attnround.graph.patches import Patches
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
+from attnround.graph.kinds import kind_of
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import sqnr_db
 
@@ -66,7 +67,7 @@ def report_layer(name: str, layer: QuantizedLayer, weight: Tensor, nearest: Tens
     moved = (layer.levels.to(nearest.dtype) - nearest).abs()
     return LayerReport(
         name=name,
-        kind=type(layer.layer).__name__,
+        kind=kind_of(layer.layer).name,
         shape=list(weight.shape),
         num_weights=weight.numel(),
         bits=layer.grid.bit_width,
