@@ -116,3 +116,26 @@ def test_cutting_leaves_the_model_alone():
     before = copy.deepcopy(model.state_dict())
     units(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+class Twice(nn.Module):
+    """A convolution that is called in two places, another between them and one behind."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shared, self.between, self.last = (nn.Conv2d(3, 3, 3, padding=1) for _ in range(4))
+
+    def forward(self, x):
+        x = self.shared(self.stem(x).relu())
+        x = self.shared(self.between(x).relu())
+        return self.last(x.relu())
+
+
+def test_a_layer_that_is_called_twice_is_in_one_unit():
+    model = capture(Twice(), IMAGE)
+    names = ["stem", "shared", "between", "last"]
+    layers = units(model, "layer")
+    assert [unit.name for unit in layers] == names
+    assert [node.name for unit in layers for node in unit.more_inputs] == ["relu_1"]
+    assert [unit.layers for unit in units(model)] == [("stem",), ("shared", "between"), ("last",)]
+    assert units(model, "network")[0].layers == tuple(names)

@@ -11,6 +11,7 @@ Three passes over the same images:
    runs on hardware; its logits are compared with the simulation's.
 """
 
+from collections import defaultdict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,6 +25,8 @@ from attnround.deploy.integer import IntegerLayer, integer_model
 from attnround.quantization.grid import per_channel
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 
+# Layer name -> the inputs of the simulation's calls of it and their codes, in the order of the calls.
+Inputs = dict[str, deque[tuple[Tensor, Tensor]]]
 TIE = 2**-10  # of a step; float rounding was seen to move a value by up to 5e-5 of one
 
 
@@ -84,7 +87,7 @@ def prove(
     simulated, integer = quantized_layers(model), integer_model(model)
     layers = {each.name: integer.get_submodule(each.name) for each in stored}
     proof = Proof([_weights(each, simulated[each.name], layers[each.name]) for each in stored])
-    inputs: dict[str, tuple[Tensor, Tensor]] = {}  # of the simulation's layers, and their codes
+    inputs: Inputs = defaultdict(deque)
     hooks = [
         layer.register_forward_pre_hook(partial(_keep, inputs, name), with_kwargs=True)
         for name, layer in simulated.items()
@@ -93,6 +96,7 @@ def prove(
     try:
         for images, labels in batches:
             for some, right in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+                inputs.clear()
                 logits = model(some)
                 for record in proof.layers:
                     layers[record.name].watch = partial(_alone, record, layers[record.name], inputs)
@@ -123,14 +127,20 @@ def _weights(stored: StoredLayer, simulated: QuantizedLayer, layer: IntegerLayer
     )
 
 
-def _keep(inputs: dict, name: str, layer: QuantizedLayer, args: tuple, kwargs: dict) -> None:
+def _keep(inputs: Inputs, name: str, layer: QuantizedLayer, args: tuple, kwargs: dict) -> None:
     x = args[0] if args else kwargs["input"]
-    inputs[name] = x.clone(), layer.activation.codes(x)  # a later sum in place may take the memory of x
+    inputs[name].append((x.clone(), layer.activation.codes(x)))  # a later sum in place may take the memory of x
 
 
-def _alone(record: LayerProof, layer: IntegerLayer, inputs: dict, x: Tensor, codes: Tensor) -> Tensor:
+def _of_this_call(inputs: Inputs, name: str) -> tuple[Tensor, Tensor]:
+    """What the simulation's layer had; a pass goes once around all its calls."""
+    inputs[name].rotate(-1)
+    return inputs[name][-1]
+
+
+def _alone(record: LayerProof, layer: IntegerLayer, inputs: Inputs, x: Tensor, codes: Tensor) -> Tensor:
     """Pass 2: compare, then go on with the simulation's codes."""
-    original, expected = inputs[record.name]
+    original, expected = _of_this_call(inputs, record.name)
     if record.witnessed is None:
         record.witnessed = layer.witness(expected[:1])
     record.codes += codes.numel()
@@ -146,9 +156,9 @@ def _alone(record: LayerProof, layer: IntegerLayer, inputs: dict, x: Tensor, cod
     return expected
 
 
-def _together(record: LayerProof, inputs: dict, x: Tensor, codes: Tensor) -> Tensor:
+def _together(record: LayerProof, inputs: Inputs, x: Tensor, codes: Tensor) -> Tensor:
     """Pass 3: compare, and go on with the own codes."""
-    _, expected = inputs[record.name]
+    _, expected = _of_this_call(inputs, record.name)
     differs = codes != expected
     if differs.any():
         record.codes_differing += int(differs.sum())

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import InputKind, OutputKind
 
-from attnround.errors import InputError, reason
+from attnround.errors import InputError, listed, reason
 from attnround.graph.kinds import BY_OPERATION
 
 aten = torch.ops.aten
@@ -230,11 +230,14 @@ class _Converter:
         return self.graph.call_module(path, (self._value(x),))
 
     def _check_weights(self) -> None:
-        """Raise InputError where a layer's weight is used elsewhere too, so that quantizing it would change more."""
+        """Raise InputError where layers' weights are used elsewhere too, so that quantizing them would change more."""
         weights = [weight for weight, *_ in self.layers]
-        for (weight, *_), name in self.layers.items():
-            if weights.count(weight) > 1 or weight in self.placed:
-                raise InputError(f"{name} cannot be handled: its weight is used elsewhere too; give each layer its own")
+        tied = {w: n for (w, *_), n in reversed(self.layers.items()) if weights.count(w) > 1 or w in self.placed}
+        if tied:
+            raise InputError(
+                f"{listed(list(tied.values()))} cannot be handled: the weight is used elsewhere too, with another bias or "
+                "as a value; give each its own"
+            )
 
     def _owner(self, constant: fx.Node, otherwise: str, ending: str) -> str:
         """The path of the module that holds a tensor, or the only parameter that it follows from; else as said."""

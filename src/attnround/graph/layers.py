@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from attnround.errors import InputError
+from attnround.errors import InputError, listed
 from attnround.graph.capture import Captured
-from attnround.graph.kinds import QUANTIZABLE, kind_of
+from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.trace import calls
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
@@ -28,18 +28,14 @@ class Layer:
 
 
 def find_layers(model: Captured) -> list[Layer]:
-    """The quantizable layers in execution order.
+    """The quantizable layers in the order of their first calls.
 
-    Raises InputError that names the layers which cannot be quantized rightly.
+    Raises InputError that names those with weights that are not finite.
     """
-    names = [node.target for node in calls(model.graph, model, QUANTIZABLE)]
-    for name in dict.fromkeys(names):
-        layer = model.get_submodule(name)
-        kind = kind_of(layer).name
-        if names.count(name) > 1:
-            raise InputError(f"{name} ({kind}) cannot be handled: the forward calls it more than once")
-        if not layer.weight.isfinite().all():
-            raise InputError(f"{name} ({kind}) has NaN or infinity in its weight: use an intact checkpoint")
+    names = list(dict.fromkeys(node.target for node in calls(model.graph, model, QUANTIZABLE)))
+    broken = [name for name in names if not model.get_submodule(name).weight.isfinite().all()]
+    if broken:
+        raise InputError(f"NaN or infinity in the weights of {listed(broken)}: use an intact checkpoint")
     return [Layer(name, model.get_submodule(name).weight.detach()) for name in names]
 
 

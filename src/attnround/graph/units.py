@@ -5,6 +5,7 @@ the modules say that they belong together: an inverted residual without a shortc
 (arXiv 2102.05426), though it could be cut behind each of its convolutions.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
@@ -26,13 +27,15 @@ class Unit:
     """What is reconstructed at once: the nodes after `start` up to and with `end`, one value in and one value out.
 
     name: of the module that the unit is, or of its only layer; start, end: the nodes whose values go in and come out;
-    layers: names of the quantizable layers inside, in execution order.
+    layers: names of the quantizable layers inside, in execution order; more_inputs: of a layer that the forward calls
+    several times, the nodes whose values the later calls take.
     """
 
     name: str
     start: fx.Node
     end: fx.Node
     layers: tuple[str, ...]
+    more_inputs: tuple[fx.Node, ...] = ()
 
     def nodes(self) -> list[fx.Node]:
         """Those that make the value of `end` from that of `start`, in execution order."""
@@ -46,7 +49,7 @@ def cut(
     example: Tensor,
     kinds: tuple[type[nn.Module], ...] = QUANTIZABLE,
 ) -> list[Unit]:
-    """The units of a captured model in execution order; every quantizable layer is in exactly one.
+    """The units of a captured model in the order of their first calls; every quantizable layer is in exactly one.
 
     granularity: `layer`, a layer with its activation; `block`, parts that need one value and give one; `network`.
     Blocks tile the graph: each starts with the value at which the one before it ends. example: an image [1, C, H, W]
@@ -57,16 +60,16 @@ def cut(
     values = localize(graph, model, example)
     layers = calls(graph, model, kinds)
     if granularity == "layer":
-        return [_layer_unit(layer, layers, values) for layer in layers]
+        return [_layer_unit(name, layers, values) for name in _names(layers)]
     points = _cut_points(graph)
     if granularity == "network":
-        return [Unit("network", points[0], points[-1], tuple(layer.target for layer in layers))]
+        return [Unit("network", points[0], points[-1], _names(layers))]
     return _blocks(model, _segments(graph, points, layers), values)
 
 
-def _layer_unit(layer: fx.Node, layers: list[fx.Node], values: dict[fx.Node, object]) -> Unit:
-    (start,) = layer.all_input_nodes
-    end = layer
+def _layer_unit(name: str, layers: list[fx.Node], values: dict[fx.Node, object]) -> Unit:
+    first, *others = [layer for layer in layers if layer.target == name]
+    end = first
     while len(end.users) == 1:
         (user,) = end.users
         if user.op == "output" or user in layers or len(user.all_input_nodes) > 1:
@@ -74,7 +77,12 @@ def _layer_unit(layer: fx.Node, layers: list[fx.Node], values: dict[fx.Node, obj
         if not _same_shape(values[end], values[user]):
             break
         end = user
-    return Unit(layer.target, start, end, (layer.target,))
+    return Unit(name, first.args[0], end, (name,), tuple(other.args[0] for other in others))
+
+
+def _names(layers: Iterable[fx.Node]) -> tuple[str, ...]:
+    """Of the layers that these nodes call, each once."""
+    return tuple(dict.fromkeys(layer.target for layer in layers))
 
 
 def _same_shape(one: object, two: object) -> bool:
@@ -107,7 +115,7 @@ def _segments(graph: fx.Graph, points: list[fx.Node], layers: list[fx.Node]) -> 
     place = {node: i for i, node in enumerate(graph.nodes)}
     segments = []
     for start, end in pairwise(points):
-        names = tuple(layer.target for layer in layers if place[start] < place[layer] <= place[end])
+        names = _names(layer for layer in layers if place[start] < place[layer] <= place[end])
         segments.append(_Segment(start, end, names, _owner(names)))
     return segments
 
@@ -127,6 +135,10 @@ def _blocks(model: Captured, segments: list[_Segment], values: dict[fx.Node, obj
             if blocks and blocks[-1].end is segment.start and _same_shape(values[segment.start], values[segment.end]):
                 blocks[-1] = _join(blocks[-1], segment, blocks[-1].owner)
             continue
+        shared = [i for i, block in enumerate(blocks) if set(block.layers) & set(segment.layers)]
+        while shared and len(blocks) > shared[0]:  # all from a shared layer's first call to this one
+            last = blocks.pop()
+            segment = _join(last, segment, _owner(last.layers + segment.layers))
         while blocks and (owner := _common_module(model, blocks[-1].owner, segment.owner, root)) is not None:
             segment = _join(blocks.pop(), segment, owner)
         blocks.append(segment)
@@ -140,7 +152,7 @@ def _blocks(model: Captured, segments: list[_Segment], values: dict[fx.Node, obj
 
 
 def _join(one: _Segment, two: _Segment, owner: str) -> _Segment:
-    return _Segment(one.start, two.end, one.layers + two.layers, owner)
+    return _Segment(one.start, two.end, tuple(dict.fromkeys(one.layers + two.layers)), owner)
 
 
 def _common_module(model: Captured, one: str, two: str, root: str) -> str | None:
