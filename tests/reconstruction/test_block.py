@@ -169,7 +169,7 @@ def test_scales_of_activations_move_under_block_and_stay_under_layer(with_activa
 
 
 def test_bfloat16_lowers_the_error_too(blocks):
-    student, reports = blocks.run(METHODS["expected"], block(), precision="bf16-mixed")
+    student, reports = blocks.run(METHODS["expected"], block(), autocast=True)
     assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
     assert blocks.fidelity(student) > blocks.fidelity(blocks.student) + 2
     assert all(value.dtype == torch.float32 for value in student.parameters())

@@ -73,7 +73,7 @@ def test_a_unit_replays_its_block_from_what_was_captured(blocks, granularity, ca
     for model, key in ((blocks.teacher, "float"), (blocks.student, "quantized")):
         model.one.first.register_forward_pre_hook(lambda _, args, key=key: seen.setdefault(key, []).append(args[0]))
     index = {"layer": 1, "block": 1, "network": 0}[granularity]
-    unit, module = blocks.begin(AttentionRound(num_steps=1), settings, index)
+    unit, loop = blocks.begin(AttentionRound(num_steps=1), settings, index)
     captured = unit.captured
     assert captured.inputs.storage == ("float32" if cache_mib else "disk")
     assert (captured.num_learned, captured.num_held_out) == (36, 12)
@@ -94,7 +94,7 @@ def test_a_unit_replays_its_block_from_what_was_captured(blocks, granularity, ca
     with torch.no_grad():
         replayed = torch.cat([block(x) for x in captured.inputs[:].split(sizes)])
     assert torch.equal(captured.targets[:], replayed)
-    layers = {key: module.teacher.get_submodule(key).weight.detach() for key in unit.layers}
+    layers = {key: loop.teacher.get_submodule(key).weight.detach() for key in unit.layers}
     with torch.no_grad():  # with the float weights in its place the student's part is the float block
         biased = torch.cat([unit._forward(layers, x) for x in captured.inputs[:].split(sizes)])
     assert torch.equal(biased, replayed)

@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from attnround.data import ImageData
 from attnround.errors import InputError
-from attnround.progress import EvaluationBar
-from attnround.trainer import TrainerSettings
+from attnround.trainer import EvaluationBar, TrainerSettings
 
 
 def is_right(logits: Tensor, labels: Tensor) -> Tensor:

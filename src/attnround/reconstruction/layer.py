@@ -13,8 +13,7 @@ from attnround.graph.patches import Patches, grouped_rows
 from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
-from attnround.quantization.rounding import Quantizer
-from attnround.reconstruction.loop import descend
+from attnround.quantization.rounding import Objective, Quantizer, Rounding
 from attnround.reconstruction.moments import Moments, gather_moments
 from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
@@ -159,3 +158,19 @@ class LayerUnit(UnitWork):
 
     def _dequantized(self, levels: Tensor, scale: Tensor) -> Tensor:
         return dequantize(levels, scale, self.layer.zero_point)
+
+
+def descend(
+    rounding: Rounding, objective: Objective, optimizer: torch.optim.Optimizer, steps: range, num_steps: int
+) -> float:
+    """Take these of the `num_steps` steps; return the last objective (without the method's own penalty)."""
+    error = float("nan")
+    for step in steps:
+        rounding.anneal(step / num_steps)
+        loss = objective(*rounding.moments())
+        error = loss.detach()
+        optimizer.zero_grad()
+        (loss + rounding.penalty()).backward()
+        optimizer.step()
+        rounding.after_step()
+    return float(error)
