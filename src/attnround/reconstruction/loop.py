@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from attnround.graph.trace import executor, graph_of
 from attnround.quantization.rounding import Quantizer
 from attnround.reconstruction.checkpoint import Checkpoint
-from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
+from attnround.reconstruction.plan import Bench, Reconstruction, Step
+from attnround.reconstruction.unit import UnitWork
 from attnround.reconstruction.walk import Walk
 
 
