@@ -76,7 +76,7 @@ class Case:
 
     def start(self, weight_bits: int, input_bits: int, start: str) -> nn.Module:
         """The student that training starts from: rounded by GPTQ (ptq) or to nearest (fp32)."""
-        observer, trainer = ClipSearch(input_weighted=True), TrainerSettings()
+        observer = ClipSearch(input_weighted=True)
         search = Float() if input_bits == FLOAT else Mse(bit_width=input_bits, pinned=PINNED)
         inputs = calibrate_activations(self.teacher, self.calibration, search, 64)
         bits = Uniform(bit_width=weight_bits, pinned=PINNED).allocate(Problem(find_layers(self.teacher))).bit_width
@@ -85,7 +85,7 @@ class Case:
         if start == "ptq":
             settings = LayerReconstruction(observer=observer)
             teacher, gptq = copy.deepcopy(self.teacher), GPTQ(damping=0.0, order="activation")
-            reconstruct(teacher, student, self.calibration, gptq, settings, trainer, seed=self.seed)
+            reconstruct(teacher, student, self.calibration, gptq, settings, seed=self.seed)
         return student
 
     def run(self, weight_bits: int, input_bits: int, start: str, data: str, options: dict | None) -> dict[str, str]:

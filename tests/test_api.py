@@ -205,6 +205,7 @@ class Branches(nn.Module):
         ({"bits": 9}, "bit width"),
         ({"activation": "8"}, "activation='8': give a number of bits"),
         ({"reconstruction": "layers"}, "reconstruction='layers': give layer"),
+        ({"device": "tpu"}, "device='tpu': give cpu or gpu"),
         ({"images": None}, "images are a NoneType"),
         ({"images": []}, "images gave no batch"),
         ({"images": torch.zeros(4, dtype=torch.long)}, r"images are torch.int64 of shape \[4\]"),
@@ -220,6 +221,14 @@ def test_bad_input_is_one_line(own, images, change, fault):
     options = {"model": own, "images": images} | change
     with pytest.raises(InputError, match=fault) as caught:
         quick(options.pop("model"), options.pop("images"), **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("device", ["gpu", "cuda"])
+def test_a_gpu_that_is_not_there_is_told_in_a_line(own, images, device):
+    with pytest.raises(InputError, match=f"^device='{device}': torch finds no CUDA device here") as caught:
+        quick(own, images, device=device)
     assert "\n" not in str(caught.value)
 
 

@@ -11,7 +11,6 @@ from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import AdaRound, AttentionRound
 from attnround.reconstruction import LayerReconstruction, reconstruct
-from attnround.trainer import TrainerSettings
 
 pytestmark = [
     pytest.mark.gpu,
@@ -26,12 +25,12 @@ def test_a_gpu_reconstructs_as_well_as_a_cpu(network, quantizer):
     start = swap_layers(network, {layer.name: 3 for layer in find_layers(network)}, ClipSearch())
     settings = LayerReconstruction(observer=ClipSearch(), batch_size=16)
     fidelity = {}
-    for accelerator in ("cpu", "gpu"):
+    for device in ("cpu", "cuda"):
         student = copy.deepcopy(start)
-        reconstruct(copy.deepcopy(network), student, images, quantizer, settings, TrainerSettings(accelerator))
+        reconstruct(copy.deepcopy(network), student, images, quantizer, settings, device=device)
         with torch.no_grad():
-            fidelity[accelerator] = sqnr_db(network(images), student.cpu()(images))
-    assert fidelity["gpu"] > fidelity["cpu"] - 1
+            fidelity[device] = sqnr_db(network(images), student(images))
+    assert fidelity["cuda"] > fidelity["cpu"] - 1
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "swin_tiny_patch4_window7_224", "tf_efficientnet_lite0"])

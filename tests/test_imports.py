@@ -1,7 +1,9 @@
 """Imports go one way, from the entries to the grid: what each room may import is written here."""
 
 import ast
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -16,24 +18,24 @@ MAY_IMPORT = {
     "progress": set(),
     "tracking": {"results"},
     "logs": {"results", "tracking"},
-    "trainer": set(),
+    "trainer": {"progress"},
     "data": set(),
     "bits": {"quantization"},
     "graph": {"quantization"},
     "models": set(),
     "training": set(),
-    "qat": {"graph", "quantization", "progress", "trainer", "training"},
-    "evaluation": {"data", "graph", "quantization", "progress", "trainer"},
+    "qat": {"graph", "quantization", "trainer", "training"},
+    "evaluation": {"data", "graph", "quantization", "trainer"},
     "reconstruction": {"graph", "bits", "quantization", "progress", "trainer"},
     "deploy": {"evaluation", "graph", "models", "quantization", "results"},
     "checks": {"data", "deploy", "evaluation", "progress", "results", "trainer"},
     "export": {"checks", "data", "deploy", "results"},
     "api": {
         "bits", "data", "deploy", "evaluation", "graph", "models", "progress", "quantization", "reconstruction",
-        "results", "trainer",
+        "results",
     },
     "pipeline": {
-        "api", "bits", "data", "deploy", "evaluation", "graph", "logs", "models", "progress", "qat", "quantization",
+        "api", "bits", "data", "deploy", "evaluation", "graph", "logs", "models", "qat", "quantization",
         "reconstruction", "results", "trainer", "training",
     },
 }  # fmt: skip
@@ -48,7 +50,6 @@ OUTSIDE = {
         "qat",
         "evaluation",
         "trainer",
-        "progress",
         "logs",
         "tracking",
     },
@@ -65,13 +66,17 @@ def imports(room: str) -> set[str]:
     """Every module that a room's files import, at any depth of the code."""
     place = PACKAGE / room
     files = place.rglob("*.py") if place.is_dir() else [place.with_suffix(".py")]
+    return set().union(*map(imports_of, files))
+
+
+def imports_of(file: Path) -> set[str]:
+    """The same for a file."""
     found = set()
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import):
-                found |= {alias.name for alias in node.names}
-            elif isinstance(node, ast.ImportFrom):
-                found.add(node.module)
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(node.module)
     return found
 
 
@@ -93,6 +98,16 @@ def test_a_room_imports_only_what_is_below_it(room):
 def test_libraries_stay_in_their_rooms(package):
     users = {room for room in MAY_IMPORT if package in {name.split(".")[0] for name in imports(room)}}
     assert users <= OUTSIDE[package]
+
+
+def test_reconstruction_needs_no_lightning():
+    """The one file that drives it by Lightning's Trainer is imported by those that want that."""
+    lightning = PACKAGE / "reconstruction/lightning.py"
+    for file in (PACKAGE / "reconstruction").glob("*.py"):
+        above = {"pytorch_lightning", "attnround.trainer", "attnround.reconstruction.lightning"} & imports_of(file)
+        assert file == lightning or not above, file
+    code = "import sys, attnround.reconstruction; sys.exit('pytorch_lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 ENTRIES = sorted(each.name for each in (ROOT / "src").glob("*.py"))

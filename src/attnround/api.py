@@ -64,7 +64,6 @@ from attnround.reconstruction import (
 )
 from attnround.results.record import write_atomically
 from attnround.results.table import plain, text_table
-from attnround.trainer import TrainerSettings
 
 T = TypeVar("T")
 ENDS = {"first": 8, "last": 8}  # bits of the first and the last layer, and of their inputs
@@ -324,16 +323,15 @@ def quantize(
     method = _chosen("rounding", rounding, ROUNDINGS, Quantizer)
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)
     settings = _chosen("reconstruction", reconstruction, RECONSTRUCTIONS, Reconstruction)
-    trainer = TrainerSettings(device)
+    on = _device(device)
     given = {"num_images": num_images, "images_of": images_of}
     prepared = model if isinstance(model, Prepared) else Prepared(model, images, **given)
     teacher, shown = prepared.teacher, prepared.images
 
     def rounded(student: Captured) -> list[UnitReport]:
-        return reconstruct(teacher, student, shown, method, settings, trainer, seed=seed)[0]
+        return reconstruct(teacher, student, shown, method, settings, device=on, seed=seed)
 
     with silent(not progress), torch.random.fork_rng():  # who calls keeps the state of the global generator
-        on = trainer.make().strategy.root_device
         found = start(teacher, shown, prepared.unfolded, allocator, search, settings, on, seed, rounded)
         reports = rounded(found.student)
     student = found.student.cpu().eval()
@@ -352,3 +350,13 @@ def _chosen(argument: str, given: object, words: dict[str, Callable[[], T]], kin
         return words[given]()
     near = get_close_matches(str(given), words, n=3, cutoff=0.4) or list(words)
     raise InputError(f"{argument}={given!r}: give {', '.join(near) or 'a number of bits'}, or an object")
+
+
+def _device(name: str) -> torch.device:
+    if name not in ("cpu", "gpu", "cuda"):
+        raise InputError(f"device={name!r}: give cpu or gpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(f"device={name!r}: torch finds no CUDA device here; device='cpu' runs anywhere")
+    return torch.device("cuda", torch.cuda.current_device())

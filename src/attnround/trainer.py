@@ -1,4 +1,4 @@
-"""Lightning's Trainer as this project uses it: quiet, its progress shown by our own bar."""
+"""Lightning's Trainer as this project uses it: quiet, its progress shown by our own bars."""
 
 import logging
 import warnings
@@ -9,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from attnround.errors import InputError, reason
+from attnround.progress import bar
 
 QUIET = (
     "does not have many workers",  # images in memory need none, and image folders set data.num_workers
@@ -38,6 +39,16 @@ class TrainerSettings:
         """What computes: the GPU's name, or cpu."""
         return torch.cuda.get_device_name() if self.accelerator in ("gpu", "cuda") else "cpu"
 
+    @property
+    def device(self) -> torch.device:
+        """What computes where one device is enough. Raises InputError where the machine has no such accelerator."""
+        return self.make().strategy.root_device
+
+    @property
+    def autocast(self) -> bool:
+        """Whether forward passes are in bfloat16."""
+        return self.precision.startswith("bf16")
+
     @staticmethod
     def quiet() -> None:
         """Silence what Lightning says of things that are meant so."""
@@ -66,3 +77,33 @@ class TrainerSettings:
     def make_distributed(self, **more: Any) -> pl.Trainer:
         """The same on all the devices."""
         return self.make(devices=self.devices, strategy=self.strategy, **more)
+
+
+class EvaluationBar(pl.Callback):
+    """Counts evaluation batches."""
+
+    def __init__(self, name: str):
+        self.name = name
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar = bar(int(sum(trainer.num_val_batches)), f"evaluate {self.name}", "batch")
+
+    def on_validation_batch_end(self, *_: object) -> None:
+        self.bar.update()
+
+    def on_validation_end(self, *_: object) -> None:
+        self.bar.close()
+
+
+class TrainingBar(pl.Callback):
+    """Counts training batches over all epochs and shows the loss."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.bar = bar(int(trainer.estimated_stepping_batches), "train", "step", shown=trainer.is_global_zero)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, *_: object) -> None:
+        self.bar.update()
+        self.bar.set_postfix(epoch=trainer.current_epoch, loss=f"{outputs['loss'].item():.3f}", refresh=False)
+
+    def on_train_end(self, *_: object) -> None:
+        self.bar.close()

@@ -21,7 +21,6 @@ from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
 from attnround.reconstruction import LayerReconstruction, attach_activations, calibrate_activations, reconstruct
-from attnround.trainer import TrainerSettings
 
 SLIM = {"layers": (1, 1, 1, 1), "channels": (16, 24, 32, 48)}
 FAMILIES = {  # name: (arguments, units of the blocks)
@@ -168,7 +167,7 @@ def test_four_bits_reconstructed_are_closer_to_float_than_nearest_ones(name):
     student = swap_layers(model, {layer.name: 4 for layer in find_layers(model)}, SETTINGS.observer)
     with torch.no_grad():
         reference, nearest = model(images[NUM_CALIBRATION:]), student(images[NUM_CALIBRATION:])
-    reconstruct(model, student, images[:NUM_CALIBRATION], AttentionRound(num_steps=20), SETTINGS, TrainerSettings())
+    reconstruct(model, student, images[:NUM_CALIBRATION], AttentionRound(num_steps=20), SETTINGS)
     with torch.no_grad():
         assert sqnr_db(reference, student(images[NUM_CALIBRATION:])) > sqnr_db(reference, nearest) + 3
 

@@ -11,8 +11,7 @@ from attnround.graph import Captured, capture, find_layers, swap_layers
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Float, RangeSearch
 from attnround.reconstruction import attach_activations, calibrate_activations, reconstruct
-from attnround.reconstruction.module import ReconstructionModule
-from attnround.trainer import TrainerSettings
+from attnround.reconstruction.loop import ReconstructionLoop
 
 
 class Shortcut(nn.Module):
@@ -44,19 +43,19 @@ class Problem:
     student: nn.Module
     images: torch.Tensor
 
-    def run(self, quantizer, settings, precision="32-true", **more):
+    def run(self, quantizer, settings, **more):
         """A reconstructed copy of the student, and the reports."""
         student = copy.deepcopy(self.student)
-        trainer = TrainerSettings(precision=precision)
-        return student, reconstruct(self.teacher, student, self.images, quantizer, settings, trainer, **more)[0]
+        return student, reconstruct(self.teacher, student, self.images, quantizer, settings, **more)
 
     def begin(self, quantizer, settings, index=0, seed=0):
-        """The work on a step of the plan, with all before it at nearest, and the module around it."""
-        module = ReconstructionModule(self.teacher, copy.deepcopy(self.student), self.images, quantizer, settings, seed)
-        module.num_done = index
-        module.on_fit_start()
-        module.on_train_epoch_start()
-        return module.unit, module
+        """The work on a unit of the plan, with all before it at nearest, and the loop around it."""
+        student = copy.deepcopy(self.student)
+        loop = ReconstructionLoop(self.teacher, student, self.images, quantizer, settings, seed=seed)
+        loop.index = index
+        with loop.on("cpu"):
+            loop.begin_unit()
+        return loop.unit, loop
 
     @torch.no_grad()
     def fidelity(self, student) -> float:

@@ -17,7 +17,6 @@ from attnround.reconstruction import (
     calibrate_activations,
     reconstruct,
 )
-from attnround.trainer import TrainerSettings
 
 ENDS = {"first": 8, "last": 8}
 
@@ -113,7 +112,7 @@ def test_reconstruction_takes_up_the_error_of_the_inputs(model, images):
 
     def reconstructed(quantizer, at_once: bool) -> tuple[nn.Module, list]:
         student = quantized(model, images, Mse(3, pinned=ENDS) if at_once else Float())
-        reports, _ = reconstruct(model, student, images, quantizer, settings, TrainerSettings())
+        reports = reconstruct(model, student, images, quantizer, settings)
         attach_activations(student, calibrate_activations(model, images, Mse(3, pinned=ENDS), 32))
         return student, reports
 
@@ -152,6 +151,6 @@ def test_an_input_of_zeros_is_no_trouble(model, images):
         model.stem.bias.zero_()
     student = quantized(model, images, Mse(4))
     settings = LayerReconstruction(observer=ClipSearch(), batch_size=32)
-    reconstruct(model, student, images, AttentionRound(num_steps=20), settings, TrainerSettings())
+    reconstruct(model, student, images, AttentionRound(num_steps=20), settings)
     with torch.no_grad():
         torch.testing.assert_close(student(images), model(images), rtol=0.2, atol=0.05)

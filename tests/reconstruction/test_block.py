@@ -11,7 +11,7 @@ from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Lsq, Mse
 from attnround.quantization.rounding import GPTQ, AdaRound, AttentionRound, CoordinateDescent, FlexRound
-from attnround.reconstruction import BlockReconstruction, LayerReconstruction, capture
+from attnround.reconstruction import BlockReconstruction, LayerReconstruction, unit_data
 
 METHODS = {
     "adaround": AdaRound(num_steps=100, lr=0.05),
@@ -81,7 +81,7 @@ def test_a_few_images_and_a_larger_minibatch_are_no_trouble(two_blocks, problem_
 
 def test_fisher_weights_are_squared_gradients_for_drawn_labels(blocks):
     unit, _ = blocks.begin(METHODS["expected"], block(loss="fisher"), index=1, seed=5)
-    weights, targets = unit.captured.weights[:], unit.captured.targets[:]
+    weights, targets = unit.data.weights[:], unit.data.targets[:]
     assert weights.mean().item() == pytest.approx(1, rel=1e-5)
     generator = torch.Generator().manual_seed(5 + 1)
     expected, two = [], blocks.teacher.two
@@ -122,7 +122,7 @@ def test_the_curvature_of_a_linear_unit_is_the_energy_of_its_inputs(problem_of):
     problem = problem_of(Flat().eval())
     problem.images *= torch.linspace(0.1, 3, 12)
     unit, _ = problem.begin(METHODS["expected"], block(minibatch=36))
-    layer, targets = problem.student.layer, unit.captured.targets[:36].double()
+    layer, targets = problem.student.layer, unit.data.targets[:36].double()
     energy = problem.images[:36].flatten(1).double().square().mean(0)
     percent = 100 / targets.var(correction=0)
     exact = percent / targets.shape[1] * energy * layer.scale.double()[:, None].square()
@@ -169,7 +169,7 @@ def test_scales_of_activations_move_under_block_and_stay_under_layer(with_activa
 
 
 def test_bfloat16_lowers_the_error_too(blocks):
-    student, reports = blocks.run(METHODS["expected"], block(), precision="bf16-mixed")
+    student, reports = blocks.run(METHODS["expected"], block(), autocast=True)
     assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
     assert blocks.fidelity(student) > blocks.fidelity(blocks.student) + 2
     assert all(value.dtype == torch.float32 for value in student.parameters())
@@ -189,7 +189,7 @@ def test_inputs_that_are_quantized_anyway_are_kept_as_codes_with_the_same_result
     monkeypatch.setattr(ActivationQuantizer, "codes", lambda self, x: coded.add(self) or encode(self, x))
     with_codes, _ = problem.run(METHODS["expected"], settings)
     assert len(coded) == 4  # of six layers; the first ones of the blocks share their input with a shortcut
-    monkeypatch.setattr(capture, "shared_coding", lambda takers: {})
+    monkeypatch.setattr(unit_data, "lossless_coding", lambda consumers: {})
     plain, _ = problem.run(METHODS["expected"], settings)
     assert same_state(with_codes, plain)
 
@@ -197,4 +197,4 @@ def test_inputs_that_are_quantized_anyway_are_kept_as_codes_with_the_same_result
 def test_inputs_that_a_shortcut_takes_too_or_whose_steps_are_learned_stay_as_they_are(with_activations):
     for search, granularity in ((Mse(4), "block"), (Lsq(4), "layer"), (Mse(4, drop=0.5), "layer")):
         unit, _ = with_activations(search).begin(METHODS["expected"], block(granularity=granularity), index=1)
-        assert unit.captured.quantized.storage == "float32"
+        assert unit.data.quantized.storage == "float32"

@@ -64,8 +64,8 @@ def test_the_budget_chooses_the_first_storage_that_fits(num_values):
 
 @pytest.mark.parametrize("granularity", ["layer", "block", "network"])
 @pytest.mark.parametrize("cache_mib", [0, 100], ids=["disk", "float32"])
-def test_a_unit_replays_its_block_from_what_was_captured(blocks, granularity, cache_mib):
-    """Targets are the float block's on the captured inputs, and the inputs those of a forward pass, to the bit."""
+def test_a_unit_replays_its_block_from_its_data(blocks, granularity, cache_mib):
+    """Targets are the float block's on the inputs kept, and the inputs those of a forward pass, to the bit."""
     settings = BlockReconstruction(
         observer=ClipSearch(), granularity=granularity, batch_size=16, cache_mib=cache_mib, held_out=0.25
     )
@@ -73,10 +73,10 @@ def test_a_unit_replays_its_block_from_what_was_captured(blocks, granularity, ca
     for model, key in ((blocks.teacher, "float"), (blocks.student, "quantized")):
         model.one.first.register_forward_pre_hook(lambda _, args, key=key: seen.setdefault(key, []).append(args[0]))
     index = {"layer": 1, "block": 1, "network": 0}[granularity]
-    unit, module = blocks.begin(AttentionRound(num_steps=1), settings, index)
-    captured = unit.captured
-    assert captured.inputs.storage == ("float32" if cache_mib else "disk")
-    assert (captured.num_learned, captured.num_held_out) == (36, 12)
+    unit, loop = blocks.begin(AttentionRound(num_steps=1), settings, index)
+    data = unit.data
+    assert data.inputs.storage == ("float32" if cache_mib else "disk")
+    assert (data.num_learned, data.num_held_out) == (36, 12)
     sizes = (16, 16, 4, 12)
     if index:
         seen.clear()
@@ -84,17 +84,17 @@ def test_a_unit_replays_its_block_from_what_was_captured(blocks, granularity, ca
             for images in blocks.images.split(sizes):
                 blocks.teacher(images)
                 blocks.student(images)
-        assert torch.equal(captured.inputs[:], torch.cat(seen["float"]))
-        assert torch.equal(captured.quantized[:], torch.cat(seen["quantized"]))
+        assert torch.equal(data.inputs[:], torch.cat(seen["float"]))
+        assert torch.equal(data.quantized[:], torch.cat(seen["quantized"]))
     block = {
         "layer": lambda x: blocks.teacher.one.first(x).relu(),
         "block": lambda x: (x + blocks.teacher.one.second(blocks.teacher.one.first(x).relu())).relu(),
         "network": blocks.teacher,
     }[granularity]
     with torch.no_grad():
-        replayed = torch.cat([block(x) for x in captured.inputs[:].split(sizes)])
-    assert torch.equal(captured.targets[:], replayed)
-    layers = {key: module.teacher.get_submodule(key).weight.detach() for key in unit.layers}
+        replayed = torch.cat([block(x) for x in data.inputs[:].split(sizes)])
+    assert torch.equal(data.targets[:], replayed)
+    layers = {key: loop.teacher.get_submodule(key).weight.detach() for key in unit.layers}
     with torch.no_grad():  # with the float weights in its place the student's part is the float block
-        biased = torch.cat([unit._forward(layers, x) for x in captured.inputs[:].split(sizes)])
+        biased = torch.cat([unit._forward(layers, x) for x in data.inputs[:].split(sizes)])
     assert torch.equal(biased, replayed)

@@ -9,7 +9,6 @@ from attnround.quantization.grid import quantize
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import Nearest, Stochastic
 from attnround.reconstruction import LayerReconstruction, reconstruct
-from attnround.trainer import TrainerSettings
 
 NO_IMAGES = None  # they are not looked at
 
@@ -23,7 +22,7 @@ def rounded(start, quantizer, seed=0):
     teacher, student = start
     student = copy.deepcopy(student)
     settings = LayerReconstruction(observer=ClipSearch(input_weighted=True))
-    return student, reconstruct(teacher, student, NO_IMAGES, quantizer, settings, TrainerSettings(), seed=seed)[0]
+    return student, reconstruct(teacher, student, NO_IMAGES, quantizer, settings, seed=seed)
 
 
 def test_nearest_leaves_what_the_layers_were_swapped_for(start):

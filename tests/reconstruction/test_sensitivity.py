@@ -107,3 +107,11 @@ def test_bit_operations_count_the_inputs_bits(folded, images):
     floating = bit_problem(folded, images, ClipSearch(), {}, {}, seed=0)
     reach = Mixed(unit="gbops").reach
     assert reach(floating) == tuple(pytest.approx(4 * end) for end in reach(quantized))
+
+
+def test_constant_inputs_have_no_covariance():
+    """In float32, the product of large constant inputs less that of their means would leave some of either sign."""
+    model = nn.Sequential(nn.Conv2d(16, 4, 1))
+    images = (torch.randn(16, 1, 1) * 100).expand(100, 16, 12, 12)
+    covariance = input_covariances(model, ["0"], images, seed=0)["0"]
+    assert covariance.abs().max() < 1e-6

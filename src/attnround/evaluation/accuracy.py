@@ -9,8 +9,7 @@ from torch import Tensor, nn
 from attnround.data import ImageData
 from attnround.errors import InputError
 from attnround.graph import channels_last
-from attnround.progress import EvaluationBar
-from attnround.trainer import TrainerSettings
+from attnround.trainer import EvaluationBar, TrainerSettings
 
 
 def is_right(logits: Tensor, labels: Tensor) -> Tensor:

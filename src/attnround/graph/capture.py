@@ -235,8 +235,8 @@ class _Converter:
         tied = {w: n for (w, *_), n in reversed(self.layers.items()) if weights.count(w) > 1 or w in self.placed}
         if tied:
             raise InputError(
-                f"{listed(list(tied.values()))} cannot be handled: the weight is used elsewhere too, with another bias or "
-                "as a value; give each its own"
+                f"{listed(list(tied.values()))} cannot be handled: the weight is used elsewhere too, with another bias "
+                "or as a value; give each its own"
             )
 
     def _owner(self, constant: fx.Node, otherwise: str, ending: str) -> str:

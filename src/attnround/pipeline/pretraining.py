@@ -11,9 +11,8 @@ from attnround.data import ImageData
 from attnround.evaluation import evaluate
 from attnround.logs import closing, publish, say
 from attnround.models import TimmModel
-from attnround.progress import TrainingBar
 from attnround.results.record import Run, peak_mib
-from attnround.trainer import TrainerSettings
+from attnround.trainer import TrainerSettings, TrainingBar
 from attnround.training import Recipe, SupervisedModule
 
 

@@ -62,7 +62,10 @@ def quantize(
     labelled = HeldOut(data, qat.held_out, qat.batch_size) if qat.num_epochs else None
 
     def reconstructed(student: nn.Module) -> object:
-        return reconstruct(teacher, student, images, quantizer, reconstruction, trainer, seed=seed)
+        return reconstruct(
+            teacher, student, images, quantizer, reconstruction,
+            device=trainer.device, autocast=trainer.autocast, seed=seed,
+        )  # fmt: skip
 
     with closing(loggers, run, COMPARED):
         begin = start(subject, bits, activation, reconstruction, trainer, reconstructed, run)

@@ -1,6 +1,7 @@
 """What the float model is prepared with, how its bits are found, and how it is rounded: each stage says its line."""
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -19,12 +20,8 @@ from attnround.models import TimmModel
 from attnround.quantization.observer import sqnr_db
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
-from attnround.reconstruction import (
-    Checkpoint,
-    Reconstruction,
-    UnitReport,
-    reconstruct,
-)
+from attnround.reconstruction import Checkpoint, Reconstruction, UnitReport
+from attnround.reconstruction.lightning import fit_reconstruction
 from attnround.results.record import Run, write_atomically
 from attnround.trainer import TrainerSettings
 
@@ -104,7 +101,7 @@ def start(
 
     reconstructed: rounds a student as the run does, for allocators that try what they allocate.
     """
-    device = trainer.make().strategy.root_device
+    device = trainer.device
     found = api.start(
         subject.teacher, subject.images, subject.unfolded, bits, activation, reconstruction, device,
         run.config["seed"], reconstructed,
@@ -156,10 +153,12 @@ def round_weights(
         say("resume", f"{len(checkpoint.restore(student))} finished units of {checkpoint.path}")
     else:
         checkpoint.path.unlink(missing_ok=True)  # an earlier run's, in a folder given twice
-    seed = run.config["seed"]
-    reports, seconds = reconstruct(
-        subject.teacher, student, subject.images, quantizer, reconstruction, trainer, loggers, seed, checkpoint
-    )
+    begun = time.perf_counter()
+    reports = fit_reconstruction(
+        subject.teacher, student, subject.images, quantizer, reconstruction, trainer,
+        seed=run.config["seed"], loggers=loggers, checkpoint=checkpoint,
+    )  # fmt: skip
+    seconds = time.perf_counter() - begun
     fallbacks = sum(not report.kept for report in reports)
     worse = f", {fallbacks} of {len(reports)} units kept their start, which was better" if fallbacks else ""
     say("reconstruct", f"{run.choices['quantizer']} in {seconds:.1f} s{worse}")

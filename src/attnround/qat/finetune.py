@@ -14,12 +14,11 @@ from torch import Tensor, nn
 
 from attnround.errors import InputError
 from attnround.graph import channels_last
-from attnround.progress import TrainingBar
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.module import QatModule
 from attnround.qat.settings import Lsq
-from attnround.trainer import TrainerSettings
+from attnround.trainer import TrainerSettings, TrainingBar
 
 STATISTICS_BATCH = 128  # images that a batch norm sees at a time when its statistics are estimated
 MONITOR = "qat/held_out_loss"
@@ -66,7 +65,7 @@ def finetune(
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, in a folder given twice
     net, float_net = (channels_last(copy.deepcopy(model)) for model in (student, teacher))
-    device = trainer.make().strategy.root_device
+    device = trainer.device
     train_layers(net, float_net)
     if settings.batch_norm == "reestimated":
         reference = net if settings.start == "ptq" else float_net

@@ -1,13 +1,13 @@
-"""Reconstruction: calibration images carried through the network, objectives, and the module that runs them."""
+"""Reconstruction: calibration images carried through the network, objectives, and the loop that runs them."""
 
 from attnround.reconstruction.activations import activation_columns, attach_activations, calibrate_activations
 from attnround.reconstruction.block import BlockReconstruction
 from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.layer import LayerReconstruction
-from attnround.reconstruction.module import reconstruct
 from attnround.reconstruction.plan import Reconstruction
 from attnround.reconstruction.problem import bit_problem
 from attnround.reconstruction.report import LayerReport, UnitReport
+from attnround.reconstruction.run import reconstruct
 
 __all__ = [
     "BlockReconstruction",

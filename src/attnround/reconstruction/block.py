@@ -24,16 +24,16 @@ from torch.func import functional_call
 from attnround.errors import InputError, check_number
 from attnround.graph.segment import segment
 from attnround.graph.units import Unit, cut
-from attnround.quantization.grid import dequantize, per_channel, quantize, steps
+from attnround.quantization.grid import dequantize, per_channel, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Quantizer, Rounding
 from attnround.reconstruction.block_objective import BlockObjective, LayerError, curvature
 from attnround.reconstruction.cache import batches
-from attnround.reconstruction.capture import Captured, capture
 from attnround.reconstruction.checkpoint import layer_state, restore_layer
 from attnround.reconstruction.layer import LayerReconstruction
-from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
-from attnround.reconstruction.report import UnitReport, decibel, report_layer
+from attnround.reconstruction.plan import Bench, Reconstruction, Step
+from attnround.reconstruction.unit import UnitWork
+from attnround.reconstruction.unit_data import UnitData, gather
 
 CURVATURE_DRAWS = 8  # mini-batches behind c, each with random signs of its own; each costs a backward pass
 EDGE = 0.49  # in steps: a start from given levels stays inside their cells
@@ -91,11 +91,11 @@ class BlockReconstruction(Reconstruction):
         return dataclasses.replace(quantizer, num_steps=num_steps, lr=quantizer.lr * self.lr_scale)
 
     def begin(self, unit: Unit, bench: Bench) -> "BlockUnit":
-        captured = capture(unit, bench, self.batch_size, self.cache_mib, self.loss == "fisher")
+        data = gather(unit, bench, self.batch_size, self.cache_mib, self.loss == "fisher")
         layers = {name: bench.student.get_submodule(name) for name in unit.layers}
         weights = {name: bench.teacher.get_submodule(name).weight.detach() for name in unit.layers}
         part = segment(bench.student, unit.start, unit.end)
-        return BlockUnit(unit.name, part, layers, weights, captured, self, bench)
+        return BlockUnit(unit.name, part, layers, weights, data, self, bench)
 
 
 class BlockUnit(UnitWork):
@@ -110,34 +110,27 @@ class BlockUnit(UnitWork):
         part: fx.GraphModule,
         layers: dict[str, QuantizedLayer],
         weights: dict[str, Tensor],
-        captured: Captured,
+        data: UnitData,
         settings: BlockReconstruction,
         bench: Bench,
     ):
-        self.name, self.part, self.layers, self.weights, self.captured = name, part, layers, weights, captured
-        self.settings, self.quantizer = settings, bench.quantizer
+        super().__init__(name, f"{settings.granularity} {settings.loss}", layers, weights, bench.quantizer)
+        self.part, self.data, self.settings = part, data, settings
         self.generator, self.autocast = bench.generator, bench.autocast
-        self.objective = BlockObjective(captured, settings.batch_size)
+        self.objective = BlockObjective(data, settings.batch_size)
         self.before = {key: layer_state(layer) for key, layer in layers.items()}
         self.start_error = self.loss = self._held_out_error()
-        self.roundings = {key: self._begin(key) for key in layers}
+        self.roundings = {key: self._start_rounding(key) for key in layers}
         self.curvature = self._curvature()
         self.optimizer = self._optimizer()
-        self.losses: list[float] = []
 
-    def run(self, steps: range) -> None:
-        if self.optimizer is None:
-            return
+    def _descend(self, steps: range) -> float:
         with self._dropping():
             for step in steps:
-                self._step(step / self.quantizer.num_steps)
-        self.loss = float(self.loss)
-        self.losses.append(self.loss)
-        if not math.isfinite(self.loss):
-            raise InputError(f"{self.name}: the loss became {self.loss}; lower the learning rate {self.quantizer.lr}")
+                loss = self._step(step / self.quantizer.num_steps)
+        return loss.item()
 
-    @torch.enable_grad()
-    def _step(self, progress: float) -> None:
+    def _step(self, progress: float) -> Tensor:
         images = self._draw()
         for group in self.optimizer.param_groups[1:]:  # learned scales of activations
             group["lr"] = self.settings.activation_lr * (1 + math.cos(math.pi * progress)) / 2
@@ -150,13 +143,13 @@ class BlockUnit(UnitWork):
             if variance is not None:
                 added = added + (variance * self.curvature[key]).sum()
         output = self._forward(weights, self._input(images))
-        loss = self.objective(output, self.captured.targets[images], self._loss_weights(images))
+        loss = self.objective(output, self.data.targets[images], self._loss_weights(images))
         self.optimizer.zero_grad()
         (loss + added).backward()
         self.optimizer.step()
         for rounding in self.roundings.values():
             rounding.after_step()
-        self.loss = loss.detach()
+        return loss.detach()
 
     @contextlib.contextmanager
     def _dropping(self) -> Iterator[None]:
@@ -180,35 +173,22 @@ class BlockUnit(UnitWork):
         groups = [{"params": learned}, {"params": scales}] if scales else [{"params": learned}]
         return torch.optim.Adam(groups, self.quantizer.lr, fused=True)
 
-    @torch.no_grad()
-    def finish(self) -> UnitReport:
+    def _bake_decision(self) -> None:
         for key, layer in self.layers.items():
             factor = self.roundings[key].gain()
             if factor is not None:
                 layer.scale.mul_(factor)
             layer.bake(self.roundings[key].decide())
-        error = self._held_out_error()
-        kept = error <= self.start_error
-        if not kept:
-            for key, layer in self.layers.items():
-                restore_layer(layer, self.before[key])
-        return UnitReport(
-            name=self.name,
-            objective=f"{self.settings.granularity} {self.settings.loss}",
-            layers=[
-                report_layer(key, layer, self.weights[key], self._nearest(key)) for key, layer in self.layers.items()
-            ],
-            start_sqnr_db=decibel(self.start_error),
-            sqnr_db=decibel(error if kept else self.start_error),
-            kept=kept,
-            losses=self.losses,
-        )
 
-    def _begin(self, key: str) -> Rounding:
+    def _bake_start(self) -> None:
+        for key, layer in self.layers.items():
+            restore_layer(layer, self.before[key])
+
+    def _start_rounding(self, key: str) -> Rounding:
         """The rounding of a layer, from the levels that it has."""
         layer = self.layers[key]
-        images = torch.arange(min(self.settings.minibatch, self.captured.num_learned))
-        x, target, weight = self.captured.quantized[images], self.captured.targets[images], self._loss_weights(images)
+        images = torch.arange(min(self.settings.minibatch, self.data.num_learned))
+        x, target, weight = self.data.quantized[images], self.data.targets[images], self._loss_weights(images)
 
         def loss_with(mean: Tensor) -> Tensor:
             return self.objective(self._forward({key: self._weight(key, mean)}, x), target, weight)
@@ -227,7 +207,7 @@ class BlockUnit(UnitWork):
         draws = []
         for _ in range(CURVATURE_DRAWS):
             images = self._draw()
-            draws.append((self.captured.quantized[images], self._loss_weights(images)))
+            draws.append((self.data.quantized[images], self._loss_weights(images)))
         weights = {key: layer.layer.weight.detach() for key, layer in self.layers.items()}
         found = curvature(self._forward, weights, draws, self.generator)
         scales = {key: per_channel(layer.scale, weights[key]) for key, layer in self.layers.items()}
@@ -236,10 +216,6 @@ class BlockUnit(UnitWork):
     def _weight(self, key: str, mean: Tensor) -> Tensor:
         return dequantize(mean, self.layers[key].scale, self.layers[key].zero_point)
 
-    def _nearest(self, key: str) -> Tensor:
-        layer = self.layers[key]
-        return quantize(self.weights[key], layer.scale, layer.zero_point, layer.grid)
-
     def _forward(self, weights: dict[str, Tensor], x: Tensor) -> Tensor:
         """The unit's output with these weights in place of the layers' own."""
         replaced = {f"{key}.layer.weight": weight for key, weight in weights.items()}
@@ -247,29 +223,28 @@ class BlockUnit(UnitWork):
             return functional_call(self.part, replaced, (x,))
 
     def _draw(self) -> Tensor:
-        available = self.captured.num_learned
+        available = self.data.num_learned
         return torch.randperm(available, generator=self.generator, device=self.generator.device)[
             : min(self.settings.minibatch, available)
         ]
 
     def _input(self, images: Tensor) -> Tensor:
-        quantized = self.captured.quantized[images]
+        quantized = self.data.quantized[images]
         if not self.settings.mix:
             return quantized
         chance = torch.rand(quantized.shape, generator=self.generator, device=quantized.device)
-        return torch.where(chance < self.settings.mix, self.captured.inputs[images], quantized)
+        return torch.where(chance < self.settings.mix, self.data.inputs[images], quantized)
 
     def _loss_weights(self, images: Tensor | slice) -> Tensor | None:
-        return self.captured.weights[images] if self.captured.weights else None
+        return self.data.weights[images] if self.data.weights else None
 
     @torch.no_grad()
     def _held_out_error(self) -> float:
-        """The loss of the layers as they are, on the images kept from learning (all, where none are)."""
-        last = len(self.captured.inputs)
-        first = self.captured.num_learned if self.captured.num_held_out else 0
+        last = len(self.data.inputs)
+        first = self.data.num_learned if self.data.num_held_out else 0
         total = 0.0
         for images in batches(first, last, self.settings.batch_size):
-            output = self._forward({}, self.captured.quantized[images])
-            loss = self.objective(output, self.captured.targets[images], self._loss_weights(images))
+            output = self._forward({}, self.data.quantized[images])
+            loss = self.objective(output, self.data.targets[images], self._loss_weights(images))
             total += loss.item() * len(output)
         return total / (last - first)

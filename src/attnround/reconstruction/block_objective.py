@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attnround.reconstruction.cache import batches
-from attnround.reconstruction.capture import Captured
+from attnround.reconstruction.unit_data import UnitData
 
 
 class BlockObjective:
@@ -16,14 +16,14 @@ class BlockObjective:
     unit: what one squared output error, summed over channels and averaged over images and places, adds to it.
     """
 
-    def __init__(self, captured: Captured, batch_size: int):
+    def __init__(self, data: UnitData, batch_size: int):
         count, total, square = 0, 0.0, 0.0
-        for images in batches(0, captured.num_learned, batch_size):
-            batch = captured.targets[images].double()
+        for images in batches(0, data.num_learned, batch_size):
+            batch = data.targets[images].double()
             count, total, square = count + batch.numel(), total + batch.sum(), square + batch.square().sum()
         variance = float(square / count - (total / count) ** 2)
         self.percent = 100 / variance if variance > 0 else 100.0  # a unit that puts out a constant
-        self.unit = self.percent / captured.targets.data.shape[1]
+        self.unit = self.percent / data.targets.data.shape[1]
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         error = (output.float() - target).square()

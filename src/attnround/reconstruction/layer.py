@@ -12,14 +12,13 @@ from attnround.errors import InputError, check_number
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.graph.units import Unit, cut
-from attnround.quantization.grid import dequantize, per_channel, quantize, steps
+from attnround.quantization.grid import per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
-from attnround.quantization.rounding import Quantizer
-from attnround.reconstruction.loop import descend
+from attnround.quantization.rounding import Objective, Quantizer, Rounding
 from attnround.reconstruction.moments import Moments, gather_moments
 from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
-from attnround.reconstruction.plan import Bench, Reconstruction, Step, UnitWork
-from attnround.reconstruction.report import UnitReport, decibel, report_layer
+from attnround.reconstruction.plan import Bench, Reconstruction, Step
+from attnround.reconstruction.unit import UnitWork
 
 NUM_MATRICES = 6  # float64 matrices of second moments at hand at once: sums, means, their factor, held-out ones
 
@@ -94,9 +93,10 @@ class LayerUnit(UnitWork):
         settings: LayerReconstruction,
         generator: torch.Generator,
     ):
-        self.name, self.float_layer, self.layer, self.quantizer = name, float_layer, layer, quantizer
-        self.moments, self.held_out, self.settings = moments, held_out, settings
         weight = float_layer.weight.detach()
+        super().__init__(name, "layer", {name: layer}, {name: weight}, quantizer)
+        self.float_layer, self.layer, self.settings = float_layer, layer, settings
+        self.moments, self.held_out = moments, held_out
         if not (moments.is_finite() and held_out.is_finite()):
             raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
         if settings.observer.input_weighted:
@@ -106,57 +106,58 @@ class LayerUnit(UnitWork):
             scale, zero_point = settings.observer.search(weight, layer.grid, importance)
             layer.scale.copy_(scale)
             layer.zero_point.copy_(zero_point)
-        rows = grouped_rows(float_layer, weight)
-        self.objective = LayerObjective(rows, moments, layer.scale, layer.zero_point, settings.ridge)
-        self.nearest = quantize(weight, layer.scale, layer.zero_point, layer.grid)
+        self.rows = grouped_rows(float_layer, weight)
+        self.objective = LayerObjective(self.rows, moments, layer.scale, layer.zero_point, settings.ridge)
+        self.start_scale, self.start_bias = layer.scale.clone(), layer.layer.bias.detach().clone()
+        self.start_levels = quantize(weight, layer.scale, layer.zero_point, layer.grid)
+        layer.bake(self.start_levels)
+        self.start_error = self._held_out_error()
         u = steps(weight, layer.scale, layer.zero_point)
         zero_point = per_channel(layer.zero_point, u)
         self.rounding = self.quantizer.start(u, layer.grid, self.objective, generator, zero_point)
         self.loss = self.objective(*self.rounding.moments()).item()
-        self.losses: list[float] = []
         learned = list(self.rounding.parameters())
         self.optimizer = torch.optim.Adam(learned, self.quantizer.lr) if learned else None
 
-    @torch.enable_grad()
-    def run(self, steps: range) -> None:
-        if self.optimizer is None:
-            return
-        self.loss = descend(self.rounding, self.objective, self.optimizer, steps, self.quantizer.num_steps)
-        self.losses.append(self.loss)
-        if not self.loss < float("inf"):
-            raise InputError(f"{self.name}: the loss became {self.loss}; lower quantizer.lr={self.quantizer.lr}")
+    def _descend(self, steps: range) -> float:
+        return descend(self.rounding, self.objective, self.optimizer, steps, self.quantizer.num_steps)
 
-    @torch.no_grad()
-    def finish(self) -> UnitReport:
-        """Bake the decided levels if they beat nearest, with their scales and the bias that keeps the mean output."""
+    def _bake_decision(self) -> None:
         levels = self.rounding.decide()
         factor = self.objective.best_factor(levels) if self.settings.refit_scale else self.rounding.gain()
-        scale = self.layer.scale if factor is None else self.layer.scale * factor
-        start_error, error = self._error(self.nearest, self.layer.scale), self._error(levels, scale)
-        kept = error <= start_error
-        if kept:
-            self.layer.scale.copy_(scale)
-        else:
-            levels, scale = self.nearest, self.layer.scale
-        rows = [self._rows(each) for each in (self.float_layer.weight, self._dequantized(levels, scale))]
-        self.layer.bake(levels, corrected_bias(self.layer.layer.bias, *rows, self.moments))
-        return UnitReport(
-            name=self.name,
-            objective="layer",
-            layers=[report_layer(self.name, self.layer, self.float_layer.weight.detach(), self.nearest)],
-            start_sqnr_db=decibel(start_error),
-            sqnr_db=decibel(error if kept else start_error),
-            kept=kept,
-            losses=self.losses,
-        )
+        self._bake(levels, self.start_scale if factor is None else self.start_scale * factor)
 
-    def _error(self, levels: Tensor, scale: Tensor) -> float:
-        return output_error(
-            self._rows(self.float_layer.weight), self._rows(self._dequantized(levels, scale)), self.held_out
-        )
+    def _bake_start(self) -> None:
+        self._bake(self.start_levels, self.start_scale)
 
-    def _rows(self, weight: Tensor) -> Tensor:
-        return grouped_rows(self.float_layer, weight)
+    def _bake(self, levels: Tensor, scale: Tensor) -> None:
+        """Take these levels and scales, and the bias that then keeps the float layer's mean output."""
+        self.layer.scale.copy_(scale)
+        self.layer.bake(levels)
+        self.layer.layer.bias.copy_(corrected_bias(self.start_bias, self.rows, self._quantized_rows(), self.moments))
 
-    def _dequantized(self, levels: Tensor, scale: Tensor) -> Tensor:
-        return dequantize(levels, scale, self.layer.zero_point)
+    def _held_out_error(self) -> float:
+        return output_error(self.rows, self._quantized_rows(), self.held_out)
+
+    def _quantized_rows(self) -> Tensor:
+        return grouped_rows(self.float_layer, self.layer.layer.weight.detach())
+
+    def _nearest(self, key: str) -> Tensor:
+        """Those on the scales that the rounding started from, also where it ends with others."""
+        return self.start_levels
+
+
+def descend(
+    rounding: Rounding, objective: Objective, optimizer: torch.optim.Optimizer, steps: range, num_steps: int
+) -> float:
+    """Take these of the `num_steps` steps; return the last objective (without the method's own penalty)."""
+    error = float("nan")
+    for step in steps:
+        rounding.anneal(step / num_steps)
+        loss = objective(*rounding.moments())
+        error = loss.detach()
+        optimizer.zero_grad()
+        (loss + rounding.penalty()).backward()
+        optimizer.step()
+        rounding.after_step()
+    return float(error)

@@ -1,21 +1,165 @@
-"""The inner loop: steps of gradient descent on a rounding's parameters."""
+"""The reconstruction of a network as a plain loop over its units, each learned in bursts of steps."""
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Iterator, Sequence
 
 import torch
+from torch import Tensor, nn
 
-from attnround.quantization.rounding.base import Objective, Rounding
+from attnround.graph.trace import executor, graph_of
+from attnround.quantization.rounding import Quantizer
+from attnround.reconstruction.checkpoint import Checkpoint
+from attnround.reconstruction.plan import Bench, Reconstruction, Step
+from attnround.reconstruction.unit import UnitWork
+from attnround.reconstruction.walk import Walk
 
 
-def descend(
-    rounding: Rounding, objective: Objective, optimizer: torch.optim.Optimizer, steps: range, num_steps: int
-) -> float:
-    """Take these of the `num_steps` steps; return the last objective (without the method's own penalty)."""
-    error = float("nan")
-    for step in steps:
-        rounding.anneal(step / num_steps)
-        loss = objective(*rounding.moments())
-        error = loss.detach()
-        optimizer.zero_grad()
-        (loss + rounding.penalty()).backward()
-        optimizer.step()
-        rounding.after_step()
-    return float(error)
+class Callback:
+    """Told how a loop comes along; a method that is not overridden does nothing."""
+
+    def on_start(self, loop: "ReconstructionLoop") -> None:
+        """The first unit is yet to begin."""
+
+    def on_unit_begin(self, loop: "ReconstructionLoop") -> None:
+        """The unit at `loop.step` is about to begin."""
+
+    def on_burst_end(self, loop: "ReconstructionLoop") -> None:
+        """A burst of `loop.unit` is done."""
+
+    def on_unit_end(self, loop: "ReconstructionLoop") -> None:
+        """The unit is baked; its report is the last of `loop.reports`."""
+
+    def on_end(self, loop: "ReconstructionLoop") -> None:
+        """All units are done, or an error broke the loop off."""
+
+
+class ReconstructionLoop:
+    """Rounds the student's weights in place, one unit of the plan after another.
+
+    `run` is the whole of it; `begin_unit`, `run_burst` and `finish_unit` are its parts, for others that drive it.
+    Every unit draws random numbers from a seed of its own, so that it comes out the same whether or not those before it
+    were taken up from a checkpoint.
+
+    teacher: the float model; student: the same with quantized layers in place, both on the CPU; images: [N, C, H, W],
+    the calibration images; autocast: forward passes in bfloat16; checkpoint: where finished units are written to, and
+    taken up from; index: the place of the current unit in the plan; unit: the work on it.
+    """
+
+    unit: UnitWork
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        student: nn.Module,
+        images: Tensor,
+        quantizer: Quantizer,
+        settings: Reconstruction,
+        *,
+        autocast: bool = False,
+        seed: int = 0,
+        checkpoint: Checkpoint | None = None,
+        callbacks: Sequence[Callback] = (),
+    ):
+        self.teacher, self.student, self.images = teacher.requires_grad_(False), student, images
+        self.settings, self.autocast, self.seed = settings, autocast, seed
+        self.checkpoint, self.callbacks = checkpoint, callbacks
+        self.graph = graph_of(teacher)
+        self.plan = settings.plan(self.graph, teacher, images[:1])
+        self.quantizers = [step.settings.adapt(quantizer) for step in self.plan]
+        self.reports = checkpoint.restore(student) if checkpoint else []
+        self.index = len(self.reports)
+
+    @property
+    def step(self) -> Step:
+        return self.plan[self.index]
+
+    @property
+    def num_bursts(self) -> list[int]:
+        """Bursts of every unit of the plan."""
+        return [
+            max(1, math.ceil(quantizer.num_steps / step.settings.burst))
+            for quantizer, step in zip(self.quantizers, self.plan, strict=True)
+        ]
+
+    @contextlib.contextmanager
+    def on(self, device: torch.device | str) -> Iterator[None]:
+        """Within, the models are on this device and units can be worked on; afterwards they are on the CPU."""
+        self.device = torch.device(device)
+        self.teacher.to(device)
+        self.student.to(device).eval()
+        images, size = self.images.to(device), self.settings.batch_size
+        self.num_held_out = int(self.settings.held_out * len(images))
+        num_learned = len(images) - self.num_held_out
+        learned = list(images[:num_learned].split(size))
+        held_out = list(images[num_learned:].split(size)) if self.num_held_out else []
+        self.num_learned_batches = len(learned)
+        models = (executor(model, self.graph) for model in (self.teacher, self.student))
+        self.walk, self.forks = Walk(self.graph, *models, learned + held_out, self.settings.cache_mib), {}
+        self._tell("on_start")
+        try:
+            yield
+        finally:
+            self._tell("on_end")
+            del self.walk, self.forks
+            self.teacher.cpu()
+            self.student.cpu()
+
+    def run(self, device: torch.device | str = "cpu") -> None:
+        """Take all units that are left."""
+        with self.on(device):
+            while self.index < len(self.plan):
+                self.begin_unit()
+                for burst in range(self.num_bursts[self.index]):
+                    self.run_burst(burst)
+                self.finish_unit()
+
+    def begin_unit(self) -> None:
+        """Carry the images to the unit at `step`, and start the roundings of its layers."""
+        self.begun = time.perf_counter()
+        self._tell("on_unit_begin")
+        bench = Bench(
+            teacher=self.teacher,
+            student=self.student,
+            graph=self.graph,
+            walk=self._walk_of(self.step),
+            quantizer=self.quantizers[self.index],
+            generator=torch.Generator(self.device).manual_seed(self.seed + self.index),
+            num_images=len(self.images),
+            num_held_out=self.num_held_out,
+            num_learned_batches=self.num_learned_batches,
+            autocast=self.autocast,
+        )
+        torch.manual_seed(self.seed + self.index)  # for what draws from the global generator, such as QDrop
+        self.unit = self.step.settings.begin(self.step.unit, bench)
+
+    def _walk_of(self, step: Step) -> Walk:
+        """The walk, or for steps that are to leave it at the start of their block, a fork of it there."""
+        if step.fork is None:
+            return self.walk
+        if step.fork not in self.forks:
+            for _ in self.walk.values(step.fork):
+                pass
+            self.forks = {step.fork: self.walk.fork()}
+        return self.forks[step.fork]
+
+    def run_burst(self, burst: int) -> None:
+        """Take the steps of the unit's burst number `burst`."""
+        num_steps, size = self.quantizers[self.index].num_steps, self.step.settings.burst
+        self.unit.run(range(burst * size, min((burst + 1) * size, num_steps)))
+        self._tell("on_burst_end")
+
+    def finish_unit(self) -> None:
+        """Bake the unit, report it, write the checkpoint, and go on to the next."""
+        report = self.unit.finish()
+        self.reports.append(dataclasses.replace(report, seconds=time.perf_counter() - self.begun))
+        if self.checkpoint:
+            self.checkpoint.save(self.student, self.reports)
+        self._tell("on_unit_end")
+        self.index += 1
+
+    def _tell(self, event: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, event)(self)

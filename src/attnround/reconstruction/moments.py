@@ -39,42 +39,75 @@ class Moments:
         return bool(self.second.isfinite().all() and self.drift.isfinite().all())
 
 
+class CentredMeans:
+    """Means over columns that come in batches [G, m, n], each column taken relative to the first batch's mean.
+
+    Products of large constant columns would leave covariances below zero in float32; relative ones do not. `dtype` is
+    that of the sums over batches; a batch is summed in its own.
+    """
+
+    def __init__(self, dtype: torch.dtype):
+        self.dtype, self.count, self.origin = dtype, 0, None
+        self.sums: dict[str, Tensor] = {}
+
+    def relative(self, columns: Tensor) -> Tensor:
+        """The columns less the origin [G, 1, n], which is the mean of the first that are given."""
+        if self.origin is None:
+            self.origin = columns.mean(1, keepdim=True)
+        return columns - self.origin
+
+    def add(self, num_columns: int, **sums: Tensor) -> None:
+        """Sums over so many columns, under the names by which `means` gives what they come to."""
+        self.count += num_columns
+        for name, value in sums.items():
+            self.sums[name] = self.sums.get(name, 0.0) + value.to(self.dtype)
+
+    def means(self) -> dict[str, Tensor]:
+        return {name: total / self.count for name, total in self.sums.items()}
+
+
+def covariance(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
+    """E[a b^T] - E[a] E[b]^T, [G, n, n], from the mean product and the means [G, n] of a and b."""
+    return product - one[:, :, None] * other[:, None, :]
+
+
 @torch.no_grad()
 def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], patches: Patches) -> Moments:
     """Moments of a float layer over batches of its inputs (in the float model, in the model quantized so far).
 
-    Products are float32 batch by batch and summed in float64; patches are never all held at once. Columns are taken
-    relative to the first batch's mean: of large constant inputs float32 products would leave an H below zero.
+    Products are float32 batch by batch and summed in float64; patches are never all held at once.
     """
     rows = grouped_rows(layer, layer.weight.detach())
-    count, sums, origin = 0, [0.0] * 8, None
+    sums = CentredMeans(torch.float64)
     for x, x_quantized in inputs:
         columns, columns_quantized = patches.draw(x, x_quantized)
         drift = columns_quantized - columns
-        origin = columns_quantized.mean(1, keepdim=True) if origin is None else origin
-        columns, columns_quantized = columns - origin, columns_quantized - origin
-        outputs, output_drift = columns @ rows.mT, drift @ rows.mT
-        batch = (
-            columns_quantized.sum(1),
-            drift.sum(1),
-            columns_quantized.mT @ columns_quantized,
-            drift.mT @ columns_quantized,
-            outputs.sum(1),
-            outputs.square().sum(1),
-            output_drift.sum(1),
-            output_drift.square().sum(1),
+        columns_quantized = sums.relative(columns_quantized)
+        outputs, output_drift = sums.relative(columns) @ rows.mT, drift @ rows.mT
+        sums.add(
+            columns.shape[1],
+            quantized=columns_quantized.sum(1),
+            drift=drift.sum(1),
+            second=columns_quantized.mT @ columns_quantized,
+            drift_product=drift.mT @ columns_quantized,
+            output=outputs.sum(1),
+            output_square=outputs.square().sum(1),
+            output_drift=output_drift.sum(1),
+            output_drift_square=output_drift.square().sum(1),
         )
-        sums = [total + part.double() for total, part in zip(sums, batch, strict=True)]
-        count += columns.shape[1]
-    mean, mean_drift, second, drift, *outputs = (total / count for total in sums)
-    output, output_square, output_drift, output_drift_square = outputs
-    origin = origin[:, 0].double()
+    mean = sums.means()
+    origin = sums.origin[:, 0].double()
     return Moments(
-        origin + mean - mean_drift,
-        origin + mean,
-        second - mean[:, :, None] * mean[:, None, :],
-        drift - mean_drift[:, :, None] * mean[:, None, :],
-        (output_square - output.square()).clamp(min=0).sum().item(),
-        (output_drift_square - output_drift.square()).clamp(min=0).sum().item(),
-        count,
+        mean=origin + mean["quantized"] - mean["drift"],
+        mean_quantized=origin + mean["quantized"],
+        second=covariance(mean["second"], mean["quantized"], mean["quantized"]),
+        drift=covariance(mean["drift_product"], mean["drift"], mean["quantized"]),
+        signal=_energy(mean["output"], mean["output_square"]),
+        carried=_energy(mean["output_drift"], mean["output_drift_square"]),
+        num_samples=sums.count,
     )
+
+
+def _energy(mean: Tensor, square: Tensor) -> float:
+    """Variance, summed over all channels."""
+    return (square - mean.square()).clamp(min=0).sum().item()

@@ -11,7 +11,7 @@ from attnround.errors import check_number
 from attnround.graph.units import Unit
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import Quantizer
-from attnround.reconstruction.report import UnitReport
+from attnround.reconstruction.unit import UnitWork
 from attnround.reconstruction.walk import Walk
 
 
@@ -33,18 +33,6 @@ class Bench:
     num_held_out: int
     num_learned_batches: int
     autocast: bool
-
-
-class UnitWork(ABC):
-    """A unit being reconstructed: `run` takes steps, `finish` decides, bakes and reports; `loss` is the latest."""
-
-    loss: float
-
-    @abstractmethod
-    def run(self, steps: range) -> None: ...
-
-    @abstractmethod
-    def finish(self) -> UnitReport: ...
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,12 @@
 """How sensitive a float model is to errors in its weights: what bit allocators may ask of calibration images."""
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
 from attnround.graph.patches import Patches
 from attnround.progress import bar
+from attnround.reconstruction.moments import CentredMeans, covariance
 
 NUM_POSITIONS = 49  # output positions of an image that enter the second moments
 BATCH_SIZE = 64
@@ -19,10 +18,9 @@ def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: 
 
     images: [N, C, H, W]. One pass for all layers. Raises InputError that names a layer whose inputs are not finite.
     """
-    sums = {name: _Sums(model.get_submodule(name), seed) for name in names}
+    inputs = {name: _InputCovariance(model.get_submodule(name), seed) for name in names}
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(partial(_add, each), with_kwargs=True)
-        for name, each in sums.items()
+        model.get_submodule(name).register_forward_pre_hook(each.add, with_kwargs=True) for name, each in inputs.items()
     ]
     batches = images.split(BATCH_SIZE)
     progress = bar(len(batches), "second moments", "batch")
@@ -34,35 +32,29 @@ def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: 
         progress.close()
         for hook in hooks:
             hook.remove()
-    covariances = {name: each.covariance() for name, each in sums.items()}
-    for name, covariance in covariances.items():
-        if not covariance.isfinite().all():
+    covariances = {name: each.value() for name, each in inputs.items()}
+    for name, found in covariances.items():
+        if not found.isfinite().all():
             raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
     return covariances
 
 
-class _Sums:
-    """Sums over the columns of a layer's input, taken relative to the first batch's mean."""
+class _InputCovariance:
+    """The covariance of a layer's inputs, summed in float32 batch by batch."""
 
     def __init__(self, layer: nn.Module, seed: int):
         self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
-        self.count, self.origin, self.first, self.second = 0, None, 0.0, 0.0
+        self.sums = CentredMeans(torch.float32)
 
-    def add(self, x: Tensor) -> None:
-        (columns,) = self.patches.draw(x)
-        self.origin = columns.mean(1, keepdim=True) if self.origin is None else self.origin
-        columns = columns - self.origin
-        self.count += columns.shape[1]
-        self.first = self.first + columns.sum(1)
-        self.second = self.second + columns.mT @ columns
+    def add(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
+        """A hook on the layer's forward."""
+        (columns,) = self.patches.draw(args[0] if args else kwargs["input"])
+        columns = self.sums.relative(columns)
+        self.sums.add(columns.shape[1], first=columns.sum(1), second=columns.mT @ columns)
 
-    def covariance(self) -> Tensor:
-        mean = self.first / self.count
-        return self.second / self.count - mean[:, :, None] * mean[:, None, :]
-
-
-def _add(sums: _Sums, layer: nn.Module, args: tuple, kwargs: dict) -> None:
-    sums.add(args[0] if args else kwargs["input"])
+    def value(self) -> Tensor:
+        mean = self.sums.means()
+        return covariance(mean["second"], mean["first"], mean["first"])
 
 
 @torch.enable_grad()

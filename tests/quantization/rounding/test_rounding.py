@@ -17,7 +17,7 @@ from attnround.quantization.rounding import (
     Nearest,
     Stochastic,
 )
-from attnround.reconstruction.loop import descend
+from attnround.reconstruction.layer import descend
 
 METHODS = {
     "nearest": Nearest(),

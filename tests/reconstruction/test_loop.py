@@ -5,6 +5,7 @@ import sys
 import pytest
 import timm
 import torch
+from tests.conftest import same_state
 from torch import nn
 
 from attnround.errors import InputError
@@ -13,7 +14,7 @@ from attnround.quantization.grid import dequantize
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import AdaRound, AttentionRound, Nearest
 from attnround.reconstruction import LayerReconstruction, reconstruct
-from attnround.trainer import TrainerSettings
+from attnround.reconstruction.loop import Callback, ReconstructionLoop
 
 SETTINGS = LayerReconstruction(observer=ClipSearch(), batch_size=16, burst=40, held_out=0)
 BITS = 3
@@ -31,8 +32,7 @@ def problem(network):
 def run(problem, quantizer, settings=SETTINGS, seed=0):
     teacher, student, images = problem
     student = copy.deepcopy(student)
-    reports, _ = reconstruct(teacher, student, images, quantizer, settings, TrainerSettings(), seed=seed)
-    return student, reports
+    return student, reconstruct(teacher, student, images, quantizer, settings, seed=seed)
 
 
 @torch.no_grad()
@@ -169,3 +169,56 @@ def test_odd_layers_are_no_trouble(observer):
     with torch.no_grad():
         assert student(images).isfinite().all()
         assert torch.equal(student.zeros.layer.weight, torch.zeros(4, 1, 3, 3))
+
+
+class Course(Callback):
+    """What a loop tells, in order."""
+
+    def __init__(self):
+        self.told = []
+
+    def on_start(self, loop):
+        self.told.append("start")
+
+    def on_unit_begin(self, loop):
+        self.told.append(f"{loop.index} {loop.step.unit.name}")
+
+    def on_burst_end(self, loop):
+        self.told.append(loop.unit.loss)
+
+    def on_unit_end(self, loop):
+        self.told.append(loop.reports[-1])
+
+    def on_end(self, loop):
+        self.told.append("end")
+
+
+def loop_of(problem, quantizer, *callbacks):
+    teacher, student, images = problem
+    return ReconstructionLoop(teacher, student, images, quantizer, SETTINGS, callbacks=callbacks)
+
+
+def test_callbacks_are_told_of_units_and_bursts_in_order(problem):
+    course = Course()
+    loop = loop_of(problem, AttentionRound(num_steps=60), course)
+    loop.run()
+    expected = ["start"]
+    for index, report in enumerate(loop.reports):
+        assert len(report.losses) == 2  # 40 and 20 steps
+        expected += [f"{index} {report.name}", *report.losses, report]
+    assert course.told == [*expected, "end"]
+
+
+def test_callbacks_are_told_of_the_end_where_an_error_is_the_end(problem):
+    course = Course()
+    problem[2][3] = float("inf")
+    with pytest.raises(InputError):
+        loop_of(problem, AttentionRound(), course).run()
+    assert course.told == ["start", "0 stem", "end"]
+
+
+def test_a_loop_learns_where_the_caller_wants_no_gradients(problem):
+    expected, _ = run(problem, AttentionRound(num_steps=60))
+    with torch.no_grad():
+        student, _ = run(problem, AttentionRound(num_steps=60))
+    assert same_state(student, expected)

@@ -1,4 +1,4 @@
-"""What a block learns from: its input in both models, its output in the float one, its loss weights, image by image."""
+"""What the block objective learns from: activations at a unit's input and output, image by image."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -17,8 +17,12 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Captured:
-    """For N images, the last `num_held_out` kept from learning; weights: of the squared errors, None for all alike."""
+class UnitData:
+    """Activations of N images, [N, *shape] each; the last `num_held_out` images are kept from learning.
+
+    inputs: the unit's input in the float model; quantized: that in the model quantized so far; targets: the float
+    unit's output for `inputs`; weights: of the squared output errors, like targets; None weighs all alike.
+    """
 
     inputs: ActivationCache
     quantized: ActivationCache
@@ -31,16 +35,18 @@ class Captured:
         return len(self.inputs) - self.num_held_out
 
 
-def capture(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher: bool) -> Captured:
-    """Run both models as far as the unit's input, and the float one through the unit.
+def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher: bool) -> UnitData:
+    """Run both models up to the unit's input, and the float model through the unit.
 
-    The walk goes on from what is captured where nothing else is needed later, so that no node runs for two units. An
-    input that all that take it quantize alike is kept as their codes.
+    Where later nodes need nothing but the unit's input, the walk goes on from the caches filled here, so that no node
+    runs for two units. The quantized input is cached as integer codes where that loses nothing (`lossless_coding`).
     """
     teacher = segment(bench.teacher, unit.start, unit.end)
     alone = bench.walk.is_alone(unit.start)
-    takers = unit.start.users if alone else [node for node in unit.nodes() if unit.start in node.all_input_nodes]
-    coding = shared_coding([bench.student.get_submodule(n.target) if n.op == "call_module" else None for n in takers])
+    consumers = unit.start.users if alone else [node for node in unit.nodes() if unit.start in node.all_input_nodes]
+    coding = lossless_coding(
+        [bench.student.get_submodule(node.target) if node.op == "call_module" else None for node in consumers]
+    )
     caches: dict[str, ActivationCache] = {}
     first = 0
     for x, x_quantized in bench.walk.values(unit.start, keep=False if alone else None):
@@ -52,16 +58,19 @@ def capture(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher:
                 raise InputError(f"{unit.name}: its {key} hold NaN or infinity; the checkpoint or an image is broken")
             caches[key].write(first, values)
         first += len(x)
-    if alone and caches["inputs"].storage != "bfloat16":  # rounded, a resumed run would go on from other values
+    if alone and caches["inputs"].storage != "bfloat16":  # a resumed run would not go on from the same rounded values
         bench.walk.adopt(unit.start, caches["inputs"], caches["quantized"])
     weights = fisher_weights(unit, bench, caches["targets"], batch_size) if fisher else None
-    return Captured(**caches, weights=weights, num_held_out=bench.num_held_out)
+    return UnitData(**caches, weights=weights, num_held_out=bench.num_held_out)
 
 
 def allocate(
     name: str, num_images: int, batch: dict[str, Tensor], coding: dict[str, Callable], cache_mib: float, fisher: bool
 ) -> dict[str, ActivationCache]:
-    """Caches for values like these of all images, in the storage that the budget holds; said where it isn't float32."""
+    """Empty caches for all images of what `batch` holds of some, in the first storage that fits into `cache_mib`.
+
+    The log names the storage; that it is float32 is a line for debugging only.
+    """
     num_inputs, num_outputs = 1.25 if coding else 2, 2 if fisher else 1  # a code is a quarter of a float32
     sizes = batch["inputs"][0].numel(), batch["targets"][0].numel()
     num_values = int(num_images * (num_inputs * sizes[0] + num_outputs * sizes[1]))
@@ -78,12 +87,13 @@ def allocate(
     }
 
 
-def shared_coding(takers: Sequence[nn.Module | None]) -> dict[str, Callable[[Tensor], Tensor]]:
-    """How to encode and decode an input so that these modules see no difference; nothing where one would.
+def lossless_coding(consumers: Sequence[nn.Module | None]) -> dict[str, Callable[[Tensor], Tensor]]:
+    """`encode` to integer codes and `decode` back for an activation; empty where that would lose something.
 
-    None is seen by those that all quantize it, alike, on steps that stay as they are, and drop nothing.
+    consumers: the modules that take the activation as their input, None for operations that are no module. Codes are
+    lossless if every consumer applies the same fixed quantizer without dropping.
     """
-    quantizers = [getattr(taker, "activation", None) for taker in takers]
+    quantizers = [getattr(consumer, "activation", None) for consumer in consumers]
     if not quantizers or any(each is None or each.learned or each.drop for each in quantizers):
         return {}
     kinds = {(each.scale.item(), each.zero_point, each.bit_width) for each in quantizers}
@@ -91,10 +101,10 @@ def shared_coding(takers: Sequence[nn.Module | None]) -> dict[str, Callable[[Ten
 
 
 def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_size: int) -> ActivationCache:
-    """Squares of the gradient of the log-likelihood at the unit's output, of mean 1, [N, *output].
+    """Squares of the gradient of the log-likelihood at the unit's output, scaled to a mean of 1, [N, *output].
 
-    The label is drawn from what the float model itself predicts, which makes it the Fisher information's diagonal (with
-    one draw an image), and asks for no labels.
+    The label of an image is drawn from what the float model predicts for it, so no labels are needed, and the mean of
+    the squares over draws is the diagonal of the Fisher information. There is one draw an image.
     """
     if not bench.walk.is_alone(unit.end):
         raise InputError(
@@ -108,8 +118,8 @@ def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_siz
         y = targets[images].requires_grad_()
         with torch.enable_grad():
             logits = rest(y)
-            chance = logits.detach().softmax(1)
-            labels = torch.multinomial(chance, 1, generator=bench.generator).flatten()
+            probabilities = logits.detach().softmax(1)
+            labels = torch.multinomial(probabilities, 1, generator=bench.generator).flatten()
             loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
             (gradient,) = torch.autograd.grad(loss, y)
         cache.write(images.start, gradient.square())

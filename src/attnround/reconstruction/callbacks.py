@@ -1,0 +1,60 @@
+"""What shows a reconstruction while it runs: a bar, and the losses for loggers."""
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from attnround.progress import bar
+from attnround.reconstruction.loop import Callback, ReconstructionLoop
+
+log = logging.getLogger(__name__)
+
+
+class Logger(Protocol):
+    """Takes metrics, as all loggers of Lightning do."""
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None: ...
+
+
+class LossLog(Callback):
+    """Gives loggers the loss of the unit after every burst; a step is a burst, counted over all units."""
+
+    def __init__(self, loggers: Sequence[Logger]):
+        self.loggers, self.num_bursts = loggers, 0
+
+    def on_burst_end(self, loop: ReconstructionLoop) -> None:
+        for logger in self.loggers:
+            logger.log_metrics({f"reconstruction/{loop.step.unit.name}": loop.unit.loss}, step=self.num_bursts)
+        self.num_bursts += 1
+
+
+class ReconstructionBar(Callback):
+    """Names the unit and shows its loss, in percent of its output's energy; plain lines where there is no terminal."""
+
+    def on_start(self, loop: ReconstructionLoop) -> None:
+        self.bar = bar(sum(loop.num_bursts[loop.index :]), "reconstruct", "burst")
+
+    def on_unit_begin(self, loop: ReconstructionLoop) -> None:
+        self.bar.set_description(f"reconstruct {_place(loop)} {_label(loop)}")
+
+    def on_burst_end(self, loop: ReconstructionLoop) -> None:
+        self.bar.set_postfix_str(f"loss {loop.unit.loss:.3g} %", refresh=False)
+        self.bar.update()
+
+    def on_unit_end(self, loop: ReconstructionLoop) -> None:
+        level = logging.INFO if self.bar.disable else logging.DEBUG
+        log.log(level, "  %7s  %-40s loss %.3g %%", _place(loop), _label(loop), loop.unit.loss)
+
+    def on_end(self, loop: ReconstructionLoop) -> None:
+        self.bar.close()
+
+
+def _place(loop: ReconstructionLoop) -> str:
+    return f"{loop.index + 1}/{len(loop.plan)}"
+
+
+def _label(loop: ReconstructionLoop) -> str:
+    """The unit's name and the bits of its layers."""
+    unit = loop.step.unit
+    bits = sorted({loop.student.get_submodule(name).grid.bit_width for name in unit.layers})
+    return f"{unit.name} {'/'.join(map(str, bits))} bit"

@@ -1,0 +1,43 @@
+"""Reconstruction in one call."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from attnround.quantization.rounding import Quantizer
+from attnround.reconstruction.callbacks import Logger, LossLog, ReconstructionBar
+from attnround.reconstruction.checkpoint import Checkpoint
+from attnround.reconstruction.data_free import round_data_free
+from attnround.reconstruction.loop import ReconstructionLoop
+from attnround.reconstruction.plan import Reconstruction
+from attnround.reconstruction.report import UnitReport
+
+
+def reconstruct(
+    teacher: nn.Module,
+    student: nn.Module,
+    images: Tensor,
+    quantizer: Quantizer,
+    settings: Reconstruction,
+    *,
+    device: torch.device | str = "cpu",
+    autocast: bool = False,
+    seed: int = 0,
+    loggers: Sequence[Logger] = (),
+    checkpoint: Checkpoint | None = None,
+) -> list[UnitReport]:
+    """Round the student's weights in place, unit by unit in execution order; return a report for each unit.
+
+    teacher: the float model; student: the same with quantized layers in place, both on the CPU, before and after;
+    images: [N, C, H, W], the calibration images; device: what computes; autocast: forward passes in bfloat16;
+    loggers: take the losses; checkpoint: where finished units are written to, and taken up from.
+    """
+    if quantizer.data_free:
+        return round_data_free(teacher, student, quantizer, seed)
+    loop = ReconstructionLoop(
+        teacher, student, images, quantizer, settings,
+        autocast=autocast, seed=seed, checkpoint=checkpoint, callbacks=[ReconstructionBar(), LossLog(loggers)],
+    )  # fmt: skip
+    loop.run(device)
+    return loop.reports
