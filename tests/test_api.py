@@ -15,6 +15,7 @@ from attnround.api import ALLOCATORS, ENDS, RECONSTRUCTIONS, ROUNDINGS
 from attnround.data import FashionMNIST
 from attnround.deploy import fingerprint
 from attnround.errors import InputError
+from attnround.evaluation import logit_sqnr_db
 from attnround.models import TimmModel
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
@@ -241,3 +242,39 @@ def test_the_quick_start_runs(tmp_path, capsys):
     runpy.run_path(str(ROOT / "examples/quickstart.py"))["main"](tmp_path)
     assert "stays float" in (said := capsys.readouterr().out) or "nothing else has weights" in said
     assert (tmp_path / "net.onnx").exists()
+
+
+class Calls(nn.Module):
+    """One convolution in two places, at two sizes, and one linear layer for tokens and for their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.shared, self.between = (
+            nn.Conv2d(3, 6, 3),
+            nn.Conv2d(6, 6, 3, padding=1),
+            nn.Conv2d(6, 6, 3, 2),
+        )
+        self.mix, self.head = nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.shared(self.stem(x).relu()).relu()
+        x = self.shared(self.between(x).relu()).relu()
+        x = self.mix(x.flatten(2).transpose(1, 2)).relu()
+        return self.head(self.mix(x.mean(1)).relu())
+
+
+@pytest.mark.parametrize("reconstruction", ["layer", "block", "layer_then_block"])
+def test_a_layer_that_runs_twice_is_quantized_once(reconstruction, tmp_path):
+    torch.manual_seed(0)
+    net, images = Calls(), torch.randn(24, 3, 12, 12)
+    found = attnround.quantize(
+        net, images, bits=8, activation=8, rounding=AttentionRound(num_steps=5), reconstruction=reconstruction,
+        progress=False,
+    )  # fmt: skip
+    assert [row["name"] for row in found.report] == ["stem", "shared", "between", "mix", "head"]
+    assert logit_sqnr_db(net.eval()(images), found.model(images)) > 25
+    assert found.verify().faults == []
+    for name in ("q.onnx", "q.pt2"):
+        assert found.export(tmp_path / name) == 100
+    found.save(tmp_path / "q.safetensors")
+    assert torch.equal(attnround.load(tmp_path / "q.safetensors", model=Calls)(images), found.model(images))

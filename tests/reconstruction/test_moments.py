@@ -9,7 +9,7 @@ from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.observer import ClipSearch
-from attnround.reconstruction.moments import gather_moments
+from attnround.reconstruction.moments import MomentSums, gather_moments
 from attnround.reconstruction.objective import LayerObjective, corrected_bias, output_error
 from attnround.reconstruction.report import decibel
 
@@ -145,3 +145,15 @@ def test_constant_inputs_have_no_variance():
     moments = gather_moments(layer, [(x, x + 1)] * 2, patches)
     assert torch.linalg.eigvalsh(moments.second).abs().max() < 1e-6
     torch.testing.assert_close(moments.mean_quantized[0], x[0, :, 0, 0].double() + 1, rtol=1e-6, atol=1e-4)
+
+
+def test_moments_of_several_calls_are_those_of_all_their_patches():
+    torch.manual_seed(0)
+    layer, calls = nn.Conv2d(3, 4, 3, padding=1), [torch.randn(5, 3, 6, 6), 2 + torch.randn(5, 3, 4, 5)]
+    sums = MomentSums(layer, Patches(layer, 10_000, torch.Generator()))
+    for x in calls:
+        sums.add(x, x)
+    columns = torch.cat([all_columns(layer, x) for x in calls], 1)
+    moments, centred = sums.moments(), columns - columns.mean(1, keepdim=True)
+    torch.testing.assert_close(moments.second, centred.mT @ centred / columns.shape[1], rtol=0, atol=1e-4)
+    assert moments.num_samples == columns.shape[1]

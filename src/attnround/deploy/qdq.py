@@ -12,6 +12,7 @@ Source: the operators' definitions, https://onnx.ai/onnx/operators/ (INT4 since 
 import copy
 import io
 import warnings
+from collections import Counter
 
 import numpy as np
 import torch
@@ -144,6 +145,7 @@ class _Quantized:
         self.opset = opset
         self.nodes, self.constants = [], []
         self.inputs: dict[tuple, str] = {}
+        self.num_inputs: Counter[str] = Counter()  # layer name -> tensors that it quantizes
         self.weights: set[str] = set()  # that have their nodes
         self.orders: dict[str, bool] = {}  # layer name -> whether its first call takes the weight transposed
 
@@ -168,6 +170,8 @@ class _Quantized:
         """Quantize a layer's input; layers that quantize one tensor in the same way share the nodes."""
         key = (tensor, activation.scale.item(), activation.zero_point, activation.bit_width)
         if key not in self.inputs:
+            self.num_inputs[name] += 1
+            name += f".call_{self.num_inputs[name]}" if self.num_inputs[name] > 1 else ""
             zero = torch.tensor(activation.zero_point)
             grid = [
                 self._floats(f"{name}.input_scale", activation.scale),

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +14,7 @@ from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Objective, Quantizer, Rounding
-from attnround.reconstruction.moments import Moments, gather_moments
+from attnround.reconstruction.moments import Moments, MomentSums
 from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.unit import UnitWork
@@ -53,15 +52,17 @@ class LayerReconstruction(Reconstruction):
         float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
         places = torch.Generator().manual_seed(bench.generator.initial_seed())  # drawn on the CPU, on any device
         patches = Patches(float_layer, self.num_positions, places)
-        inputs = bench.walk.values(unit.start)
-        if layer.activation is not None:  # so that the weights take up the error of the input too
-            inputs = ((x, layer.activation(x_quantized)) for x, x_quantized in inputs)
-        if bench.num_held_out:
-            learned = gather_moments(float_layer, islice(inputs, bench.num_learned_batches), patches)
-            held_out = gather_moments(float_layer, inputs, patches)
-        else:
-            held_out = learned = gather_moments(float_layer, inputs, patches)
-        return LayerUnit(name, float_layer, layer, learned, held_out, bench.quantizer, self, bench.generator)
+        learned = MomentSums(float_layer, patches)
+        held_out = MomentSums(float_layer, patches) if bench.num_held_out else learned
+        for node in (unit.start, *unit.more_inputs):
+            keep = None if node is unit.start else False  # what lies between a layer's calls will run again
+            for i, (x, x_quantized) in enumerate(bench.walk.values(node, keep)):
+                if layer.activation is not None:  # so that the weights take up the error of the input too
+                    x_quantized = layer.activation(x_quantized)
+                (learned if i < bench.num_learned_batches else held_out).add(x, x_quantized)
+        moments = learned.moments()
+        held_out_moments = held_out.moments() if bench.num_held_out else moments
+        return LayerUnit(name, float_layer, layer, moments, held_out_moments, bench.quantizer, self, bench.generator)
 
 
 def check_memory(name: str, weight: Tensor) -> None:

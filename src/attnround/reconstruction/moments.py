@@ -71,20 +71,24 @@ def covariance(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return product - one[:, :, None] * other[:, None, :]
 
 
-@torch.no_grad()
-def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], patches: Patches) -> Moments:
-    """Moments of a float layer over batches of its inputs (in the float model, in the model quantized so far).
+class MomentSums:
+    """Sums up the moments of a float layer, batch by batch of its inputs.
 
     Products are float32 batch by batch and summed in float64; patches are never all held at once.
     """
-    rows = grouped_rows(layer, layer.weight.detach())
-    sums = CentredMeans(torch.float64)
-    for x, x_quantized in inputs:
-        columns, columns_quantized = patches.draw(x, x_quantized)
+
+    def __init__(self, layer: nn.Module, patches: Patches):
+        self.rows, self.patches = grouped_rows(layer, layer.weight.detach()), patches
+        self.sums = CentredMeans(torch.float64)
+
+    @torch.no_grad()
+    def add(self, x: Tensor, x_quantized: Tensor) -> None:
+        """Add a batch of inputs, in the float model and in the model quantized so far."""
+        columns, columns_quantized = self.patches.draw(x, x_quantized)
         drift = columns_quantized - columns
-        columns_quantized = sums.relative(columns_quantized)
-        outputs, output_drift = sums.relative(columns) @ rows.mT, drift @ rows.mT
-        sums.add(
+        columns_quantized = self.sums.relative(columns_quantized)
+        outputs, output_drift = self.sums.relative(columns) @ self.rows.mT, drift @ self.rows.mT
+        self.sums.add(
             columns.shape[1],
             quantized=columns_quantized.sum(1),
             drift=drift.sum(1),
@@ -95,17 +99,27 @@ def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], pa
             output_drift=output_drift.sum(1),
             output_drift_square=output_drift.square().sum(1),
         )
-    mean = sums.means()
-    origin = sums.origin[:, 0].double()
-    return Moments(
-        mean=origin + mean["quantized"] - mean["drift"],
-        mean_quantized=origin + mean["quantized"],
-        second=covariance(mean["second"], mean["quantized"], mean["quantized"]),
-        drift=covariance(mean["drift_product"], mean["drift"], mean["quantized"]),
-        signal=_energy(mean["output"], mean["output_square"]),
-        carried=_energy(mean["output_drift"], mean["output_drift_square"]),
-        num_samples=sums.count,
-    )
+
+    def moments(self) -> Moments:
+        mean = self.sums.means()
+        origin = self.sums.origin[:, 0].double()
+        return Moments(
+            mean=origin + mean["quantized"] - mean["drift"],
+            mean_quantized=origin + mean["quantized"],
+            second=covariance(mean["second"], mean["quantized"], mean["quantized"]),
+            drift=covariance(mean["drift_product"], mean["drift"], mean["quantized"]),
+            signal=_energy(mean["output"], mean["output_square"]),
+            carried=_energy(mean["output_drift"], mean["output_drift_square"]),
+            num_samples=self.sums.count,
+        )
+
+
+def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], patches: Patches) -> Moments:
+    """Moments of a float layer over batches of its inputs (in the float model, in the model quantized so far)."""
+    sums = MomentSums(layer, patches)
+    for x, x_quantized in inputs:
+        sums.add(x, x_quantized)
+    return sums.moments()
 
 
 def _energy(mean: Tensor, square: Tensor) -> float:
