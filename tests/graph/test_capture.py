@@ -9,7 +9,17 @@ from torch import nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from attnround.errors import InputError
-from attnround.graph import capture, channels_last, find_layers, fold_batch_norms, left_float
+from attnround.graph import (
+    capture,
+    channels_last,
+    class_logits,
+    cut,
+    find_layers,
+    fold_batch_norms,
+    joined,
+    left_float,
+)
+from attnround.graph.trace import graph_of
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -168,9 +178,58 @@ class Fixed(nn.Module):
         return x.reshape(len(x), -1)
 
 
-class Named(nn.Module):
-    def forward(self, x):
-        return {"logits": x.flatten(1)}
+class Forms(nn.Module):
+    """Gives a dictionary with a tuple in it, a number, None, a mask and a constant."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.spare = nn.Conv2d(3, 4, 3), nn.Conv2d(3, 4, 3)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x, scale=2.0):
+        self.calls += 1
+        y = self.conv(x) * scale
+        classes = y.argmax(1)
+        return {"out": y, "pair": (y.mean((2, 3)), classes), "scale": scale, "aux": None, "table": torch.ones(2)}
+
+
+def test_what_comes_out_has_the_form_that_it_had():
+    net, images = Forms().eval(), torch.randn(4, 3, 8, 8)
+    model = capture(net, IMAGE)
+    for each in (model, copy.deepcopy(model)):
+        found, expected = each(images), net(images)
+        assert list(found) == list(expected)
+        assert found["scale"] == 2.0
+        assert found["aux"] is None
+        for one, other in zip(found["pair"], expected["pair"], strict=True):
+            assert torch.equal(one, other)
+    assert joined(model(images)).shape == (4, 4 * 6 * 6 + 4)  # neither a class nor a table is compared
+    assert joined(model.returning_tensors()(images)).shape == (4, 4 * 6 * 6 + 4)
+    assert [unit.layers for unit in cut(graph_of(model), model, "block", IMAGE)] == [("conv",)]
+
+
+def test_what_is_not_captured_is_said():
+    assert capture(Forms(), IMAGE).remarks == [
+        "never called, left alone: spare",
+        "the forward changes calls; in the captured model they stay as they are",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "found"), [("out", (4, 4, 6, 6)), ("pair.0", (4, 4)), (lambda outputs: outputs["pair"][0] + 1, (4, 4))]
+)
+def test_logits_are_found_by_their_key_or_a_function(given, found):
+    model = capture(Forms(), IMAGE)
+    model.logits_at = given
+    assert class_logits(model, torch.randn(4, 3, 8, 8)).shape == found
+
+
+@pytest.mark.parametrize("given", [None, "logits", 3])
+def test_logits_that_are_not_named_are_told(given):
+    model = capture(Forms(), IMAGE)
+    model.logits_at = given
+    with pytest.raises(InputError, match=rf"^output={given}: the model gives out, pair\.0, table; name the one"):
+        class_logits(model, torch.randn(4, 3, 8, 8))
 
 
 class Branches(nn.Module):
@@ -183,7 +242,6 @@ class Branches(nn.Module):
     [
         (Fixed(), r"as len\(x\) does: write x\.shape\[0\]"),
         (Branches(), "depends on values"),
-        (Named(), "a dict of 1, only one tensor"),
     ],
 )
 def test_a_forward_that_cannot_be_followed_says_why_in_a_line(model, why):
@@ -211,3 +269,9 @@ def test_an_output_that_no_image_changes_is_refused():
 
     with pytest.raises(InputError, match="does not depend on the image"):
         capture(Constant(), IMAGE)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.*:FutureWarning")
+def test_a_script_is_refused():
+    with pytest.raises(InputError, match="takes no ScriptModule"):
+        capture(torch.jit.script(nn.Flatten()), IMAGE)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from attnround.evaluation import is_right
+from attnround.graph import joined
 
 ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
 LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
@@ -14,25 +15,29 @@ LEAST = 99.9  # percent of images of which both must say the same, where a code 
 
 @dataclass
 class Comparison:
-    """images; agreeing, of the same class in both; right answers of each; the largest logit and difference of one."""
+    """images; agreeing, of the same class in both, where there are pixels their share; right answers of each.
+
+    Also the largest logit, and the largest difference of one.
+    """
 
     images: int = 0
-    agreeing: int = 0
+    agreeing: float = 0
     simulation_right: int = 0
     right: int = 0
     largest_logit: float = 0.0
     logit_difference: float = 0.0
 
     def add(self, simulated: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Count a batch: logits [N, classes] of both, and labels [N] or [N, K]. Where the classes differ: bool [N]."""
-        expected, found = simulated.argmax(1), logits.argmax(1)
+        """Count a batch: logits [N, classes, ...] of both, and labels [N] or [N, K]. Where classes differ: bool [N]."""
+        same = (simulated.argmax(1) == logits.argmax(1)).reshape(len(labels), -1)
         self.images += len(labels)
-        self.agreeing += int((found == expected).sum())
-        self.simulation_right += int(is_right(simulated, labels).sum())
-        self.right += int(is_right(logits, labels).sum())
+        self.agreeing += same.double().mean(1).sum().item()
+        if logits.ndim == 2:  # else a label would be a picture
+            self.simulation_right += int(is_right(simulated, labels).sum())
+            self.right += int(is_right(logits, labels).sum())
         self.largest_logit = max(self.largest_logit, simulated.abs().max().item())
         self.logit_difference = max(self.logit_difference, (logits - simulated).abs().max().item())
-        return found != expected
+        return ~same.all(1)
 
     @property
     def agreement(self) -> float:
@@ -63,10 +68,13 @@ def compare(
     exported: list[Callable[[Tensor], Tensor]],
     batches: Iterable[tuple[Tensor, Tensor]],
 ) -> list[Comparison]:
-    """Run the simulation and all exported models on labelled images; a comparison for each of these."""
+    """Run the simulation and all exported models on labelled images; a comparison for each of these.
+
+    Of models that give several tensors, all of them side by side are compared.
+    """
     results = [Comparison() for _ in exported]
     for images, labels in batches:
-        expected = simulated(images)
+        expected = joined(simulated(images))
         for model, result in zip(exported, results, strict=True):
-            result.add(expected, model(images), labels)
+            result.add(expected, joined(model(images)), labels)
     return results

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attnround.deploy.file import StoredLayer
 from attnround.errors import InputError, listed, reason
-from attnround.graph import Captured
+from attnround.graph import Captured, tensors
 from attnround.graph.kinds import KINDS
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import quantized_layers
@@ -49,13 +49,15 @@ def wanted_opset(layers: list[StoredLayer]) -> int:
 def float_graph(model: nn.Module, opset: int):
     """The ONNX model of a quantized model's float operations: images [batch, C, H, W] -> logits, dequantized weights.
 
+    Of a model that gives several tensors each is an output under its key.
+
     Raises InputError where an operation cannot be written in this opset.
     """
     import onnx
     from onnx import numpy_helper, version_converter
 
-    net = copy.deepcopy(model)
-    weights = {}
+    net = model.returning_tensors() if isinstance(model, Captured) else copy.deepcopy(model)
+    images, weights = torch.zeros(2, *model.preprocessing["input_size"]), {}
     for i, (name, layer) in enumerate(quantized_layers(net).items()):
         net.set_submodule(name, layer.layer)
         weights[f"{name}.weight"] = layer.layer.weight.detach().numpy().copy()
@@ -65,14 +67,16 @@ def float_graph(model: nn.Module, opset: int):
             if node.target is torch.ops.aten.scaled_dot_product_attention.default:
                 node.target = _attention
         net.compile_graph()
+    with torch.no_grad():
+        names = [name or "logits" for name in tensors(model(images))]
     file = io.BytesIO()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of its age, and of sizes that become constants: a run compares the logits
             torch.onnx.export(
-                net, (torch.zeros(2, *model.preprocessing["input_size"]),), file, dynamo=False,
+                net, (images,), file, dynamo=False,
                 opset_version=min(opset, TRACED), do_constant_folding=False, input_names=["images"],
-                output_names=["logits"], dynamic_axes={"images": {0: "batch"}, "logits": {0: "batch"}},
+                output_names=names, dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
             )  # fmt: skip
         graph = onnx.load_from_string(file.getvalue())
         graph = version_converter.convert_version(graph, opset) if opset > TRACED else graph

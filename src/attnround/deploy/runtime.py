@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
 from attnround.deploy.qdq import NARROW, OLDEST, packed, storage_bits
 from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
@@ -46,13 +47,14 @@ def session(raw: bytes, source: str, settings: dict[str, str] = AS_WRITTEN):
         ) from error
 
 
-def run(session, images: Tensor) -> Tensor:
-    """Logits of a session for images on the CPU. Raises InputError where onnxruntime fails at what it took."""
+def run(session, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+    """What a session gives for images on the CPU. Raises InputError where onnxruntime fails at what it took."""
     try:
-        (logits,) = session.run(None, {"images": images.numpy()})
+        found = session.run(None, {"images": images.numpy()})
     except Exception as error:  # as in `session`
         raise InputError(f"onnxruntime fails to run the model ({reason(error)}): try another version") from error
-    return torch.from_numpy(logits)
+    found = tuple(map(torch.from_numpy, found))
+    return found[0] if len(found) == 1 else found
 
 
 def newest_opset() -> int:
@@ -92,7 +94,10 @@ def _probe(opset: int) -> bytes:
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file as a module: images [N, C, H, W] -> logits, on the CPU whatever the device of the images."""
+    """An ONNX file as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs.
+
+    It runs on the CPU whatever the device of the images.
+    """
 
     def __init__(self, raw: bytes, about: dict, source: str, settings: dict[str, str] = AS_WRITTEN):
         super().__init__()
@@ -102,7 +107,7 @@ class OnnxModel(nn.Module):
         self.session = session(raw, source, settings)
 
     def forward(self, images: Tensor) -> Tensor:
-        return run(self.session, images.cpu()).to(images.device)
+        return pytree.tree_map(lambda each: each.to(images.device), run(self.session, images.cpu()))
 
 
 def sealed_onnx(model, about: dict) -> tuple[bytes, str]:

@@ -1,7 +1,17 @@
 """How good a model is: accuracy, fidelity to its float original, size."""
 
 from attnround.evaluation.accuracy import Outputs, evaluate, is_right
-from attnround.evaluation.fidelity import agreement, logit_sqnr_db, logits
+from attnround.evaluation.fidelity import agreement, logit_sqnr_db, logits, outputs
 from attnround.evaluation.size import size_mib, stored_bytes
 
-__all__ = ["Outputs", "agreement", "evaluate", "is_right", "logit_sqnr_db", "logits", "size_mib", "stored_bytes"]
+__all__ = [
+    "Outputs",
+    "agreement",
+    "evaluate",
+    "is_right",
+    "logit_sqnr_db",
+    "logits",
+    "outputs",
+    "size_mib",
+    "stored_bytes",
+]

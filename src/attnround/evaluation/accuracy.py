@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from attnround.data import ImageData
 from attnround.errors import InputError
-from attnround.graph import channels_last
+from attnround.graph import channels_last, class_logits
 from attnround.trainer import EvaluationBar, TrainerSettings
 
 
@@ -49,7 +49,8 @@ class _Collector(pl.LightningModule):
         if batch is None:
             return
         images, labels = batch
-        self.logits.append(self.model(images.contiguous(memory_format=torch.channels_last)).float().cpu())
+        images = images.contiguous(memory_format=torch.channels_last)
+        self.logits.append(class_logits(self.model, images).float().cpu())
         self.labels.append(labels.cpu())
 
 

@@ -4,22 +4,27 @@ from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.fold import fold_batch_norms, normed_layers
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.layers import Layer, channels_last, find_layers, layer_weights, left_float, swap_layers
+from attnround.graph.outputs import Output, class_logits, joined, tensors
 from attnround.graph.units import Unit, cut
 
 __all__ = [
     "QUANTIZABLE",
     "Captured",
     "Layer",
+    "Output",
     "Unit",
     "capture",
     "captured",
     "channels_last",
+    "class_logits",
     "cut",
     "find_layers",
     "fold_batch_norms",
+    "joined",
     "layer_weights",
     "left_float",
     "normed_layers",
     "swap_layers",
+    "tensors",
     "unwrapped",
 ]

@@ -8,16 +8,19 @@ computed once.
 """
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
-from torch.export.graph_signature import InputKind, OutputKind
+from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.utils import _pytree as pytree
 
 from attnround.errors import InputError, listed, reason
-from attnround.graph.kinds import BY_OPERATION
+from attnround.graph.kinds import BY_OPERATION, KINDS
+from attnround.graph.outputs import Output
 
 aten = torch.ops.aten
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
@@ -38,16 +41,20 @@ KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preproc
 
 
 class Captured(nn.Module):
-    """A captured model: images [N, C, H, W] -> logits.
+    """A captured model: images [N, C, H, W] -> what the original gives for them.
 
     graph: its operations; a `call_module` node is a layer or a norm, and any module may be put in its place by
     `set_submodule`. kinds: path of a module of the original -> its class's name. A node's meta["module"] is the path of
     the module that it came from, meta["shape"] its value's, with None where it grows with the number of images.
+    form: how what the graph returns is put together, None for a tensor alone. remarks: what the original had that the
+    captured model has not, a sentence each. logits_at: which of its tensors are the logits, as `class_logits` takes it.
     """
 
-    def __init__(self, graph: fx.Graph, kinds: dict[str, str]):
+    def __init__(self, graph: fx.Graph, kinds: dict[str, str], form: pytree.TreeSpec | None = None):
         super().__init__()
-        self.graph, self.kinds = graph, kinds
+        self.graph, self.kinds, self.form = graph, kinds, form
+        self.remarks: list[str] = []
+        self.logits_at: Output = None
         self.compile_graph()
 
     def compile_graph(self) -> None:
@@ -57,8 +64,20 @@ class Captured(nn.Module):
         exec(code.src, names)  # what torch.fx wrote for this graph
         self._run: Callable[[nn.Module, Tensor], Tensor] = names["forward"]
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._run(self, x)
+    def forward(self, x: Tensor) -> object:
+        values = self._run(self, x)
+        return values if self.form is None else pytree.tree_unflatten(values, self.form)
+
+    def returning_tensors(self) -> "Captured":
+        """A copy that returns its tensors alone, as a tuple where they are several: for formats that know no other."""
+        model = copy.deepcopy(self)
+        if self.form is not None:
+            (output,) = (node for node in model.graph.nodes if node.op == "output")
+            found = tuple(each for each in output.args[0] if isinstance(each, fx.Node) and each.meta.get("shape"))
+            output.args = (found[0] if len(found) == 1 else found,)
+            model.form = None
+            model.compile_graph()
+        return model
 
 
 @torch.no_grad()
@@ -66,10 +85,11 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     """Capture a model in eval mode; the model stays as it is. image: of the shape that it takes, [1, C, H, W].
 
     What users read from a timm model, such as `num_classes` and `pretrained_cfg`, is on the captured one too.
-    Raises InputError where torch.export cannot follow the forward, and where it gives more than one tensor.
+    Raises InputError where torch.export cannot follow the forward.
     """
     model = unwrapped(model)
     kind = type(model).__name__
+    _check_inputs(model)
     net = copy.deepcopy(model).eval().cpu()
     if any(each.dtype in HALVES for each in net.parameters()):
         net = net.float()
@@ -81,16 +101,44 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
             program = program.run_decompositions({})
     except Exception as error:  # a forward that meets no values but shapes may fail in any way
         raise InputError(f"{kind} cannot be handled: torch.export cannot follow its forward ({_why(error)})") from error
-    outputs = [each for each in program.graph_signature.output_specs if each.kind is OutputKind.USER_OUTPUT]
-    container = program.call_spec.out_spec.type  # None of a tensor alone
-    if container is not None or len(outputs) != 1:
-        given = getattr(container, "__name__", container)
-        raise InputError(f"{kind} cannot be handled: it gives a {given} of {len(outputs)}, only one tensor is taken")
-    captured = _Converter(program, outputs[0].arg.name).convert()
+    captured = _Converter(program).convert()
+    captured.remarks = _remarks(net, captured, program)
     for name in KEPT:
         if hasattr(model, name):
             setattr(captured, name, copy.deepcopy(getattr(model, name)))
     return captured.eval()
+
+
+def _check_inputs(model: nn.Module) -> None:
+    """Raise InputError for a forward that takes more than images, and for a script."""
+    kind = type(model).__name__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise InputError(
+            f"{kind} cannot be handled: torch.export takes no ScriptModule; give the module it was made of"
+        )
+    needed = [
+        each.name
+        for each in inspect.signature(model.forward).parameters.values()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise InputError(
+            f"{kind} cannot be handled: its forward needs {', '.join(needed)}, and only images are given: wrap it in a "
+            "module that gives the others"
+        )
+
+
+def _remarks(model: nn.Module, captured: Captured, program: ExportedProgram) -> list[str]:
+    """Layers that are never called, and buffers that the forward changes."""
+    there = {name for name, _ in captured.named_modules()} | set(captured.kinds)
+    kinds = tuple(kind.native for kind in KINDS)
+    idle = [name for name, module in model.named_modules() if isinstance(module, kinds) and name not in there]
+    remarks = [f"never called, left alone: {listed(idle)}"] if idle else []
+    outputs = program.graph_signature.output_specs
+    changed = [each.target for each in outputs if each.kind is OutputKind.BUFFER_MUTATION]
+    if changed:
+        remarks.append(f"the forward changes {listed(changed)}; in the captured model they stay as they are")
+    return remarks
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -123,8 +171,8 @@ def _shape(node: fx.Node) -> tuple[int | None, ...]:
 class _Converter:
     """From torch's program, whose inputs are all its parameters too, to a graph that calls modules."""
 
-    def __init__(self, program: ExportedProgram, output: str):
-        self.program, self.output = program, output
+    def __init__(self, program: ExportedProgram):
+        self.program = program
         self.tree, self.graph = nn.Module(), fx.Graph()
         self.kinds: dict[str, str] = {}
         self.nodes: dict[fx.Node, fx.Node] = {}  # of the program -> of the new graph
@@ -139,14 +187,12 @@ class _Converter:
         for node in self.program.graph.nodes:
             if node.op == "call_function" and node.target not in ASSERTIONS:
                 self._take(node)
-        result = next((new for node, new in self.nodes.items() if node.name == self.output), None)
-        if result is None:
-            raise InputError("the model cannot be handled: what it gives does not depend on the image")
+        results, form = self._results()
         self._check_weights()
-        self.graph.output(result)
+        self.graph.output(results)
         self.graph.eliminate_dead_code(is_impure_node=lambda node: node.op in ("placeholder", "output"))
         self.graph.lint()
-        captured = Captured(self.graph, self.kinds)
+        captured = Captured(self.graph, self.kinds, form)
         for name, child in self.tree.named_children():
             captured.add_module(name, child)
         for name, parameter in self.tree.named_parameters(recurse=False):
@@ -154,6 +200,19 @@ class _Converter:
         for name, tensor in self.tree.named_buffers(recurse=False):
             captured.register_buffer(name, tensor, name not in self.tree._non_persistent_buffers_set)
         return captured
+
+    def _results(self) -> tuple[object, pytree.TreeSpec | None]:
+        """What the graph returns, and the form it is given in; None for a tensor alone."""
+        by_name = {node.name: node for node in (*self.nodes, *self.constants)}
+        outputs = [each for each in self.program.graph_signature.output_specs if each.kind is OutputKind.USER_OUTPUT]
+        if not any(by_name.get(getattr(each.arg, "name", None)) in self.nodes for each in outputs):
+            raise InputError("the model cannot be handled: what it gives does not depend on the image")
+        results = tuple(
+            each.arg.value if isinstance(each.arg, ConstantArgument) else self._value(by_name[each.arg.name])
+            for each in outputs
+        )
+        form = self.program.call_spec.out_spec
+        return (results[0], None) if form.is_leaf() else (results, form)
 
     def _read_inputs(self) -> None:
         program = self.program

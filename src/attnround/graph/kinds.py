@@ -66,11 +66,12 @@ def swap_channels(weight: Tensor, groups: int) -> Tensor:
 class Kind(ABC):
     """What the project asks of a layer of one kind.
 
-    name: as reports have it; operations: of torch, which become such a layer when a model is captured; module: the
-    layer's class in a captured model; onnx: the operators that it becomes.
+    name: as reports have it; native: torch's own class; operations: of torch, which become such a layer when a model is
+    captured; module: the layer's class in a captured model; onnx: the operators that it becomes.
     """
 
     name: str
+    native: type[nn.Module]
     operations: tuple[torch._ops.OpOverload, ...]
     module: type[nn.Module]
     onnx: tuple[str, ...]
@@ -112,7 +113,8 @@ class Kind(ABC):
 
 
 class Linear(Kind):
-    name, module, onnx = "Linear", nn.Linear, ("Gemm", "MatMul")
+    name, onnx = "Linear", ("Gemm", "MatMul")
+    native = module = nn.Linear
     operations = (aten.linear.default,)
 
     def build(self, weight: Tensor, bias: Tensor | None, **geometry: object) -> nn.Module:
@@ -147,11 +149,10 @@ class Convolution(Kind):
     """Over 1 to 3 dimensions."""
 
     onnx = ("Conv",)
-    modules = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
     def __init__(self, dims: int):
         self.dims, self.name = dims, f"Conv{dims}d"
-        self.module = self.modules[dims - 1]
+        self.native = self.module = getattr(nn, self.name)
         operation = getattr(aten, f"conv{dims}d")
         self.operations = (operation.default, operation.padding)
 
@@ -191,7 +192,7 @@ class Convolution(Kind):
         return values.reshape(-1, *[1] * self.dims)
 
     def norm(self, num_channels: int, momentum: float | None) -> nn.Module:
-        return (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)[self.dims - 1](num_channels, momentum=momentum)
+        return getattr(nn, f"BatchNorm{self.dims}d")(num_channels, momentum=momentum)
 
     def _spread(self, layer: nn.Module, x: Tensor) -> Tensor:
         """The input with its padding, so that a tap reads at a fixed distance from its place."""
@@ -214,6 +215,7 @@ class TransposedConvolution(Convolution):
 
     def __init__(self, dims: int):
         self.dims, self.name = dims, f"ConvTranspose{dims}d"
+        self.native = getattr(nn, self.name)
         self.operations = (
             (aten.conv_transpose1d.default, aten.conv_transpose2d.input, aten.conv_transpose3d.input)[dims - 1],
         )

@@ -5,11 +5,17 @@ import copy
 from torch import fx, nn
 
 from attnround.graph.capture import Captured
+from attnround.graph.outputs import join
 
 
 def graph_of(model: Captured) -> fx.Graph:
-    """A copy of the model's graph, to be cut up."""
-    return copy.deepcopy(model.graph)
+    """A copy of the model's graph, to be cut up; it returns one tensor, several as `joined` puts them together."""
+    graph = copy.deepcopy(model.graph)
+    (output,) = (node for node in graph.nodes if node.op == "output")
+    if model.form is not None:
+        with graph.inserting_before(output):
+            output.args = (graph.call_function(join, tuple(output.args[0])),)
+    return graph
 
 
 def calls(graph: fx.Graph, model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[fx.Node]:

@@ -14,7 +14,7 @@ from attnround.api import Start
 from attnround.bits import Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
 from attnround.errors import InputError, listed
-from attnround.graph import captured, fold_batch_norms, layer_weights, normed_layers
+from attnround.graph import captured, fold_batch_norms, joined, layer_weights, normed_layers
 from attnround.logs import say
 from attnround.models import TimmModel
 from attnround.quantization.observer import sqnr_db
@@ -70,7 +70,7 @@ def fold(model: nn.Module, probes: Tensor) -> list[str]:
     """
     normed = normed_layers(model)
     with torch.no_grad():
-        before = model(probes)
+        before = joined(model(probes))
         broken = int((~before.isfinite()).flatten(1).any(1).sum())
         if broken:
             raise InputError(
@@ -78,7 +78,7 @@ def fold(model: nn.Module, probes: Tensor) -> list[str]:
                 "weights and the preprocessing of the images"
             )
         folded, left = fold_batch_norms(model)
-        difference = ((model(probes) - before).abs().max() / before.abs().max()).item()
+        difference = ((joined(model(probes)) - before).abs().max() / before.abs().max()).item()
     kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
     say("fold", f"{len(folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
     if (largest := before.abs().max().item()) > HUGE:

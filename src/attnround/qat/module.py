@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from attnround.errors import InputError
+from attnround.graph import class_logits
 from attnround.qat.layer import TrainedLayer
 from attnround.qat.settings import Lsq
 from attnround.trainer import TrainerSettings
@@ -34,11 +35,11 @@ class QatModule(SupervisedModule):
 
     def loss(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The loss, and the logits [N, classes] that it is of."""
-        logits = self.model(images)
+        logits = class_logits(self.model, images)
         loss = cross_entropy(logits, labels, label_smoothing=self.settings.label_smoothing)
         if self.settings.distillation:
             with torch.no_grad():
-                target = self.teacher(images)
+                target = class_logits(self.teacher, images)
             loss = loss + self.settings.distillation * distillation(logits, target, self.settings.temperature)
         return loss, logits
 

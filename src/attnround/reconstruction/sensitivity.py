@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
+from attnround.graph import class_logits, joined
 from attnround.graph.patches import Patches
 from attnround.progress import bar
 from attnround.reconstruction.moments import CentredMeans, covariance
@@ -75,7 +76,7 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
     progress = bar(len(batches) * num_probes, "Fisher information", "probe")
     try:
         for batch in batches:
-            logits = model(batch)
+            logits = class_logits(model, batch)
             p = logits.detach().softmax(1)
             for probe in range(num_probes):
                 signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
@@ -95,8 +96,8 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
 
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor) -> Tensor:
-    """[N, classes] for images [N, C, H, W]."""
-    return torch.cat([model(batch) for batch in images.split(BATCH_SIZE)])
+    """All that the model gives for images [N, C, H, W], [N, classes] where that is logits."""
+    return torch.cat([joined(model(batch)) for batch in images.split(BATCH_SIZE)])
 
 
 @torch.no_grad()
