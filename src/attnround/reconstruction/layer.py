@@ -19,16 +19,16 @@ from attnround.reconstruction.objective import TINY, LayerObjective, corrected_b
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.unit import UnitWork
 
-NUM_MATRICES = 6  # float64 matrices of second moments at hand at once: sums, means, their factor, held-out ones
+NUM_MATRICES = 6  # float64 matrices [n, n] in memory at once: sums, means, their factor, those of held-out images
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReconstruction(Reconstruction):
     """The layer objective's settings.
 
-    ridge: pull of the weights to their float values, as a fraction of the inputs' mean second moment; num_positions:
-    output positions of an image that enter the moments; refit_scale: once a layer is decided, its scales take their
-    least-squares optimum for those levels.
+    ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment;
+    num_positions: output positions of an image that enter the moments; refit_scale: fit the scales of a decided layer
+    to its levels by least squares.
     """
 
     ridge: float = 0.01
@@ -50,10 +50,10 @@ class LayerReconstruction(Reconstruction):
         name = unit.name
         check_memory(name, bench.teacher.get_submodule(name).weight)
         float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
-        places = torch.Generator().manual_seed(bench.generator.initial_seed())  # drawn on the CPU, on any device
-        patches = Patches(float_layer, self.num_positions, places)
+        positions = torch.Generator().manual_seed(bench.generator.initial_seed())  # on the CPU: alike on any device
+        patches = Patches(float_layer, self.num_positions, positions)
         inputs = bench.walk.values(unit.start)
-        if layer.activation is not None:  # so that the weights take up the error of the input too
+        if layer.activation is not None:  # the weights then make up for the input's quantization error too
             inputs = ((x, layer.activation(x_quantized)) for x, x_quantized in inputs)
         if bench.num_held_out:
             learned = gather_moments(float_layer, islice(inputs, bench.num_learned_batches), patches)
@@ -76,8 +76,9 @@ def check_memory(name: str, weight: Tensor) -> None:
 
 
 class LayerUnit(UnitWork):
-    """Starts the rounding on construction; moments: of the images learned from, and of those held out.
+    """Starts the rounding of its layer on construction.
 
+    moments: of the layer's inputs for the images learned from; held_out: the same for those kept from learning.
     Raises InputError that names the layer where inputs or losses are not finite.
     """
 
