@@ -2,7 +2,7 @@
 
     codes = clip(round(x / scale) + zero_point, 0, 2^b - 1)        x' = scale * (codes - zero_point)
 
-The zero point is a code, so that zero, which convolutions pad with, is met exactly. It is 0 where no input is negative.
+The zero point is a code, so that zero, which convolutions pad with, has no error. It is 0 where no input is negative.
 """
 
 import torch
@@ -15,14 +15,14 @@ from attnround.quantization.lsq import LearnedStep, gradient_scale
 class ActivationQuantizer(nn.Module):
     """x' for an input x of any shape, with the straight-through gradient inside the range.
 
-    With `learned`, the scale is a parameter that has LSQ's gradient (arXiv 1902.08153), else one without any.
-    scale_gradient multiplies it by 1 / sqrt(features * (2^b - 1)), features being the values of one image.
+    learned: the scale has LSQ's gradient (arXiv 1902.08153), else none; scale_gradient: that gradient is multiplied by
+    1 / sqrt(features * (2^b - 1)), with features the number of values of one image.
 
-    drop: the probability that a value stays float while `dropping` is set (QDrop, arXiv 2203.05740). Only the loop that
-    learns on mini-batches sets it. The draws are those of the global generator of the input's device: the same seed
-    before the same steps gives the same draws.
+    drop: the probability that a value stays float while `dropping` is set (QDrop, arXiv 2203.05740), which only the
+    block objective's steps do. Draws come from the global generator of the input's device.
 
-    The zero point is a Python integer, so that clipping needs no look at the device; the state carries it all the same.
+    The zero point is a Python integer, so that clipping need not read it from the device; state_dict holds it as extra
+    state.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class ActivationQuantizer(nn.Module):
 
     @property
     def levels(self) -> tuple[int, int]:
-        """Lowest and highest level of x / scale."""
+        """Lowest and highest value of round(x / scale) after clipping."""
         return self.grid.qmin - self.zero_point, self.grid.qmax - self.zero_point
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-CHUNK = 2**20  # values counted at a time, so that what is computed of them stays small
+CHUNK = 2**20  # values counted at a time, which bounds the memory that counting takes
 FINEST = -100  # a bin is never narrower than 2^-100, which keeps x / width within float32
 
 
@@ -13,8 +13,8 @@ class Histogram:
     """Exact counts in `num_bins` bins of one width, a power of two, with an edge at zero.
 
     Bin i holds first + i <= x / width < first + i + 1. The width is the least one whose bins hold zero and all values
-    seen: it doubles as values grow, when pairs of bins become one, so that the counts stay exact and do not depend on
-    the order of the batches. counts: int64 [num_bins]; zeros: how many values are exactly 0, counted in their bin too.
+    seen. As values grow it doubles and pairs of bins become one, so that the counts stay exact and do not depend on the
+    order of the batches. counts: int64 [num_bins]; zeros: how many values are exactly 0, counted in their bin too.
     """
 
     def __init__(self, num_bins: int = 2048):
@@ -44,7 +44,7 @@ class Histogram:
             self.zeros += int((part == 0).sum())
 
     def quantile(self, fraction: float) -> float:
-        """The value below which this fraction lies, counts spread evenly within a bin."""
+        """The value below which this fraction of the values lies, taking them as spread evenly within a bin."""
         cumulated = torch.cat([torch.zeros(1), self.counts.cumsum(0)]).double()
         target = fraction * cumulated[-1]
         place = int(torch.searchsorted(cumulated, target).clamp(1, len(self.counts)))

@@ -10,8 +10,8 @@ from attnround.quantization.grid import Grid, dequantize, quantize
 class QuantizedLayer(nn.Module):
     """A Conv2d or Linear with weight = scale * (levels - zero_point).
 
-    The integers are the truth: `bake` derives the inner layer's float weight from them. Until the first `bake` of a
-    rounding the levels are the nearest ones.
+    The integer levels decide: `bake` takes them and derives the inner layer's float weight. A new layer has the levels
+    nearest to its float weight.
 
     layer: the inner module, which keeps geometry and padding; levels: int [O, *rest]; scale, zero_point: [O];
     activation: the quantizer of the input, None at first, when the input stays float.
@@ -45,14 +45,14 @@ class QuantizedLayer(nn.Module):
 
 
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
-    """Those of a model by name, in the order in which the model holds them."""
+    """The quantized layers of a model by name, in the order of its modules."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
 
 
 def float_state(model: nn.Module) -> dict[str, Tensor]:
-    """What a model's state holds outside its quantized layers: norms, embeddings, tokens and the like.
+    """The part of a model's state outside its quantized layers: norms, embeddings, tokens and the like.
 
-    A batch norm's count of batches is left out, as evaluation never looks at it.
+    A batch norm's count of batches is left out, as evaluation does not use it.
     """
     inside = tuple(f"{name}." for name in quantized_layers(model))
     return {

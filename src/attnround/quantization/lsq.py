@@ -1,9 +1,9 @@
-"""A fake quantization whose step has a gradient: Learned Step Size Quantization, arXiv 1902.08153.
+"""Fake quantization with a gradient for the scale: Learned Step Size Quantization, arXiv 1902.08153.
 
 levels = clip(round(x / scale), lowest, highest)        x' = scale * levels
 
 dx'/dx      = 1 inside the range, 0 outside
-dx'/dscale  = round(u) - u inside, the end's level outside, for u = x / scale        (eq. 3 there)
+dx'/dscale  = round(u) - u inside the range, lowest or highest outside, for u = x / scale        (eq. 3 there)
 """
 
 import math
@@ -15,19 +15,19 @@ from attnround.quantization.grid import per_channel
 
 
 def gradient_scale(num_values: int, qmax: int) -> float:
-    """1 / sqrt(num_values * qmax): a step's gradient times this moves it in proportion to a value (section 2.2 there).
+    """1 / sqrt(num_values * qmax), the factor that balances a scale's gradient with the weights' (section 2.2 there).
 
-    num_values: how many values share the step.
+    num_values: how many values share the scale.
     """
     return 1 / math.sqrt(max(num_values, 1) * qmax)
 
 
 class LearnedStep(torch.autograd.Function):
-    """x' for one scale [], with numbers as lowest and highest, or for a scale [O] a slice of x, with tensors [O].
+    """x' for a scale [] of all of x with numbers as lowest and highest, or a scale [O] of its slices with tensors [O].
 
-    Saves its input and output, which the layers around it keep anyway. For an output's gradient g and the input's
-    grad_x, the scale's is (<g, x'> - <grad_x, x>) / scale * factor: g (round(u) - u) inside and g times the level
-    outside, as two inner products.
+    Input and output are saved for the backward pass, as the layers around save them anyway. With g the gradient of the
+    output and grad_x that of the input, the gradient of the scale is (<g, x'> - <grad_x, x>) / scale * factor: the
+    formula above as two inner products.
     """
 
     @staticmethod
@@ -58,7 +58,7 @@ class LearnedStep(torch.autograd.Function):
 
 
 def in_order_of(x: Tensor, *values: Tensor) -> list[Tensor]:
-    """The values, of the shape of x, as vectors in the order in which the memory has x: no copy where it has them so.
+    """The values, of the shape of x, as vectors in the order of x in memory: views where they have the same order.
 
     Of channels_last tensors, `flatten` made copies that took a fifth of a training step of resnet18_slim.
     """

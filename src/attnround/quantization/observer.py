@@ -1,4 +1,4 @@
-"""The search for a weight's scale: how much of the range to clip so that the rest is finer.
+"""The search for a weight's scale: clipping a part of the range makes the steps of the rest finer.
 
 Source: the norm 2.4 and the 80 clip ratios are the convention of BRECQ (arXiv 2102.05426) and QDrop (arXiv 2203.05740).
 """
@@ -13,7 +13,7 @@ from attnround.errors import check_number
 from attnround.quantization.grid import Grid, fake_quantize
 
 TINY = 1e-30  # keeps the ratio for a signal of zeros finite
-# The exponents that a power of an error may have: float32's are -126 to 127, less what sums and importance take.
+# Binary exponents that |error|^norm is kept within: float32 has -126 to 127, and sums and importance need a margin.
 LEAST, MOST = -100, 80
 FINE = 9  # half a step of 8 bits is 2^-9 of the range
 
@@ -22,7 +22,7 @@ FINE = 9  # half a step of 8 bits is 2^-9 of the range
 class ClipSearch:
     """Minimises sum |w - fake_quantize(w)|^norm per output channel over clip ratios i/num_candidates of the range.
 
-    With input_weighted the error of a weight counts as much as the second moment of the input it meets.
+    With input_weighted, a weight's error is weighed by the second moment of the input that it is multiplied with.
     """
 
     norm: float = 2.4
@@ -62,9 +62,9 @@ class ClipSearch:
         return torch.where(scale > 0, scale, 1.0), best_zero
 
     def _unit(self, largest: Tensor) -> Tensor:
-        """The power of two [O] that a channel is divided by, which changes no bit of it: 1, or its largest magnitude's.
+        """The power of two [O] that a channel is divided by for the search, which changes no mantissa.
 
-        That is where the powers of its errors would leave float32.
+        It is 1, or that of the largest magnitude where powers of the channel's errors would leave float32.
         """
         mantissa, exponent = largest.frexp()
         inside = (self.norm * exponent < MOST) & (self.norm * (exponent - FINE) > LEAST)
@@ -81,7 +81,7 @@ class ClipSearch:
 
 
 def sqnr_db(reference: Tensor, noisy: Tensor) -> float:
-    """Signal to quantization-noise ratio in dB, 10 log10(sum reference^2 / sum (reference - noisy)^2); inf for none."""
+    """Signal to quantization noise in dB, 10 log10(sum reference^2 / sum (reference - noisy)^2); inf without noise."""
     reference, noisy = reference.double(), noisy.double()
     noise = (reference - noisy).square().sum().item()
     signal = reference.square().sum().item()

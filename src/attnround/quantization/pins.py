@@ -1,4 +1,4 @@
-"""Bit widths that are set by hand: which layers a pin names."""
+"""Bit widths that are set by hand, by patterns of layer names (pins)."""
 
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
@@ -15,9 +15,9 @@ def check_bit_width(option: str, bit_width: object) -> None:
 
 
 def check_pins(option: str, pinned: object) -> dict[str, int | None]:
-    """Name pattern -> bits, null where a pin is taken away; nothing at all, null and `none` are no pins.
+    """Name pattern -> bits, or null where a pin is taken away; null or `none` in place of them all is no pins.
 
-    Raises InputError for what is no such thing, and for bits that are not on offer.
+    Raises InputError for anything else, and for a bit width that the grid does not offer.
     """
     if pinned is None or pinned == "none":
         return {}
@@ -32,7 +32,7 @@ def check_pins(option: str, pinned: object) -> dict[str, int | None]:
 def pinned_bits(option: str, pinned: dict[str, int | None] | str | None, names: Sequence[str]) -> dict[str, int]:
     """Name -> bits for the pinned of these layers, which come in execution order.
 
-    pinned: `first`, `last` or a name pattern -> bits; a later pin goes before an earlier one, and null takes it away.
+    pinned: `first`, `last` or a name pattern -> bits; a later pin overrides an earlier one, and null takes it away.
     Raises InputError as `check_pins` does, and for a pattern that names no layer.
 
     >>> pinned_bits("bits.pinned", {"first": 8, "stage?.conv": 5, "last": None}, ["stem", "stage1.conv", "head"])

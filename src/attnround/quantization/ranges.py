@@ -15,9 +15,11 @@ from attnround.quantization.grid import Grid
 from attnround.quantization.histogram import Histogram
 from attnround.quantization.pins import check_bit_width, check_pins, pinned_bits
 
-TINY = 1e-30  # a range below it is that of zeros
-OCTAVE, NUM_OCTAVES, NUM_PLACES = 12, 6, 9  # ranges that Mse tries: 12 an octave down to 1/64, at up to 9 places each
-NUM_FINE = 8  # and around the best of them 8 sizes and 4 places to either side
+TINY = 1e-30  # a narrower range counts as zeros only
+# Ranges that Mse tries: 12 sizes an octave from the whole range down to 1/64 of it, each at up to 9 places; then 8 more
+# sizes and 4 more places to either side of the best of them.
+OCTAVE, NUM_OCTAVES, NUM_PLACES = 12, 6, 9
+NUM_FINE = 8
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ class Mse(RangeSearch):
 class Lsq(Mse):
     """Starts where Mse ends, and the scale is learned with the block objective (arXiv 1902.08153).
 
-    The layer objective does not learn it, as it sees no activation but through its moments: there it is Mse.
+    The layer objective sees only moments of the activations and learns no scale of theirs: with it this is Mse.
     """
 
     scale_gradient: bool = True
@@ -121,9 +123,10 @@ def affine(low: float, high: float, grid: Grid) -> tuple[float, int]:
 
 
 def coarse(low: float, high: float, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Scales and zero points [K] of ranges within low..high: sizes from all of it down, each at some places.
+    """Scales and zero points [K] of ranges within low..high, of falling size, each size at several places.
 
-    A place runs from clipping above alone to clipping below alone; where no value is negative there is only the first.
+    The first place of a size clips only the highest values and the last only the lowest ones. Where no value is
+    negative, only the first is tried.
     """
     scale, _ = affine(low, high, grid)
     scale = scale * 2 ** (-torch.arange(OCTAVE * NUM_OCTAVES + 1, dtype=torch.float64) / OCTAVE)
@@ -134,14 +137,14 @@ def coarse(low: float, high: float, grid: Grid) -> tuple[Tensor, Tensor]:
 
 
 def fine(scale: float, zero_point: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Scales and zero points [K] around these; an end that is zero stays there."""
+    """Scales and zero points [K] around these; an end of the range that is zero stays zero."""
     scales = scale * 2 ** (torch.arange(-NUM_FINE, NUM_FINE + 1, dtype=torch.float64) / (NUM_FINE * OCTAVE))
     shifts = torch.arange(-4, 5) * math.ceil(grid.qmax / 64) if 0 < zero_point < grid.qmax else torch.zeros(1)
     return pairs(scales[:, None], (zero_point + shifts).clamp_(0, grid.qmax).double())
 
 
 def pairs(scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
-    """The different pairs [K] of what broadcasts."""
+    """The distinct pairs [K] of two tensors that are broadcast against each other."""
     scale, zero_point = torch.stack(torch.broadcast_tensors(scale, zero_point)).flatten(1).unique(dim=1)
     return scale, zero_point
 
@@ -153,10 +156,11 @@ def least(histogram: Histogram, scale: Tensor, zero_point: Tensor, grid: Grid) -
 
 
 def squared_error(histogram: Histogram, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
-    """Sum of (x' - x)^2 for scales and zero points [K], values spread evenly within a bin, exact zeros apart.
+    """Sum of (x' - x)^2 [K] for scales and zero points [K].
 
-    With n the level of u = x / scale and r = u - n, the integral of r^2 is n / 12 + r^3 / 3, outside the range too:
-    exact however wide the bins are against the steps.
+    Exact zeros have no error; all other values are taken as spread evenly within their bin, whose error is then an
+    integral. With n the level of u = x / scale and r = u - n, an antiderivative of r^2 is n / 12 + r^3 / 3, outside the
+    range too, so that bins may be wider than steps.
     """
     spread = histogram.counts.double()
     spread[-histogram.first] -= histogram.zeros

@@ -1,4 +1,4 @@
-"""What a quantized model takes as it is stored, and a digest of what is in it."""
+"""How many bytes a quantized model takes in a file, and a digest of its tensors."""
 
 import hashlib
 from collections.abc import Mapping

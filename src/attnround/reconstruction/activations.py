@@ -19,8 +19,8 @@ def calibrate_activations(
 ) -> dict[str, ActivationQuantizer]:
     """Layer name -> the quantizer of its input, in execution order, on the CPU.
 
-    model: the float model, on the CPU; images: [N, C, H, W]. The float model's inputs are what reconstruction pulls the
-    quantized model's to, one pass serves all layers, and every rounding method starts from the same ranges.
+    model: the float model, on the CPU; images: [N, C, H, W]. Ranges are those of the float model's activations: one
+    pass of the images serves all layers, and every rounding method starts from the same ranges.
     Raises InputError that names the layer whose input is not finite.
     """
     bit_widths = search.bit_widths([layer.name for layer in find_layers(model)])
@@ -60,7 +60,7 @@ def attach_activations(student: nn.Module, quantizers: dict[str, ActivationQuant
 
 
 def activation_columns(student: nn.Module, name: str) -> dict[str, object]:
-    """What layers.csv says of a layer's input: nothing where it stays float."""
+    """The columns of layers.csv on a layer's input; none where that stays float."""
     quantizer = student.get_submodule(name).activation
     if quantizer is None:
         return {}

@@ -1,7 +1,7 @@
-"""The block objective: the output error of a part of the network, on mini-batches of captured activations.
+"""The block objective: the output error of a part of the network, on mini-batches of activations.
 
-The unit's input is captured in the float model (x) and in the model quantized so far (x'), its output in the float one
-(y). With the soft weights s (E[q] - z) in all its layers at once, and f the unit's output, the loss is
+x is the unit's input in the float model and x' that in the model quantized so far; y is its output in the float model.
+All its layers have the soft weights s (E[q] - z) at once. With f the unit's output for these, the loss is
 
     mean (f(x') - y)^2  +  sum over weights of  c s^2 Var[q]        c = E |df/dw|^2, estimated once
 
@@ -35,19 +35,20 @@ from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.unit import UnitWork
 from attnround.reconstruction.unit_data import UnitData, gather
 
-CURVATURE_DRAWS = 8  # mini-batches behind c, each with random signs of its own; each costs a backward pass
-EDGE = 0.49  # in steps: a start from given levels stays inside their cells
+CURVATURE_DRAWS = 8  # mini-batches that c is estimated from; each costs a backward pass
+EDGE = 0.49  # a rounding starts at most so many steps from the level it is given, which is then the nearest to it
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockReconstruction(Reconstruction):
     """The block objective's settings.
 
-    granularity: layer, block (residual, inverted-residual, attention, ...) or network; num_steps: in place of the
-    quantizer's, which are made for the layer objective, None leaves them; lr_scale: of its rate; minibatch: images a
-    step; mix: probability that an element of the input is the float model's; loss: mse, or fisher, which weighs the
-    squared errors by the squared gradient of the float model's own log-likelihood; activation_lr: Adam's for learned
-    scales of activations, with a cosine to zero; layer_first: the layer objective gives a block its start.
+    granularity: layer, block (residual, inverted-residual, attention, ...) or network; num_steps: replaces that of the
+    quantizer, which suits the layer objective, None keeps it; lr_scale: a factor on the quantizer's rate; minibatch:
+    images a step; mix: probability that an element of the input is the float model's; loss: mse, or fisher, which
+    weighs the squared errors by the squared gradient of the float model's own log-likelihood; activation_lr: Adam's
+    rate for learned scales of activations, which falls to zero as a cosine; layer_first: settings of the layer
+    objective, which then rounds the layers of each block first; None starts from nearest.
     """
 
     granularity: str = "block"
@@ -153,7 +154,7 @@ class BlockUnit(UnitWork):
 
     @contextlib.contextmanager
     def _dropping(self) -> Iterator[None]:
-        """Let the quantizers of activations drop (QDrop) inside, and nowhere else."""
+        """Within, the quantizers of activations drop (QDrop)."""
         activations = [layer.activation for layer in self.layers.values() if layer.activation is not None]
         for activation in activations:
             activation.dropping = True
@@ -164,7 +165,7 @@ class BlockUnit(UnitWork):
                 activation.dropping = False
 
     def _optimizer(self) -> torch.optim.Optimizer | None:
-        """Adam on the roundings, and at a rate of their own on the learned scales of activations."""
+        """Adam for the roundings and, with a rate of their own, for the learned scales of activations."""
         learned = [parameter for rounding in self.roundings.values() for parameter in rounding.parameters()]
         if not learned:
             return None
@@ -185,7 +186,7 @@ class BlockUnit(UnitWork):
             restore_layer(layer, self.before[key])
 
     def _start_rounding(self, key: str) -> Rounding:
-        """The rounding of a layer, from the levels that it has."""
+        """The rounding of a layer, started from the layer's present levels."""
         layer = self.layers[key]
         images = torch.arange(min(self.settings.minibatch, self.data.num_learned))
         x, target, weight = self.data.quantized[images], self.data.targets[images], self._loss_weights(images)
@@ -201,7 +202,7 @@ class BlockUnit(UnitWork):
         )
 
     def _curvature(self) -> dict[str, Tensor]:
-        """What a variance of 1 level^2 of every weight adds to the loss; none if no rounding has one."""
+        """By layer, what a variance of 1 level^2 of a weight adds to the loss; empty if no rounding has a variance."""
         if all(rounding.moments()[1] is None for rounding in self.roundings.values()):
             return {}
         draws = []

@@ -13,7 +13,7 @@ from attnround.reconstruction.unit_data import UnitData
 class BlockObjective:
     """Loss of the unit's output against the target, in percent of the target's variance.
 
-    unit: what one squared output error, summed over channels and averaged over images and places, adds to it.
+    unit: what a squared output error of 1, summed over channels and averaged over images and positions, adds to it.
     """
 
     def __init__(self, data: UnitData, batch_size: int):
@@ -32,7 +32,7 @@ class BlockObjective:
 
 @dataclass(frozen=True)
 class LayerError:
-    """The objective that one layer's rounding meets at its start: the unit's loss with the other layers as they are."""
+    """The unit's loss for the levels of one layer, the others as they are: the objective a rounding is started with."""
 
     loss_with: Callable[[Tensor], Tensor]
     unit: float
@@ -52,8 +52,8 @@ def curvature(
     """c = E |df/dw|^2 of every weight [O, *rest], a mean over the outputs: the diagonal of the Gauss-Newton matrix.
 
     forward: (weights, x) -> f; draws: inputs x with the weights of their squared errors, None for all alike. For random
-    signs v, E[(d(v f)/dw)^2] is the sum of (df_k/dw)^2 over outputs k. The few draws are averaged over rows and over
-    columns: c is close to a product of the two, inputs' energy times outputs' sensitivity.
+    signs v, E[(d(v f)/dw)^2] is the sum of (df_k/dw)^2 over outputs k. A few draws are too noisy weight by weight, so c
+    is taken as the product of its row means and column means: the sensitivity to an output times the inputs' energy.
     """
     totals, count = {key: torch.zeros_like(weight) for key, weight in weights.items()}, 0
     for x, importance in draws:

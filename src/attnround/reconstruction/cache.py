@@ -17,8 +17,8 @@ STORAGES = ("float32", "bfloat16", "disk", "codes")
 class ActivationCache:
     """[N, *shape], written in slices and read by index, as float32 on `device`.
 
-    encode, decode: of the storage "codes", float32 -> uint8 and back. The file of "disk" lies where TMPDIR says and is
-    gone with the process, however that ends.
+    encode, decode: of the storage "codes", float32 -> uint8 and back; factor: multiplies all that is read. The file of
+    the storage "disk" lies where TMPDIR says and is gone with the process, however that ends.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ def batches(first: int, last: int, size: int) -> Iterator[slice]:
 
 
 def choose_storage(num_values: int, cache_mib: float) -> str:
-    """Where this many values go: the first storage that the budget holds.
+    """The first storage that holds this many values within the budget.
 
     >>> choose_storage(2**20, 4), choose_storage(2**20, 3), choose_storage(2**20, 1)
     ('float32', 'bfloat16', 'disk')

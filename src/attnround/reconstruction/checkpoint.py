@@ -1,4 +1,4 @@
-"""A reconstruction on disk after every unit, so that a run that was killed goes on and ends with the same bits."""
+"""Finished units on disk, so that a reconstruction that was killed goes on from there and ends with the same bits."""
 
 import os
 from collections.abc import Sequence
@@ -64,11 +64,11 @@ class Checkpoint:
 
 
 def layer_state(layer: QuantizedLayer) -> dict[str, Tensor]:
-    """Copies of all that decides a layer: integers, scales, bias. Its float weight follows from them."""
+    """Copies of a layer's integers, scales and bias, from which its float weight follows."""
     return {key: value.detach().clone() for key, value in layer.state_dict().items() if key != "layer.weight"}
 
 
 def restore_layer(layer: QuantizedLayer, state: dict[str, Tensor]) -> None:
-    """Take a state of `layer_state` and bake it."""
+    """Load what `layer_state` gave, and bake it."""
     layer.load_state_dict(state, strict=False)
     layer.bake(layer.levels)

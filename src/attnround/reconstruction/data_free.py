@@ -1,4 +1,4 @@
-"""Rounding by methods that ask nothing of the data: no image is carried, no moment gathered."""
+"""Rounding by methods that need no data: no image is run through the network."""
 
 import torch
 
@@ -11,7 +11,7 @@ from attnround.reconstruction.report import UnitReport, report_layer
 
 @torch.no_grad()
 def round_data_free(teacher: Captured, student: Captured, quantizer: Quantizer, seed: int) -> list[UnitReport]:
-    """Round the student's layers in place, on the scales that they have; a report for each, of its weight's SQNR."""
+    """Round the student's layers in place, on the scales that they have; return a report for each."""
     reports = []
     for index, (name, weight) in enumerate((layer.name, layer.weight) for layer in find_layers(teacher)):
         layer = student.get_submodule(name)

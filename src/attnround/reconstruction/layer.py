@@ -19,16 +19,16 @@ from attnround.reconstruction.objective import TINY, LayerObjective, corrected_b
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.unit import UnitWork
 
-NUM_MATRICES = 6  # float64 matrices of second moments at hand at once: sums, means, their factor, held-out ones
+NUM_MATRICES = 6  # float64 matrices [n, n] in memory at once: sums, means, their factor, those of held-out images
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerReconstruction(Reconstruction):
     """The layer objective's settings.
 
-    ridge: pull of the weights to their float values, as a fraction of the inputs' mean second moment; num_positions:
-    output positions of an image that enter the moments; refit_scale: once a layer is decided, its scales take their
-    least-squares optimum for those levels.
+    ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment;
+    num_positions: output positions of an image that enter the moments; refit_scale: fit the scales of a decided layer
+    to its levels by least squares.
     """
 
     ridge: float = 0.01
@@ -50,14 +50,14 @@ class LayerReconstruction(Reconstruction):
         name = unit.name
         check_memory(name, bench.teacher.get_submodule(name).weight)
         float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
-        places = torch.Generator().manual_seed(bench.generator.initial_seed())  # drawn on the CPU, on any device
-        patches = Patches(float_layer, self.num_positions, places)
+        positions = torch.Generator().manual_seed(bench.generator.initial_seed())  # on the CPU: alike on any device
+        patches = Patches(float_layer, self.num_positions, positions)
         learned = MomentSums(float_layer, patches)
         held_out = MomentSums(float_layer, patches) if bench.num_held_out else learned
         for node in (unit.start, *unit.more_inputs):
             keep = None if node is unit.start else False  # what lies between a layer's calls will run again
             for i, (x, x_quantized) in enumerate(bench.walk.values(node, keep)):
-                if layer.activation is not None:  # so that the weights take up the error of the input too
+                if layer.activation is not None:  # the weights then make up for the input's error too
                     x_quantized = layer.activation(x_quantized)
                 (learned if i < bench.num_learned_batches else held_out).add(x, x_quantized)
         moments = learned.moments()
@@ -78,8 +78,9 @@ def check_memory(name: str, weight: Tensor) -> None:
 
 
 class LayerUnit(UnitWork):
-    """Starts the rounding on construction; moments: of the images learned from, and of those held out.
+    """Starts the rounding of its layer on construction.
 
+    moments: of the layer's inputs for the images learned from; held_out: the same for those kept from learning.
     Raises InputError that names the layer where inputs or losses are not finite.
     """
 

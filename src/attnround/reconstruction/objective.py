@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attnround.reconstruction.moments import Moments
 
-ROUNDING = 1e-5  # of the inputs' energy, what float32 sums of constant inputs may leave in H below zero
+ROUNDING = 1e-5  # the fraction of the inputs' energy by which rounding errors may push H's eigenvalues below zero
 TINY = 1e-30  # keeps H invertible where the inputs are zero
 
 
@@ -53,7 +53,7 @@ class LayerObjective:
         return error + (variance.reshape(self.centre.shape) * self.gain * self.diagonal).sum()
 
     def best_factor(self, levels: Tensor) -> Tensor:
-        """The factor [O] on the scale that these levels [O, *rest] have the least error with; 1 where none is positive.
+        """The factor [O] on the scale that minimises the error of levels [O, *rest]; 1 where it would not be positive.
 
         With a = q - z and b = centre - z it is a H b^T / a H a^T, row by row.
         """
@@ -87,7 +87,7 @@ def corrected_bias(bias: Tensor, weight: Tensor, quantized: Tensor, moments: Mom
 def output_error(weight: Tensor, quantized: Tensor, moments: Moments) -> float:
     """The error of the quantized rows' output against the float rows', in percent of its energy; rows [G, o, n].
 
-    With the means aside, which the bias takes up.
+    Mean outputs do not count: `corrected_bias` makes them equal.
     """
     difference, weight = quantized.double() - weight.double(), weight.double()
     product = difference @ moments.second + 2 * weight @ moments.drift

@@ -1,4 +1,4 @@
-"""What is reconstructed in which order: the steps of a plan, and the settings that all objectives share."""
+"""The plan of a reconstruction, unit by unit, and the settings that all objectives share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,10 +17,11 @@ from attnround.reconstruction.walk import Walk
 
 @dataclass(frozen=True)
 class Bench:
-    """What a unit is worked on with: both models, the graph they share, and where the images are in them.
+    """What the work on a unit starts from: both models, and the calibration images on their way through them.
 
-    quantizer: as the unit's settings adapted it; num_held_out: so many of the last images are kept from learning;
-    num_learned_batches: the batches before them; autocast: forward passes in bfloat16.
+    graph: of both models; walk: where the images are; quantizer: as the unit's settings adapted it; num_held_out: how
+    many of the last images are kept from learning; num_learned_batches: the walk's batches before them; autocast:
+    forward passes in bfloat16.
     """
 
     teacher: nn.Module
@@ -37,7 +38,11 @@ class Bench:
 
 @dataclass(frozen=True)
 class Step:
-    """A unit and the settings it is reconstructed by. fork: the walk turns back to this value when the step is done."""
+    """A unit and the settings it is reconstructed by.
+
+    fork: None where the step moves the walk onward. A step of a first stage gives the node where the walk is forked: it
+    moves a copy, and the walk itself stays there for the stage that comes after it.
+    """
 
     settings: "Reconstruction"
     unit: Unit
@@ -48,9 +53,9 @@ class Step:
 class Reconstruction(ABC):
     """Settings of an objective.
 
-    observer: the search for a weight's scale; batch_size: images carried at a time; burst: iterations between two looks
-    at the loss; held_out: part of the calibration images on which a unit's result must beat its start to be kept;
-    cache_mib: memory for activations.
+    observer: the search for a weight's scale; batch_size: images in a forward pass; burst: steps between two readings
+    of the loss; held_out: the fraction of the calibration images that is kept from learning, and on which a unit's
+    result must be no worse than its start to be kept; cache_mib: memory for activations.
     """
 
     observer: ClipSearch
@@ -78,4 +83,4 @@ class Reconstruction(ABC):
 
     @abstractmethod
     def begin(self, unit: Unit, bench: Bench) -> UnitWork:
-        """Start on a unit: all those before it are final."""
+        """Start on a unit, all units before it being final."""

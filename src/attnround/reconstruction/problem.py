@@ -1,4 +1,4 @@
-"""What a bit allocator is asked about a float model, and where it may look for the answer."""
+"""The problem that a float model poses to a bit allocator: its layers, and measurements on calibration images."""
 
 from functools import cache
 
@@ -13,7 +13,7 @@ from attnround.quantization.observer import ClipSearch
 from attnround.quantization.storage import float_bytes
 from attnround.reconstruction.sensitivity import fisher_traces, input_covariances, logit_noise, logits
 
-NUM_IMAGES = 256  # that measures look at: their ranks settle early
+NUM_IMAGES = 256  # that are measured on: more hardly change the order of the layers
 
 
 def bit_problem(
@@ -27,7 +27,7 @@ def bit_problem(
     """The problem of a folded float model on the CPU; images [N, C, H, W] of the calibration set.
 
     input_bits: layer name -> bits of its input, where that is quantized; unfolded: layer name -> its weight before the
-    batch norms were folded in. Answers that cost time are computed when they are first asked.
+    batch norms were folded in. What takes time is measured when it is first asked for.
     """
     layers = find_layers(model)
     names = [layer.name for layer in layers]

@@ -1,4 +1,4 @@
-"""What a reconstruction tells of its units and their layers."""
+"""The report of a reconstruction: on each unit, and on each layer in it."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -13,7 +13,10 @@ from attnround.quantization.observer import sqnr_db
 
 @dataclass(frozen=True)
 class LayerReport:
-    """A layer as baked. moved_one, moved_more: percent of its weights one level, and more, from their nearest."""
+    """A layer as baked.
+
+    moved_one, moved_more: percent of its weights that are one level, and more than one, from their nearest level.
+    """
 
     name: str
     kind: str
@@ -27,12 +30,12 @@ class LayerReport:
 
 @dataclass(frozen=True)
 class UnitReport:
-    """A unit as baked: SQNR of its output in dB, on held-out calibration images, before and after.
+    """A unit as baked, with the SQNR of its output in dB on held-out calibration images before and after.
 
-    objective: what its rounding was decided by; of `weights`, by a method that is free of data, SQNR is the weight's.
-    Before: as the unit was started, rounded to nearest or by an earlier stage. The input is that of the model quantized
-    so far; the reference the float model's output. kept: whether the result was better and thus taken; losses: what
-    was learned on, in percent of the output's variance, a value a burst; seconds: captured, learned and baked.
+    The output is that for the input in the model quantized so far; the reference is the float model's output.
+    objective: what the rounding was decided by. For `weights`, by a method that needs no data, SQNRs are the weight's.
+    start_sqnr_db: before, rounded to nearest or by an earlier stage; kept: whether the result was no worse than that,
+    and was kept; losses: the loss after each burst, in percent of the output's variance; seconds: for all of the unit.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""How sensitive a float model is to errors in its weights: what bit allocators may ask of calibration images."""
+"""How sensitive a float model is to errors in its weights, measured on calibration images for bit allocators."""
 
 import torch
 from torch import Tensor, nn
@@ -62,9 +62,9 @@ class _InputCovariance:
 def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes: int, seed: int) -> dict[str, float]:
     """Layer name -> trace of the Fisher information of its weight, a mean over the images [N, C, H, W].
 
-    It is the Hessian of the divergence between the model's own prediction p and itself, so no labels are asked:
-    J^T (diag p - p p^T) J with J the logits' Jacobian. Hutchinson's estimate with random signs over images and classes
-    in the space of the logits, where (diag p - p p^T) = S S^T: E |J^T S e|^2 for signs e; one backward pass a probe.
+    The Fisher information is J^T (diag p - p p^T) J, with J the logits' Jacobian and p the model's own prediction: it
+    needs no labels. With diag p - p p^T = S S^T its trace is E |J^T S e|^2 for random signs e over images and classes
+    (Hutchinson's estimate), which takes one backward pass a probe.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {name: model.get_submodule(name).weight for name in names}

@@ -13,11 +13,11 @@ Values = dict[fx.Node, object]
 
 
 class Walk:
-    """Where the calibration images are in the network: for each batch, the values that later nodes still need.
+    """The calibration images on their way: for each batch, the values in both models that later nodes still need.
 
-    A step onward runs only the nodes between. The values are then kept where they are if they fit into `cache_mib`, in
-    place of the earlier ones, so that no node runs twice; where they do not fit (an expanded activation) the earlier
-    ones stay, and the nodes between run again for the next place.
+    To reach a node, only the nodes from where the images are up to it are run. The values there replace the earlier
+    ones if they fit into `cache_mib`, so that no node runs twice; if they do not (an expanded activation), the earlier
+    ones stay, and the nodes in between run again for the next place.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class Walk:
     def values(self, node: fx.Node, keep: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch's value of this node, in the float model and in the model quantized so far.
 
-        keep: whether to go on from here later; None leaves it to the budget.
+        keep: whether the walk moves here; with None it does if the values fit into the budget.
         """
         end = max(self.place[node] + 1, self.at)
         for i, (teacher_values, student_values) in enumerate(self.kept):
@@ -63,7 +63,7 @@ class Walk:
         return all(self.last_use[other] <= place for other in self.nodes[:place] if other.op != "get_attr")
 
     def adopt(self, node: fx.Node, cache: ActivationCache, quantized: ActivationCache) -> None:
-        """Go on from these values of `node`, the only ones that later nodes need, in place of all that is kept."""
+        """Move to `node`, with its values from these caches; later nodes must need nothing else (`is_alone`)."""
         ends = list(itertools.accumulate(self.sizes))
         self.kept = [
             ({node: Slice(cache, end - size, end)}, {node: Slice(quantized, end - size, end)})

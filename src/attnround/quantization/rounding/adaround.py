@@ -23,8 +23,9 @@ class AdaRound(Quantizer):
 
     The regulariser lambda * R(1 - |2h - 1|^beta) drives h to 0 or 1: it begins after `warmup` of the steps, while beta
     falls from beta_start to beta_end. With `relative`, R is the mean over the weights and `regularization` is lambda in
-    units of nearest's error, so that one value serves every layer. Without, as its authors state it, R is the sum, and
-    lambda in units of the squared output error, summed over channels and averaged over images and places.
+    units of the error of rounding to nearest, so that one value serves every layer. Without, as the authors have it, R
+    is the sum, and lambda is in units of the squared output error, summed over channels and averaged over images and
+    positions.
     """
 
     lr: float = 0.01
@@ -76,7 +77,7 @@ class _AdaRound(Rounding):
         return torch.addcmul(self.floor, self.free, self.up), None
 
     def penalty(self) -> Tensor | float:
-        """Of the latest moments."""
+        """For h(V) as `moments` last computed it."""
         return self.strength * _Undecided.apply(self.up, self.beta) if self.beta is not None else 0.0
 
     def decide(self) -> Tensor:
@@ -84,7 +85,7 @@ class _AdaRound(Rounding):
 
 
 class _Up(torch.autograd.Function):
-    """h(V), with its slope found on the way."""
+    """h(V); the forward pass also finds its slope."""
 
     @staticmethod
     def forward(ctx, v: Tensor) -> Tensor:
@@ -100,7 +101,7 @@ class _Up(torch.autograd.Function):
 
 
 class _Undecided(torch.autograd.Function):
-    """sum (1 - |2h - 1|^beta): one power gives the value and the slope."""
+    """sum (1 - |2h - 1|^beta); the value and the slope share one power."""
 
     @staticmethod
     def forward(ctx, up: Tensor, beta: float) -> Tensor:

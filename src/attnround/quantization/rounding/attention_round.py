@@ -19,20 +19,20 @@ from attnround.quantization.rounding.base import Objective, Quantizer, Rounding,
 from attnround.quantization.rounding.coordinate_descent import polish
 from attnround.quantization.rounding.gaussian import gaussian_moments
 
-WORTH_COMPILING = 1e9  # weights times steps; then a fused pass saves more than the seconds it takes to compile
+WORTH_COMPILING = 1e9  # weights times steps from which on a fused pass saves more than the seconds of compiling it
 
 
 @dataclass(frozen=True)
 class AttentionRound(Quantizer):
-    """alpha is learned while sigma shrinks until the decision is clear; `estimator` says how draws meet the objective.
+    """alpha is learned while sigma shrinks until the decision is clear; `estimator` says what the objective is given.
 
-    expected: the mean stands for the weight, and the variance enters the objective: no draw, exact gradient.
-    sampled: one draw a step, and the mean's gradient.
-    gated: the decision, with the gradient straight through inside the range. Each of Adam's steps on alpha is scaled by
-    the Gaussian's mass ahead: Phi(-|alpha|/sigma) away from the weight, Phi(|alpha|/sigma) back to it.
+    expected: mean and variance of q. Nothing is drawn, and the gradient is exact.
+    sampled: one draw of q a step, with the gradient of the mean.
+    gated: clip(round(c)), with the gradient straight through inside the range. Each of Adam's steps on alpha is scaled
+    by the Gaussian's mass ahead: Phi(-|alpha|/sigma) away from the weight, Phi(|alpha|/sigma) back to it.
 
     sigma, sigma_end: width of the Gaussian in quantization steps at the start and the end, geometric in between;
-    lr: Adam's rate for alpha, in steps; polish: the decision then descends by coordinates, on the layer objective only.
+    lr: Adam's rate for alpha, in steps; polish: coordinate descent from the decision, on the layer objective only.
     """
 
     sigma: float = 0.5

@@ -16,8 +16,8 @@ from attnround.quantization.grid import Grid
 class Objective(Protocol):
     """The error of a unit's output in percent of its float output's energy, a scalar differentiable in the levels.
 
-    Called with mean and variance (or None) of the levels, both [O, *rest]. unit: what one squared output error, summed
-    over channels and averaged over images and places, adds to the value.
+    Called with mean and variance (or None) of the levels, both [O, *rest]. unit: what a squared output error of 1,
+    summed over channels and averaged over images and positions, adds to the value.
     """
 
     unit: float
@@ -80,11 +80,11 @@ class Decided(Rounding):
 
 
 class Quantizer(ABC):
-    """Hyper-parameters of a rounding method, and the start of it for each weight.
+    """Hyper-parameters of a rounding method, which starts a rounding for each weight.
 
     num_steps: iterations per unit, 0 where nothing is learned; lr: Adam's rate;
-    data_free: the method asks nothing of the data: scales and biases stay as they are, and its objective is None;
-    layer_only: the method reads a `Quadratic` objective, which only the layer objective is.
+    data_free: the method needs no data: scales and biases stay as they are, and `start` gets None as the objective;
+    layer_only: the method needs a `Quadratic` objective, which only the layer objective is.
     """
 
     num_steps: int = 0
@@ -104,9 +104,9 @@ class Quantizer(ABC):
 
 
 def round_through(x: Tensor, grid: Grid) -> Tensor:
-    """clip(round(x)), with the gradient straight through wherever nothing is clipped.
+    """clip(round(x)), with gradient 1 where nothing is clipped and 0 elsewhere.
 
-    The range is half a step wider than the levels: a clamp's gradient at its very bound is not the same in every torch.
+    The clamp is half a step wider than the levels, because versions of torch differ in its gradient at its very bounds.
     """
     inside = x.clamp(grid.qmin - 0.5, grid.qmax + 0.5)
     return inside + (x.round().clamp(grid.qmin, grid.qmax) - inside).detach()

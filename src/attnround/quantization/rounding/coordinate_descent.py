@@ -1,7 +1,7 @@
 """Coordinate descent: every weight in turn takes the best of all levels given the others, until nothing moves.
 
 With e = q - b and the gradient e H, the objective in one weight alone is a parabola with its lowest point at
-q_j - (e H)_j / H_jj, so the best level is the nearest to it. Rows don't meet, and move in parallel.
+q_j - (e H)_j / H_jj, so the best level is the nearest to it. Rows are independent and move in parallel.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from attnround.quantization.rounding.base import Decided, Quadratic, Quantizer, 
 from attnround.quantization.rounding.gptq import BLOCK, round_greedily
 
 INITS = ("nearest", "gptq")
-MARGIN = 1e-4  # steps by which a level must be nearer to the best point to be moved to: rounding errors never cycle
+MARGIN = 1e-4  # steps by which a new level must be nearer to the best point, lest rounding errors make a cycle
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CoordinateDescent(Quantizer):
 
 
 def polish(levels: Tensor, grid: Grid, objective: Quadratic, max_sweeps: int = 50) -> Tensor:
-    """Levels [O, *rest] that no change of a single one betters, from these on."""
+    """Move levels [O, *rest] until no change of a single one lowers the objective."""
     rows = levels.reshape(objective.centre.shape)
     return descend_coordinates(rows, objective.centre, objective.second, grid, max_sweeps).reshape(levels.shape)
 
@@ -52,7 +52,8 @@ def polish(levels: Tensor, grid: Grid, objective: Quadratic, max_sweeps: int = 5
 def descend_coordinates(levels: Tensor, centre: Tensor, second: Tensor, grid: Grid, max_sweeps: int) -> Tensor:
     """A local minimum of (q - b) H (q - b)^T over the grid; levels q, centre b: [G, o, n], second H: [G, n, n].
 
-    Columns outside a block of 128 learn of its moves by one matrix product, and each sweep starts from a fresh one.
+    The gradient is updated column by column within a block of 128 columns, by one matrix product for all columns after
+    the block, and computed anew for each sweep.
     """
     levels, num_columns = levels.clone(), levels.shape[2]
     for _ in range(max_sweeps):

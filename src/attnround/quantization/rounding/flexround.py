@@ -22,7 +22,7 @@ class FlexRound(Quantizer):
     S2 has an entry a weight, s3 one an output channel, s4 one an input channel of a convolution. All are learned as
     logarithms, so that they stay positive; the gradient goes straight through the rounding inside the range.
 
-    decay: Adam's rate falls as a cosine to 0. At a constant one the hard weights swing between levels to the last.
+    decay: Adam's rate falls to 0 as a cosine. At a constant rate, weights keep changing their levels to the end.
     """
 
     lr: float = 1e-3
@@ -40,7 +40,7 @@ class FlexRound(Quantizer):
 
 
 class _FlexRound(Rounding):
-    """In steps of the scale at the start: w = u - zero_point, and log_gain is that of s1 over that scale."""
+    """All in steps of the scale at the start: w is u - zero_point, and s1 is exp(log_gain)."""
 
     def __init__(self, u: Tensor, grid: Grid, zero_point: Tensor | float, decay: bool):
         super().__init__()

@@ -17,7 +17,7 @@ REACH = 4.0  # thresholds further than this many sigma from c count as passed or
 def gaussian_moments(centre: Tensor, sigma: float, grid: Grid, fused: bool = False) -> tuple[Tensor, Tensor]:
     """Mean and variance of clip(round(c + sigma * xi)), differentiable in the centre c; sigma in steps.
 
-    fused: as one compiled pass over c, which takes seconds to compile once; without a compiler, as without it.
+    fused: in one compiled pass over c, which takes seconds to compile once; of no effect where nothing compiles.
     """
     return _GaussianMoments.apply(centre, sigma, grid.qmin, grid.qmax, fused)
 
@@ -69,7 +69,7 @@ def _window_sums(
 
 @functools.cache
 def _fused_window_sums() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """The same, compiled; or itself, said once, where nothing compiles here."""
+    """`_window_sums` compiled, or as it is where that fails, which the log then says."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no CUDA
     compiled = torch.compile(_window_sums, dynamic=True)
     try:

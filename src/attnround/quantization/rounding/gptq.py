@@ -1,4 +1,4 @@
-"""GPTQ: column by column, each rounding error made up for by the columns that are still free.
+"""GPTQ: column by column, each rounding error compensated by the columns that are not yet rounded.
 
 Source: Frantar, Ashkboos, Hoefler, Alistarh, "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained
 Transformers", arXiv 2210.17323; the column order by descending second moment is the option `act-order` of its code.
@@ -8,8 +8,8 @@ row by row. Its term of column j holds R_jj (q_j - b_j) and the errors of column
 
     q_j = clip(round(b_j - sum_{i<j} (q_i - b_i) R_ij / R_jj))
 
-and the free columns can always cancel what comes after. R^-1 is the factor of H^-1 that the paper updates b with; this
-is the same recursion, written with sums in place of updates, and H is never inverted.
+and the columns not yet rounded can cancel what the earlier ones add to their terms. R^-1 is the factor of H^-1 that the
+paper updates b with; this is the same recursion, written with sums in place of updates, and H is never inverted.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,8 @@ class GPTQ(Quantizer):
 def round_greedily(centre: Tensor, second: Tensor, grid: Grid, damping: float = 0.0, order: str = "natural") -> Tensor:
     """Levels [G, o, n], float64, for real-valued ones [G, o, n] under the second moment [G, n, n], positive definite.
 
-    In float64: what decides is a difference of sums over up to thousands of columns, and the factor costs most anyway.
+    In float64, as decisions hang on differences of sums over up to thousands of columns; most of the time goes into the
+    Cholesky factor in any case.
     """
     centre, second = centre.double(), second.double()
     diagonal = second.diagonal(dim1=1, dim2=2)

@@ -1,4 +1,4 @@
-"""Rounding to nearest: the baseline that asks nothing of the data, or no more than what it gives in closed form."""
+"""Rounding to nearest, the baseline: without data, or with scales and biases that are found from data directly."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from attnround.quantization.rounding.base import Decided, Objective, Quantizer, 
 class Nearest(Quantizer):
     """q = clip(round(u)), a point mass.
 
-    calibrated: on scales that the objective finds from the calibration images, and with biases corrected by them.
+    calibrated: on the scales, and with the corrected biases, that the layer objective finds from calibration images.
     """
 
     calibrated: bool = False

@@ -1,4 +1,4 @@
-"""Stochastic rounding: up with the probability that makes the mean exact; asks nothing of the data.
+"""Stochastic rounding: up with the probability that makes the mean exact; needs no data.
 
 Source: Gupta, Agrawal, Gopalakrishnan, Narayanan, "Deep Learning with Limited Numerical Precision", arXiv 1502.02551.
 """
