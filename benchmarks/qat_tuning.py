@@ -23,7 +23,7 @@ from trials import PINNED, ROOT, Rows, named, parser, product, settle
 
 from attnround.bits import Problem, Uniform
 from attnround.data import FashionMNIST, HeldOut
-from attnround.graph import captured, find_layers, fold_batch_norms, normed_layers, swap_layers
+from attnround.graph import captured, find_layers, fold_batch_norms, norms_to_fold, swap_layers
 from attnround.models import TimmModel
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
@@ -56,9 +56,7 @@ class Case:
         del config["_target_"]
         self.teacher = captured(TimmModel(**OmegaConf.to_container(config)).build())
         self.seed, self.names = seed, [layer.name for layer in find_layers(self.teacher)]
-        self.unfolded = {
-            layer: self.teacher.get_submodule(layer).weight.detach().clone() for layer in normed_layers(self.teacher)
-        }
+        self.norms = norms_to_fold(self.teacher)
         self.data = {"shipped": self.images_of(False), "full": self.images_of(True)}
         self.calibration = self.data["shipped"].calibration().images
         fold_batch_norms(self.teacher)
@@ -97,7 +95,7 @@ class Case:
             torch.manual_seed(self.seed)
             with tempfile.TemporaryDirectory() as folder:
                 tuned = finetune(
-                    self.teacher, student, labelled, self.calibration, self.unfolded, settings, TrainerSettings(),
+                    self.teacher, student, labelled, self.calibration, self.norms, settings, TrainerSettings(),
                     Path(folder) / "qat",
                 )  # fmt: skip
             student, seconds = tuned.student, tuned.seconds

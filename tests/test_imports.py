@@ -30,12 +30,14 @@ MAY_IMPORT = {
     "deploy": {"evaluation", "graph", "models", "quantization", "results"},
     "checks": {"data", "deploy", "evaluation", "progress", "results", "trainer"},
     "export": {"checks", "data", "deploy", "results"},
-    "api": {
-        "bits", "data", "deploy", "evaluation", "graph", "models", "progress", "quantization", "reconstruction",
-        "results",
+    "prepared": {"bits", "data", "evaluation", "graph", "models", "quantization", "reconstruction"},
+    "quantized": {
+        "bits", "data", "deploy", "evaluation", "graph", "prepared", "progress", "qat", "quantization",
+        "reconstruction", "results", "trainer",
     },
+    "api": {"bits", "data", "graph", "models", "prepared", "progress", "quantization", "quantized", "reconstruction"},
     "pipeline": {
-        "api", "bits", "data", "deploy", "evaluation", "graph", "logs", "models", "qat", "quantization",
+        "prepared", "bits", "data", "deploy", "evaluation", "graph", "logs", "models", "qat", "quantization",
         "reconstruction", "results", "trainer", "training",
     },
 }  # fmt: skip

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from attnround.bits import Allocation, Layer, Uniform, allocation_json
-from attnround.data import Calibration
 from attnround.errors import InputError
 from attnround.graph import capture
-from attnround.pipeline.stages import Subject, fold, start
+from attnround.pipeline.stages import fold, start
+from attnround.prepared import Prepared
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float
 from attnround.reconstruction import LayerReconstruction
@@ -25,7 +25,7 @@ def test_logits_that_are_not_finite_are_told_before_anything_is_folded(network, 
     with pytest.raises(
         InputError, match=r"^2 of the 5 probe images give logits that are not finite: check the"
     ) as said:
-        fold(network, probes)
+        fold(network, probes, {})
     assert "\n" not in str(said.value)
     assert [name for name, _ in network.named_modules()] == modules
 
@@ -33,12 +33,12 @@ def test_logits_that_are_not_finite_are_told_before_anything_is_folded(network, 
 @torch.no_grad()
 def test_logits_that_are_huge_are_told(network, caplog):
     network.head.weight *= 1e30
-    fold(network, torch.randn(5, 3, 16, 16))
+    fold(network, torch.randn(5, 3, 16, 16), {})
     assert "logits reach" in caplog.text
 
 
 def test_norms_are_folded_where_logits_are_finite(network):
-    assert fold(network, torch.zeros(5, 3, 16, 16)) == ["stem"]
+    assert list(fold(network, torch.zeros(5, 3, 16, 16), {}).norms) == ["stem"]
 
 
 SIZE = 128
@@ -67,12 +67,12 @@ def warnings_of(tmp_path, caplog):
 
     def warned(*weights: torch.Tensor) -> list[str]:
         images = torch.randn(2, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(1))
-        subject = Subject(capture(Heads(weights), images[:1]), Calibration(images, [0, 1], "noise", []), [], {})
+        prepared = Prepared.of_captured(capture(Heads(weights), images[:1]), images, {})
         run = Run({"seed": 0}, {"seed": 0}, {"bits": "uniform", "activation": "none"}, tmp_path)
         settings = LayerReconstruction(observer=ClipSearch())
         bits = Uniform(bit_width=2, pinned={})
         with caplog.at_level(logging.WARNING):
-            start(subject, bits, Float(), settings, TrainerSettings(), lambda student: None, run)
+            start(prepared, bits, Float(), settings, TrainerSettings(), lambda student: None, run)
         return [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
 
     return warned

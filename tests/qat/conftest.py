@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from attnround.data import HeldOut
 from attnround.data.base import Calibration, ImageData
-from attnround.graph import find_layers, fold_batch_norms, normed_layers, swap_layers
+from attnround.graph import FoldedNorm, find_layers, fold_batch_norms, norms_to_fold, swap_layers
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
@@ -44,13 +44,13 @@ class Problem:
     student: nn.Module
     data: Noisy
     images: torch.Tensor
-    unfolded: dict[str, torch.Tensor]
+    norms: dict[str, FoldedNorm]
 
     def tune(self, folder, trainer=None, **more):
         settings = Lsq(**(SETTINGS | {key: more.pop(key) for key in list(more) if key in Lsq.__dataclass_fields__}))
         data = HeldOut(self.data, settings.held_out, settings.batch_size)
         return finetune(
-            self.teacher, self.student, data, self.images, self.unfolded, settings, trainer or TrainerSettings(),
+            self.teacher, self.student, data, self.images, self.norms, settings, trainer or TrainerSettings(),
             folder, **more,
         )  # fmt: skip
 
@@ -61,7 +61,7 @@ SETTINGS = {"num_epochs": 4, "batch_size": 32, "lr": 0.02, "weight_decay": 0.0, 
 @pytest.fixture
 def problem(network) -> Problem:
     """Weights of 2 bits and inputs of 4, so that there is much to gain."""
-    unfolded = {name: network.get_submodule(name).weight.detach().clone() for name in normed_layers(network)}
+    norms = norms_to_fold(network)
     fold_batch_norms(network)
     images = torch.randn(320, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -70,4 +70,4 @@ def problem(network) -> Problem:
         labels = network(images).argmax(1)
     student = swap_layers(network, dict.fromkeys([layer.name for layer in find_layers(network)], 2), ClipSearch())
     attach_activations(student, calibrate_activations(network, images, Mse(bit_width=4), 64))
-    return Problem(network, student, Noisy(images, labels), images, unfolded)
+    return Problem(network, student, Noisy(images, labels), images, norms)

@@ -61,7 +61,7 @@ def test_without_a_step_the_accuracy_is_that_of_the_start(problem, tmp_path, bat
 
 def test_from_fp32_the_layers_have_the_means_of_the_float_model_s(problem, tmp_path):
     tuned = problem.tune(tmp_path / "qat", num_epochs=1, lr=1e-12, batch_norm="reestimated", start="fp32")
-    for name in problem.unfolded:
+    for name in problem.norms:
         wanted, before, after = (
             means(model, name, problem.images) for model in (problem.teacher, problem.student, tuned.student)
         )

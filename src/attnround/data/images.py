@@ -1,13 +1,15 @@
 """Calibration images as people hold them: a tensor, a data set, a loader, any iterable of batches."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
+import pytorch_lightning as pl
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from attnround.errors import InputError
 
+NUM_IMAGES = 1024  # of the method's abstract, arXiv 2207.03088
 BATCH_SIZE = 64  # in which a data set is read
 
 
@@ -67,3 +69,88 @@ def _checked(images: object) -> Tensor:
     if not images.isfinite().all():
         raise InputError("images hold NaN or infinity: leave such out")
     return images.detach().float().cpu()
+
+
+def labelled(
+    batch: object,
+    images_of: Callable[[object], Tensor] | None = None,
+    labels_of: Callable[[object], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Images [N, C, H, W] and labels [N] of a batch: a pair, or a dictionary with an entry of either.
+
+    images_of, labels_of: take them out of a batch of another form. Raises InputError where there are no labels.
+    """
+    images = _checked(images_of(batch) if images_of else _images_of(batch))
+    if labels_of:
+        labels = labels_of(batch)
+    elif isinstance(batch, Mapping):
+        labels = next((batch[key] for key in ("labels", "label") if key in batch), None)
+    else:
+        labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
+    if labels is None:
+        raise InputError("a batch has no labels: give (images, labels), or labels_of=<a function>")
+    labels = torch.as_tensor(labels)
+    if len(labels) != len(images) or labels.is_floating_point():
+        raise InputError(f"labels are {labels.dtype} of shape {list(labels.shape)}: give a whole number an image")
+    return images, labels
+
+
+class Labelled:
+    """An iterable of batches (images [N, C, H, W], labels [N]) of a Dataset or a loader, as often as it is asked."""
+
+    def __init__(
+        self,
+        source: object,
+        images_of: Callable[[object], Tensor] | None = None,
+        labels_of: Callable[[object], Tensor] | None = None,
+    ):
+        if isinstance(source, Dataset):
+            source = DataLoader(source, BATCH_SIZE)
+        if not isinstance(source, Iterable):
+            raise InputError(f"data is a {type(source).__name__}: give a Dataset or a loader of labelled images")
+        self.source, self.images_of, self.labels_of = source, images_of, labels_of
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        return (labelled(batch, self.images_of, self.labels_of) for batch in self.source)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+
+class LabelledPair(pl.LightningDataModule):
+    """Labelled images to train on, and others that are held out.
+
+    data: a Dataset, split by a seed where held_out is None, or a loader of batches; fraction: of a Dataset, held out;
+    batch_size: of a Dataset's steps.
+    """
+
+    def __init__(
+        self,
+        data: object,
+        held_out: object,
+        fraction: float,
+        batch_size: int,
+        seed: int,
+        images_of: Callable[[object], Tensor] | None = None,
+        labels_of: Callable[[object], Tensor] | None = None,
+    ):
+        super().__init__()
+        if held_out is None:
+            if not isinstance(data, Dataset):
+                raise InputError("held_out is not given: give labelled images that decide the best epoch, or a Dataset")
+            order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed)).tolist()
+            num_held_out = max(1, round(fraction * len(order)))
+            data, held_out = Subset(data, order[num_held_out:]), Subset(data, order[:num_held_out])
+        if isinstance(data, Dataset):
+            batch_size = min(batch_size, len(data))
+            shuffled = torch.Generator().manual_seed(seed)
+            data = DataLoader(data, batch_size, shuffle=True, drop_last=True, generator=shuffled)
+        self.training, self.held_out = (Labelled(each, images_of, labels_of) for each in (data, held_out))
+        if not hasattr(self.training.source, "__len__"):
+            raise InputError(f"data is a {type(data).__name__} without a length: give a loader that has one")
+
+    def train_dataloader(self) -> Labelled:
+        return self.training
+
+    def val_dataloader(self) -> Labelled:
+        return self.held_out

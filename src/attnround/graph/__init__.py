@@ -1,7 +1,7 @@
 """A model as it runs: captured as a graph, its batch norms folded, its layers in order, cut into units."""
 
 from attnround.graph.capture import Captured, capture, captured, unwrapped
-from attnround.graph.fold import fold_batch_norms, normed_layers
+from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.layers import Layer, channels_last, find_layers, layer_weights, left_float, swap_layers
 from attnround.graph.outputs import Output, class_logits, joined, tensors
@@ -10,6 +10,7 @@ from attnround.graph.units import Unit, cut
 __all__ = [
     "QUANTIZABLE",
     "Captured",
+    "FoldedNorm",
     "Layer",
     "Output",
     "Unit",
@@ -23,7 +24,7 @@ __all__ = [
     "joined",
     "layer_weights",
     "left_float",
-    "normed_layers",
+    "norms_to_fold",
     "swap_layers",
     "tensors",
     "unwrapped",

@@ -5,8 +5,10 @@
 A batch norm folds where it is all that the layer feeds; others stay float.
 """
 
+from dataclasses import dataclass
+
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.graph.capture import Captured
@@ -30,10 +32,24 @@ def fold_batch_norms(model: Captured) -> tuple[list[str], list[str]]:
     return folded, left
 
 
-def normed_layers(model: Captured) -> list[str]:
-    """Names of the layers that `fold_batch_norms` would fold a batch norm into."""
-    nodes = [node for node in calls(model.graph, model, (_BatchNorm,)) if _runs_once(node)]
-    return [feeder.target for node in nodes if (feeder := _feeder(node, model)) is not None]
+@dataclass(frozen=True)
+class FoldedNorm:
+    """What a layer had before a batch norm was folded into it: its weight [O, *rest]; eps and momentum of the norm."""
+
+    weight: Tensor
+    eps: float
+    momentum: float | None
+
+
+def norms_to_fold(model: Captured) -> dict[str, FoldedNorm]:
+    """Layer name -> the batch norm that `fold_batch_norms` will fold into it, in execution order."""
+    found = {}
+    for node in calls(model.graph, model, (_BatchNorm,)):
+        norm, feeder = model.get_submodule(node.target), _feeder(node, model) if _runs_once(node) else None
+        if feeder is not None and norm.running_var is not None:
+            weight = model.get_submodule(feeder.target).weight.detach().clone()
+            found[feeder.target] = FoldedNorm(weight, norm.eps, norm.momentum)
+    return found
 
 
 def _feeder(norm: fx.Node, model: nn.Module) -> fx.Node | None:

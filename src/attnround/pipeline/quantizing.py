@@ -57,8 +57,8 @@ def quantize(
     begun = time.perf_counter()
     pl.seed_everything(seed, verbose=False)
     method, loggers = run.choices["quantizer"], list(logger.values())
-    subject = prepare(model, data)
-    teacher, images = subject.teacher, subject.images
+    prepared, calibration = prepare(model, data)
+    teacher, images = prepared.teacher, prepared.images
     labelled = HeldOut(data, qat.held_out, qat.batch_size) if qat.num_epochs else None
 
     def reconstructed(student: nn.Module) -> object:
@@ -68,22 +68,21 @@ def quantize(
         )  # fmt: skip
 
     with closing(loggers, run, COMPARED):
-        begin = start(subject, bits, activation, reconstruction, trainer, reconstructed, run)
+        begin = start(prepared, bits, activation, reconstruction, trainer, reconstructed, run)
         student, allocation = begin.student, begin.allocation
         rounded = copy.deepcopy(student) if labelled and qat.start == "fp32" else student
         reference = evaluate(teacher, data, trainer, "fp32")
         nearest = evaluate(student, data, trainer, "nearest")
         say("evaluate", f"{len(reference.labels)} images: fp32 {reference.top1:.2f} %, nearest {nearest.top1:.2f} %")
-        reports, reconstruction_s = round_weights(subject, student, quantizer, reconstruction, trainer, loggers, run)
+        reports, reconstruction_s = round_weights(prepared, student, quantizer, reconstruction, trainer, loggers, run)
         quantized = evaluate(student, data, trainer, method)
         rows = layer_rows(reports, begin.layers, allocation, student)
 
         training = {}
         if labelled:
             training = compare("ptq", quantized, reference)
-            unfolded = {name: subject.unfolded[name] for name in subject.normed}
             tuned = finetune(
-                teacher, rounded, labelled, images, unfolded, qat, trainer, run.output_dir / "qat",
+                teacher, rounded, labelled, images, prepared.norms, qat, trainer, run.output_dir / "qat",
                 loggers, run.identity, bool(run.config["resume"]),
             )  # fmt: skip
             student = tuned.student
@@ -108,13 +107,13 @@ def quantize(
         write_atomically(run.output_dir / "layers.csv", csv_text(rows))
         pictures = draw(rows, reports, allocation.trials, begin.mean_bits, run)
         licence = {"weights": teacher.licence, "data": data.licence}
-        deployed = deploy(student, run, {"model": model.architecture(teacher), "method": method, "licence": licence})
+        deployed = deploy(student, run, {"model": prepared.architecture, "method": method, "licence": licence})
         run.write_record(
             metrics,
             device=trainer.device_name,
             weights=teacher.weights_from,
             num_threads=torch.get_num_threads(),
-            calibration=subject.calibration.provenance(),
+            calibration=calibration.provenance(),
             allocation={key: value for key, value in dataclasses.asdict(allocation).items() if key != "score"},
             activation_bits={name: each.bit_width for name, each in begin.activations.items()},
             left_float=left_float(teacher, [layer.name for layer in begin.layers]),

@@ -3,20 +3,19 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from attnround import api
-from attnround.api import Start
+from attnround import prepared as library
 from attnround.bits import Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
 from attnround.errors import InputError, listed
-from attnround.graph import captured, fold_batch_norms, joined, layer_weights, normed_layers
+from attnround.graph import Captured, captured, joined
 from attnround.logs import say
 from attnround.models import TimmModel
+from attnround.prepared import Prepared, Start
 from attnround.quantization.observer import sqnr_db
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import Quantizer
@@ -33,25 +32,8 @@ DWARFED = 1e6  # times the median channel
 LOST_DB = 1.0  # of a weight; with zeros in its place it has 0 dB
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The float model that is quantized, on the CPU, its batch norms folded in.
-
-    normed: names of the layers that they went to; unfolded: layer name -> its weight before that.
-    """
-
-    teacher: nn.Module
-    calibration: Calibration
-    normed: list[str]
-    unfolded: dict[str, Tensor]
-
-    @property
-    def images(self) -> Tensor:
-        return self.calibration.images
-
-
-def prepare(model: TimmModel, data: ImageData) -> Subject:
-    """Build and fold the float model, and draw its calibration images."""
+def prepare(model: TimmModel, data: ImageData) -> tuple[Prepared, Calibration]:
+    """Build, capture and fold the float model, and draw its calibration images."""
     teacher = captured(model.build())
     say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     say("weights", teacher.weights_from)
@@ -59,16 +41,17 @@ def prepare(model: TimmModel, data: ImageData) -> Subject:
     calibration = data.calibration()
     skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
     say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels{skipped}")
-    unfolded = layer_weights(teacher)
-    return Subject(teacher, calibration, fold(teacher, calibration.images[:PROBES]), unfolded)
+    for remark in teacher.remarks:
+        say("model", remark)
+    return fold(teacher, calibration.images, model.architecture(teacher)), calibration
 
 
-def fold(model: nn.Module, probes: Tensor) -> list[str]:
-    """Fold the batch norms and say how little that changed the outputs; return the names of the layers they went to.
+def fold(model: Captured, images: Tensor, architecture: dict[str, object]) -> Prepared:
+    """Fold the batch norms and say how little that changed the outputs.
 
     Raises InputError where the float model's logits are not finite.
     """
-    normed = normed_layers(model)
+    probes = images[:PROBES]
     with torch.no_grad():
         before = joined(model(probes))
         broken = int((~before.isfinite()).flatten(1).any(1).sum())
@@ -77,19 +60,19 @@ def fold(model: nn.Module, probes: Tensor) -> list[str]:
                 f"{broken} of the {len(probes)} probe images give logits that are not finite: check the checkpoint's "
                 "weights and the preprocessing of the images"
             )
-        folded, left = fold_batch_norms(model)
+        prepared = Prepared.of_captured(model, images, architecture)
         difference = ((joined(model(probes)) - before).abs().max() / before.abs().max()).item()
-    kept = f", {len(left)} stay float ({', '.join(left)})" if left else ""
-    say("fold", f"{len(folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
+    kept = f", {len(prepared.left)} stay float ({', '.join(prepared.left)})" if prepared.left else ""
+    say("fold", f"{len(prepared.folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
     if (largest := before.abs().max().item()) > HUGE:
         log.warning(
             "%-12s logits reach %.0e: a weight of the checkpoint is broken, or the preprocessing", "fold", largest
         )
-    return normed
+    return prepared
 
 
 def start(
-    subject: Subject,
+    prepared: Prepared,
     bits: Allocator,
     activation: RangeSearch,
     reconstruction: Reconstruction,
@@ -101,10 +84,9 @@ def start(
 
     reconstructed: rounds a student as the run does, for allocators that try what they allocate.
     """
-    device = trainer.device
-    found = api.start(
-        subject.teacher, subject.images, subject.unfolded, bits, activation, reconstruction, device,
-        run.config["seed"], reconstructed,
+    found = library.start(
+        prepared, bits, activation, reconstruction,
+        device=trainer.device, seed=run.config["seed"], rounded=reconstructed,
     )  # fmt: skip
     allocation = found.allocation
     write_atomically(run.output_dir / "allocation.json", allocation_json(allocation, found.layers))
@@ -139,7 +121,7 @@ def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
 
 
 def round_weights(
-    subject: Subject,
+    prepared: Prepared,
     student: nn.Module,
     quantizer: Quantizer,
     reconstruction: Reconstruction,
@@ -155,7 +137,7 @@ def round_weights(
         checkpoint.path.unlink(missing_ok=True)  # an earlier run's, in a folder given twice
     begun = time.perf_counter()
     reports = fit_reconstruction(
-        subject.teacher, student, subject.images, quantizer, reconstruction, trainer,
+        prepared.teacher, student, prepared.images, quantizer, reconstruction, trainer,
         seed=run.config["seed"], loggers=loggers, checkpoint=checkpoint,
     )  # fmt: skip
     seconds = time.perf_counter() - begun

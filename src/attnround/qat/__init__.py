@@ -1,6 +1,17 @@
 """Quantization-aware training: the rival with labels, from the same grid and allocation."""
 
+from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.finetune import Tuned, finetune
+from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.settings import Lsq, NoTraining
 
-__all__ = ["Lsq", "NoTraining", "Tuned", "finetune"]
+__all__ = [
+    "Lsq",
+    "NoTraining",
+    "Tuned",
+    "estimate_norms",
+    "finetune",
+    "insert_norms",
+    "settle_layers",
+    "train_layers",
+]

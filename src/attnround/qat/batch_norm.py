@@ -17,26 +17,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attnround.graph import FoldedNorm
 from attnround.graph.kinds import kind_of
 from attnround.qat.layer import TrainedLayer
-
-MOMENTUM = 0.1  # torch's own
 
 
 @torch.no_grad()
 def insert_norms(
-    model: nn.Module, reference: nn.Module, unfolded: Mapping[str, Tensor], images: Sequence[Tensor]
+    model: nn.Module, reference: nn.Module, norms: Mapping[str, FoldedNorm], images: Sequence[Tensor]
 ) -> None:
     """Put batch norms behind the model's layers of these names.
 
     reference: whose outputs have the mean and the variance that the norms give: the model itself, which then starts
-    where it was, or the float one; unfolded: the float weights [O, *rest] before the folding; images: batches
+    where it was, or the float one; norms: layer name -> what was folded into it; images: batches
     [N, C, H, W] for the statistics.
     """
-    for name, (mean, variance) in statistics(reference, list(unfolded), images).items():
+    for name, (mean, variance) in statistics(reference, list(norms), images).items():
         layer = model.get_submodule(name)
-        factor = gain(layer.weight, unfolded[name].to(layer.weight.device))
-        norm = norm_behind(layer, MOMENTUM)
+        factor = gain(layer.weight, norms[name].weight.to(layer.weight.device))
+        norm = norm_behind(layer, norms[name].momentum)
+        norm.eps = norms[name].eps
         norm.running_mean.copy_(mean / factor)
         norm.running_var.copy_(variance / factor**2)
         norm.weight.copy_(torch.sqrt(norm.running_var + norm.eps) * factor)
@@ -85,12 +85,13 @@ def estimate_norms(model: nn.Module, images: Sequence[Tensor]) -> None:
     """Replace the running statistics of the layers' batch norms by the means over these batches [N, C, H, W]."""
     model.eval()
     norms = [layer.norm for layer in model.modules() if isinstance(layer, TrainedLayer) and layer.norm is not None]
+    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
         norm.train()
     for batch in images if norms else ():
         model(batch)
-    for norm in norms:
-        norm.momentum = MOMENTUM
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
     model.eval()

@@ -13,7 +13,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.graph import channels_last
+from attnround.graph import FoldedNorm, channels_last
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.module import QatModule
@@ -46,7 +46,7 @@ def finetune(
     student: nn.Module,
     data: pl.LightningDataModule,
     images: Tensor,
-    unfolded: Mapping[str, Tensor],
+    norms: Mapping[str, FoldedNorm],
     settings: Lsq,
     trainer: TrainerSettings,
     folder: Path,
@@ -56,8 +56,8 @@ def finetune(
 ) -> Tuned:
     """Train a copy of the student; the weights of its best epoch are rounded to their final integers.
 
-    data: labelled images, in a part to train on and one held out; images: [N, C, H, W] without labels, and unfolded:
-    the weights of the convolutions that a batch norm was folded into, before that, both for batch_norm=reestimated.
+    data: labelled images, in a part to train on and one held out; images: [N, C, H, W] without labels, and norms:
+    layer name -> the batch norm that was folded into it, both for batch_norm=reestimated.
     folder: where Lightning's checkpoints are written after every epoch; with `resume` the last of them is gone on from.
     Raises InputError where that is of another run.
     """
@@ -69,7 +69,7 @@ def finetune(
     train_layers(net, float_net)
     if settings.batch_norm == "reestimated":
         reference = net if settings.start == "ptq" else float_net
-        insert_norms(net.to(device), reference.to(device), unfolded, images.to(device).split(STATISTICS_BATCH))
+        insert_norms(net.to(device), reference.to(device), norms, images.to(device).split(STATISTICS_BATCH))
         net.cpu()
     net.train()  # Lightning leaves the mode as it is
     module = QatModule(net, float_net.eval(), settings, identity)

@@ -64,7 +64,7 @@ class TrainedLayer(nn.Module):
 
     @torch.no_grad()
     def keep_positive(self) -> None:
-        """Call it after a step of the optimizer."""
+        """Raise steps that an optimizer made too small to their least."""
         self.scale.clamp_(min=self.least)
         if self.quantized.activation is not None:
             self.quantized.activation.scale.clamp_(min=self.least_of_activation)
@@ -92,10 +92,22 @@ def train_layers(student: nn.Module, teacher: nn.Module) -> None:
     }
     for name, layer in trained.items():
         student.set_submodule(name, layer)
+    student.register_forward_pre_hook(keep_positive)
+
+
+def keep_positive(student: nn.Module, *_: object) -> None:
+    """Keep the steps of a student's trained layers positive, whatever an optimizer made of them."""
+    for layer in student.modules():
+        if isinstance(layer, TrainedLayer):
+            layer.keep_positive()
 
 
 def settle_layers(student: nn.Module) -> None:
     """Put quantized layers back in the place of the trained ones."""
+    keep_positive(student)
+    hooks = student._forward_pre_hooks
+    for number in [number for number, hook in hooks.items() if hook is keep_positive]:
+        del hooks[number]
     for name, layer in list(student.named_modules()):
         if isinstance(layer, TrainedLayer):
             student.set_submodule(name, layer.settle())

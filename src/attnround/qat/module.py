@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
 from attnround.errors import InputError
 from attnround.graph import class_logits
-from attnround.qat.layer import TrainedLayer
+from attnround.qat.layer import keep_positive
 from attnround.qat.settings import Lsq
 from attnround.trainer import TrainerSettings
 from attnround.training import SupervisedModule
@@ -26,7 +26,6 @@ class QatModule(SupervisedModule):
         super().__init__(student, settings)
         self.settings, self.identity = settings, identity
         self.unregistered_teacher = (teacher.requires_grad_(False),)
-        self.layers = [layer for layer in student.modules() if isinstance(layer, TrainedLayer)]
         self.curve: list[dict[str, float]] = []
 
     @property
@@ -58,8 +57,7 @@ class QatModule(SupervisedModule):
         return loss
 
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:
-        for layer in self.layers:
-            layer.keep_positive()
+        keep_positive(self.model)  # before weights are averaged or saved
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         loss, logits = self.loss(*batch)

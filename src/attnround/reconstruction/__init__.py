@@ -6,7 +6,7 @@ from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.layer import LayerReconstruction
 from attnround.reconstruction.plan import Reconstruction
 from attnround.reconstruction.problem import bit_problem
-from attnround.reconstruction.report import LayerReport, UnitReport
+from attnround.reconstruction.report import LayerReport, UnitReport, report_layer
 from attnround.reconstruction.run import reconstruct
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "bit_problem",
     "calibrate_activations",
     "reconstruct",
+    "report_layer",
 ]

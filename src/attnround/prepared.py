@@ -1,0 +1,193 @@
+"""A float model made ready to be quantized, and its way to a student: ranges of inputs, bits, scales."""
+
+import copy
+import dataclasses
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from attnround.bits import Allocation, Allocator, Layer, Problem
+from attnround.data.images import NUM_IMAGES, gather_images
+from attnround.errors import InputError
+from attnround.evaluation import agreement, logits, outputs
+from attnround.graph import (
+    Captured,
+    Output,
+    capture,
+    captured,
+    fold_batch_norms,
+    layer_weights,
+    norms_to_fold,
+    swap_layers,
+    unwrapped,
+)
+from attnround.models import TimmModel
+from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.ranges import RangeSearch
+from attnround.reconstruction import Reconstruction, attach_activations, bit_problem, calibrate_activations
+
+BYTE_RANGE = 50  # no normalised image reaches this, one of 0 to 255 does
+
+
+class Prepared:
+    """A float model captured and folded, with its calibration images [N, C, H, W]: for `quantize` again and again.
+
+    teacher: the folded model, on the CPU; unfolded: layer name -> its weight before that; norms: layer name -> the
+    batch norm that was folded into it; folded, left: names of the batch norms that were folded, and that stay;
+    architecture: what a saved file says builds the model. The model that came in is left as it is. Arguments as of
+    `quantize`.
+
+    What one setting measured of the float model (ranges of inputs, sensitivities, outputs) serves the next.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module | TimmModel,
+        images: object,
+        *,
+        num_images: int = NUM_IMAGES,
+        images_of: Callable[[object], Tensor] | None = None,
+        output: Output = None,
+    ):
+        images = gather_images(images, num_images, images_of)
+        shape = list(images.shape[1:])
+        if isinstance(model, TimmModel):
+            teacher = captured(model.build())
+            architecture = model.architecture(teacher)
+            wanted = list(teacher.preprocessing["input_size"])
+            if wanted != shape:
+                raise InputError(f"images are {shape}, the model takes {wanted}: resize them")
+        elif isinstance(model, nn.Module):
+            model = unwrapped(model)
+            if any(isinstance(module, QuantizedLayer) for module in model.modules()):
+                raise InputError(f"{type(model).__name__} is quantized already: give the float model")
+            _warn_of_images(model, images)
+            teacher = capture(model, images[:1])
+            architecture = {"module": f"{type(model).__module__}.{type(model).__qualname__}", "input_size": shape}
+            teacher.preprocessing = {"input_size": shape}
+        else:
+            raise InputError(f"model is a {type(model).__name__}: give an nn.Module")
+        teacher.logits_at = output
+        self._fold(teacher, images, architecture)
+
+    @classmethod
+    def of_captured(cls, teacher: Captured, images: Tensor, architecture: dict[str, object]) -> "Prepared":
+        """From a model that is captured already and not folded yet, which it becomes."""
+        prepared = cls.__new__(cls)
+        prepared._fold(teacher, images, architecture)
+        return prepared
+
+    def _fold(self, teacher: Captured, images: Tensor, architecture: dict[str, object]) -> None:
+        self.teacher, self.images, self.architecture = teacher, images, architecture
+        self.unfolded, self.norms = layer_weights(teacher), norms_to_fold(teacher)
+        self.folded, self.left = fold_batch_norms(teacher)
+        self._measured: dict[tuple, object] = {}
+
+    @cached_property
+    def logits(self) -> Tensor:
+        """The float model's class logits [N, classes] on the calibration images."""
+        return logits(self.teacher, self.images)
+
+    @cached_property
+    def outputs(self) -> dict[str, Tensor]:
+        """All that the float model gives for the calibration images."""
+        return outputs(self.teacher, self.images)
+
+    def activations(
+        self, search: RangeSearch, batch_size: int, device: torch.device | str
+    ) -> dict[str, ActivationQuantizer]:
+        """Layer name -> a new quantizer of its input."""
+        key = ("activations", repr(search), batch_size, str(device))
+        if key not in self._measured:
+            self._measured[key] = calibrate_activations(self.teacher, self.images, search, batch_size, device)
+        return copy.deepcopy(self._measured[key])
+
+    def problem(self, observer: ClipSearch, input_bits: dict[str, int], seed: int) -> Problem:
+        """What an allocator may ask of the float model; its answers are computed when they are first asked."""
+        key = ("problem", repr(observer), tuple(input_bits.items()), seed)
+        if key not in self._measured:
+            self._measured[key] = bit_problem(self.teacher, self.images, observer, input_bits, self.unfolded, seed)
+        return self._measured[key]
+
+
+def _warn_of_images(model: nn.Module, images: Tensor) -> None:
+    """Warn of images that are not as a model with timm's `pretrained_cfg` takes them, or as hardly any model does."""
+    settings = getattr(model, "pretrained_cfg", None) or {}
+    size, shape = list(settings.get("input_size") or []), list(images.shape[1:])
+    if size and size != shape:
+        warnings.warn(f"images are {shape}, the model was trained on {size}", stacklevel=4)
+    largest, least = images.max().item(), images.min().item()
+    if largest > BYTE_RANGE:
+        warnings.warn(f"images reach {largest:.0f}: give them normalised as the model takes them", stacklevel=4)
+    elif settings.get("mean") and least >= 0 and largest <= 1 and min(settings["mean"]) > 0:
+        warnings.warn(
+            f"images lie in 0..1 and the model was trained on images less {settings['mean']} over {settings['std']}: "
+            "normalise them",
+            stacklevel=4,
+        )
+
+
+@dataclass(frozen=True)
+class Start:
+    """A student rounded to nearest, and how it came to its bits.
+
+    activations: layer name -> the quantizer of its input; allocation_s, scales_s: seconds for the bits, and for the
+    scales of weights and inputs.
+    """
+
+    student: Captured
+    layers: list[Layer]
+    allocation: Allocation
+    activations: dict[str, ActivationQuantizer]
+    allocation_s: float
+    scales_s: float
+
+    @property
+    def mean_bits(self) -> float:
+        return self.allocation.mean_bits(self.layers)
+
+
+def start(
+    prepared: Prepared,
+    bits: Allocator,
+    activation: RangeSearch,
+    reconstruction: Reconstruction,
+    *,
+    device: torch.device | str,
+    seed: int,
+    rounded: Callable[[Captured], object],
+) -> Start:
+    """Find the scales of the inputs, the bits of the weights and their scales.
+
+    rounded: rounds a student in place as it will be, for allocators that try what they allocate.
+    """
+    clock = time.perf_counter()
+    activations = prepared.activations(activation, reconstruction.batch_size, device)
+    input_bits = {name: each.bit_width for name, each in activations.items()}
+    scales_s = time.perf_counter() - clock
+
+    def student_of(allocation: Allocation) -> Captured:
+        student = swap_layers(prepared.teacher, allocation.bit_width, reconstruction.observer)
+        attach_activations(student, copy.deepcopy(activations))
+        return student
+
+    def agreement_of(allocation: Allocation) -> float:
+        student = student_of(allocation)
+        rounded(student)
+        return agreement(prepared.logits, logits(student, prepared.images))
+
+    clock = time.perf_counter()
+    problem = prepared.problem(reconstruction.observer, input_bits, seed)
+    allocation = bits.allocate(dataclasses.replace(problem, agreement=agreement_of))
+    allocation_s = time.perf_counter() - clock
+    clock = time.perf_counter()
+    student = student_of(allocation)
+    scales_s += time.perf_counter() - clock
+    return Start(student, list(problem.layers), allocation, activations, allocation_s, scales_s)

@@ -1,0 +1,250 @@
+"""What `quantize` gives: the model, a report of its layers, and what can be done with them."""
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from attnround.bits import Allocation
+from attnround.data.images import NUM_IMAGES, Labelled, LabelledPair, gather_images
+from attnround.deploy import prove, read, save
+from attnround.deploy.comparison import compare
+from attnround.deploy.file import Content
+from attnround.deploy.program import exported_program, open_program, sealed_program
+from attnround.deploy.proof import Proof
+from attnround.deploy.qdq import float_graph, quantized_graph, wanted_opset
+from attnround.deploy.runtime import need_onnx, newest_opset, open_onnx, sealed_onnx
+from attnround.errors import InputError
+from attnround.evaluation import agreement, is_right, logit_sqnr_db, outputs
+from attnround.graph import Captured, class_logits, joined, left_float
+from attnround.prepared import Prepared
+from attnround.progress import silent
+from attnround.qat import Lsq, estimate_norms, finetune, insert_norms, settle_layers, train_layers
+from attnround.quantization.grid import quantize
+from attnround.quantization.layers import quantized_layers
+from attnround.quantization.observer import sqnr_db
+from attnround.reconstruction import UnitReport, report_layer
+from attnround.results.record import write_atomically
+from attnround.results.table import plain, text_table
+from attnround.trainer import TrainerSettings
+
+STATISTICS_BATCH = 128  # images at a time, of which a batch norm takes statistics
+# What qat=lsq of the command line is, but for its epochs and its rate.
+RECIPE = {"batch_norm": "reestimated", "batch_size": 128}
+
+
+class Report(list):
+    """A row a layer: dictionaries of its bits, its SQNR in dB before and after, what moved. Prints as a table.
+
+    left_float: what stays float, as `kind at module` or a parameter's name; float_percent: of the parameters;
+    outputs_db: SQNR in dB of each tensor that the model gives, on the calibration images; sqnr_db: of all of them;
+    remarks: what the captured model lacks.
+    """
+
+    SHOWN = ("name", "kind", "shape", "bits", "weight_sqnr_db", "start_sqnr_db", "output_sqnr_db", "kept")
+
+    def __init__(self, rows: Iterable[dict[str, object]], prepared: Prepared, model: Captured):
+        super().__init__(rows)
+        teacher, names = prepared.teacher, [row["name"] for row in self]
+        self.left_float, self.remarks = left_float(teacher, names), teacher.remarks
+        num_weights = sum(teacher.get_submodule(name).weight.numel() for name in names)
+        num_all = sum(parameter.numel() for parameter in teacher.parameters())
+        self.float_percent = 100 * (num_all - num_weights) / num_all
+        expected, found = prepared.outputs, outputs(model, prepared.images)
+        self.outputs_db = {key: sqnr_db(expected[key], found[key]) for key in expected}
+        self.sqnr_db = logit_sqnr_db(joined(expected), joined(found))
+
+    def __str__(self) -> str:
+        lines = [text_table(self.SHOWN, [[_shown(row.get(key)) for key in self.SHOWN] for row in self])]
+        others = f", {', '.join(self.left_float)}" if self.left_float else ""
+        lines.append(f"stays float: {self.float_percent:.2f} % of the parameters (biases{others})")
+        lines += self.remarks
+        each = ", ".join(f"{key} {value:.2f}" for key, value in self.outputs_db.items())
+        several = f" ({each})" if len(self.outputs_db) > 1 else ""
+        lines.append(f"outputs on the calibration images: {self.sqnr_db:.2f} dB{several}")
+        return "\n".join(lines)
+
+    def dataframe(self) -> object:
+        """The rows as a pandas DataFrame."""
+        import pandas as pd
+
+        return pd.DataFrame(list(self))
+
+
+def _shown(value: object) -> object:
+    return f"{value:.2f}" if isinstance(value, float) else plain(value)
+
+
+def unit_rows(reports: Iterable[UnitReport], names: Iterable[str]) -> list[dict[str, object]]:
+    """The rows of a reconstruction's layers, the last of each, in this order."""
+    rows = {row["name"]: row for report in reports for row in report.rows()}
+    return [rows[name] for name in names]
+
+
+@dataclass
+class Quantized:
+    """A quantized model.
+
+    model: the simulation, an nn.Module that gives what the float one gives; report: a row a layer; allocation: bits of
+    the layers; method: how they were rounded; prepared: the float model and its calibration images.
+    """
+
+    model: Captured
+    report: Report
+    allocation: Allocation
+    method: str
+    prepared: Prepared
+
+    @property
+    def images(self) -> Tensor:
+        """Those it was calibrated on, [N, C, H, W]."""
+        return self.prepared.images
+
+    def __call__(self, x: Tensor) -> object:
+        return self.model(x)
+
+    def save(self, path: str | Path) -> dict[str, object]:
+        """Write the model as integers, a .safetensors file; return its name, bytes and sha256. Raises OSError."""
+        return save(self.model, Path(path), self._about())
+
+    def export(self, path: str | Path) -> float:
+        """Write an .onnx or .pt2 file; return its agreement with the simulation on the calibration images in percent.
+
+        Raises InputError where the file does not compute what the simulation does, and nothing is written.
+        """
+        path = Path(path)
+        content = self._content()
+        about = {key: value for key, value in content.about.items() if key not in ("format", "sha256", "layers")}
+        about["versions"] |= {"torch": torch.__version__}
+        if path.suffix == ".onnx":
+            need_onnx(str(path))
+            opset = min(wanted_opset(content.layers), newest_opset())
+            raw, _ = sealed_onnx(quantized_graph(float_graph(self.model, opset), content.layers, opset), about)
+            exported = open_onnx(raw, path)
+        elif path.suffix == ".pt2":
+            raw, _ = sealed_program(exported_program(self.model), about)
+            exported = open_program(raw, path)
+        else:
+            raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx or .pt2")
+        (found,) = compare(self.model, [exported], _labelled(self.images))
+        fault = found.fault(any(layer.activation is not None for layer in content.layers))
+        if fault:
+            raise InputError(f"{path} is not written: {fault}")
+        write_atomically(path, raw)
+        return found.agreement
+
+    def verify(self, images: object | None = None, *, batch_size: int = 50) -> Proof:
+        """Compare the simulation with exact integer arithmetic, layer by layer, on images as `quantize` takes them."""
+        shown = self.images if images is None else gather_images(images, NUM_IMAGES)
+        content = self._content()
+        return prove(self.model, content.layers, _labelled(shown), batch_size)
+
+    @torch.no_grad()
+    def evaluate(
+        self,
+        data: object,
+        *,
+        images_of: Callable[[object], Tensor] | None = None,
+        labels_of: Callable[[object], Tensor] | None = None,
+    ) -> dict[str, float]:
+        """Compare the model with the float one on labelled images, a Dataset or a loader of (images, labels).
+
+        Returns images (how many), top1 and float_top1 in percent, agreement of the two in percent, and sqnr_db of the
+        logits. images_of, labels_of: take them out of a batch of another form. Raises InputError where the model gives
+        several tensors and `quantize` was not told by output= which are the logits.
+        """
+        pairs = []
+        for images, labels in Labelled(data, images_of, labels_of):
+            float_logits, found = (class_logits(model, images) for model in (self.prepared.teacher, self.model))
+            if found.ndim != 2:
+                raise InputError(f"the logits are {list(found.shape)}: only [N, classes] are compared")
+            pairs.append((float_logits, found, labels))
+        if not pairs:
+            raise InputError("data gave no batch: give at least one labelled image")
+        float_logits, found, labels = map(torch.cat, zip(*pairs, strict=True))
+        return {
+            "images": len(labels),
+            "top1": 100 * is_right(found, labels).double().mean().item(),
+            "float_top1": 100 * is_right(float_logits, labels).double().mean().item(),
+            "agreement": agreement(float_logits, found),
+            "sqnr_db": logit_sqnr_db(float_logits, found),
+        }
+
+    def finetune(
+        self,
+        data: object,
+        *,
+        epochs: int = 10,
+        lr: float = 0.01,
+        held_out: object = None,
+        recipe: Lsq | None = None,
+        images_of: Callable[[object], Tensor] | None = None,
+        labels_of: Callable[[object], Tensor] | None = None,
+        device: str = "cpu",
+        seed: int = 0,
+        progress: bool = True,
+    ) -> "Quantized":
+        """Train a copy with labels (LSQ, arXiv 1902.08153), on the same grids and bits; give the best epoch's model.
+
+        data: a Dataset of (image, label), a seeded tenth of which decides what the best epoch is, or a loader of
+        batches, with held_out a Dataset or loader of others for that; lr: the peak of the cycle, at 4 bits rather
+        0.001; recipe: all other options, in place of the command line's (qat=lsq), and in place of epochs and lr.
+        """
+        settings = recipe or Lsq(num_epochs=epochs, lr=lr, **RECIPE)
+        pair = LabelledPair(data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of)
+        with tempfile.TemporaryDirectory() as folder, silent(not progress), torch.random.fork_rng():
+            torch.manual_seed(seed)
+            tuned = finetune(
+                self.prepared.teacher, self.model, pair, self.images, self.prepared.norms, settings,
+                TrainerSettings(device), Path(folder),
+            )  # fmt: skip
+        return self._with(tuned.student, f"{self.method}, lsq")
+
+    def trainable(self) -> Captured:
+        """A copy for a training loop of your own: float weights behind the integers, learned steps, batch norms again.
+
+        Its parameters take any optimizer; steps are kept positive. `frozen` makes integers of it again.
+        """
+        model = copy.deepcopy(self.model)
+        train_layers(model, self.prepared.teacher)
+        insert_norms(model, model, self.prepared.norms, self.images.split(STATISTICS_BATCH))
+        return model.train()
+
+    def frozen(self, trained: Captured) -> "Quantized":
+        """The quantized model that a trained copy of `trainable` has become; that one stays as it is.
+
+        Batch norms take their statistics on the calibration images, and are folded in.
+        """
+        model = copy.deepcopy(trained).cpu()
+        estimate_norms(model, self.images.split(STATISTICS_BATCH))
+        settle_layers(model)
+        return self._with(model, f"{self.method}, trained")
+
+    def _with(self, model: Captured, method: str) -> "Quantized":
+        """This with another model of the same bits."""
+        rows = []
+        for name, layer in quantized_layers(model).items():
+            weight = self.prepared.teacher.get_submodule(name).weight.detach()
+            nearest = quantize(weight, layer.scale, layer.zero_point, layer.grid)
+            rows.append(vars(report_layer(name, layer, weight, nearest)))
+        by_name = {row["name"]: row for row in rows}
+        report = Report([by_name[row["name"]] for row in self.report], self.prepared, model.eval())
+        return replace(self, model=model, report=report, method=method)
+
+    def _content(self) -> Content:
+        """The model as its file holds it."""
+        with tempfile.TemporaryDirectory() as folder:
+            self.save(Path(folder) / "it.safetensors")
+            return read(Path(folder) / "it.safetensors")
+
+    def _about(self) -> dict[str, object]:
+        return {"model": self.prepared.architecture, "data": "the caller's", "method": self.method}
+
+
+def _labelled(images: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
+    """Batches of images with a label that none has: agreement asks for none."""
+    return ((batch, torch.full((len(batch),), -1)) for batch in images.split(64))
