@@ -10,8 +10,7 @@ from torch import nn
 from attnround.graph import Captured, capture, find_layers, swap_layers
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Float, RangeSearch
-from attnround.reconstruction import attach_activations, calibrate_activations, reconstruct
-from attnround.reconstruction.loop import ReconstructionLoop
+from attnround.reconstruction import ReconstructionLoop, attach_activations, calibrate_activations, reconstruct
 
 
 class Shortcut(nn.Module):

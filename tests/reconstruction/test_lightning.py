@@ -10,9 +10,8 @@ from tests.reconstruction.test_checkpoint import PLANS, QUANTIZER, KilledError, 
 
 from attnround.quantization.ranges import Lsq
 from attnround.quantization.rounding import Nearest
-from attnround.reconstruction import Checkpoint
+from attnround.reconstruction import Checkpoint, ReconstructionLoop
 from attnround.reconstruction.lightning import ReconstructionModule, fit_reconstruction
-from attnround.reconstruction.loop import ReconstructionLoop
 from attnround.trainer import TrainerSettings
 
 

@@ -13,8 +13,7 @@ from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.quantization.grid import dequantize
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import AdaRound, AttentionRound, Nearest
-from attnround.reconstruction import LayerReconstruction, reconstruct
-from attnround.reconstruction.loop import Callback, ReconstructionLoop
+from attnround.reconstruction import Callback, LayerReconstruction, ReconstructionLoop, reconstruct
 
 SETTINGS = LayerReconstruction(observer=ClipSearch(), batch_size=16, burst=40, held_out=0)
 BITS = 3

@@ -136,7 +136,7 @@ class ReconstructionLoop:
         self.unit = self.step.settings.begin(self.step.unit, bench)
 
     def _walk_of(self, step: Step) -> Walk:
-        """The walk, or for steps that are to leave it at the start of their block, a fork of it there."""
+        """The walk, or where the step names a fork, a copy of the walk made there; steps of the same fork share it."""
         if step.fork is None:
             return self.walk
         if step.fork not in self.forks:
