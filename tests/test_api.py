@@ -17,8 +17,12 @@ from attnround.deploy import fingerprint
 from attnround.errors import InputError
 from attnround.evaluation import logit_sqnr_db
 from attnround.models import TimmModel
+from attnround.qat import Lsq
+from attnround.qat.layer import TrainedLayer
+from attnround.quantization.layers import quantized_layers
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
+from attnround.quantized import RECIPE
 from tests.conftest import ROOT, Residual, same_state
 from tests.golden.runs import outcome
 
@@ -278,3 +282,158 @@ def test_a_layer_that_runs_twice_is_quantized_once(reconstruction, tmp_path):
         assert found.export(tmp_path / name) == 100
     found.save(tmp_path / "q.safetensors")
     assert torch.equal(attnround.load(tmp_path / "q.safetensors", model=Calls)(images), found.model(images))
+
+
+class Segmenter(nn.Module):
+    """A picture in, a picture of classes and a vector out, as torchvision's segmentation heads give it."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.up = nn.Conv2d(3, 8, 3, 2, 1), nn.ConvTranspose2d(8, 4, 3, 2, 1, 1)
+        self.aux = nn.Linear(8, 4)
+
+    def forward(self, x):
+        y = self.down(x).relu()
+        return {"out": self.up(y), "aux": self.aux(y.mean((2, 3)))}
+
+
+@pytest.mark.parametrize("options", [{}, {"reconstruction": "block", "rounding": AttentionRound(num_steps=5)}])
+def test_a_model_that_gives_a_dictionary(images, tmp_path, options):
+    torch.manual_seed(0)
+    net = Segmenter().eval()
+    found = quick(net, images, bits=6, activation=8, **options)
+    expected, given = net(images), found.model(images)
+    assert list(given) == ["out", "aux"]
+    assert list(found.report.outputs_db) == ["out", "aux"]
+    for key, value in found.report.outputs_db.items():
+        assert value == pytest.approx(logit_sqnr_db(expected[key], given[key]))
+        assert value > 20
+    assert f"(out {found.report.outputs_db['out']:.2f}, aux " in str(found.report)
+    assert not found.verify().faults
+    assert found.export(tmp_path / "it.onnx") >= 99.9
+    assert found.export(tmp_path / "it.pt2") == 100
+    found.save(tmp_path / "it.safetensors")
+    again = attnround.load(tmp_path / "it.safetensors", model=Segmenter)(images)
+    assert all(torch.equal(again[key], given[key]) for key in given)
+    with pytest.raises(InputError, match="output=None: the model gives out, aux; name the one"):
+        found.evaluate(labelled(images))
+
+
+def test_classes_are_asked_for_where_the_output_says(images):
+    torch.manual_seed(0)
+    fisher = attnround.bits.Fisher(budget=6, pinned=ENDS)
+    found = quick(Segmenter(), images, bits=fisher, output="aux")
+    assert found.evaluate(labelled(images))["agreement"] > 50
+    with pytest.raises(InputError, match=r"the logits are \[48, 4, 16, 16\]: only"):
+        quick(Segmenter(), images, output="out").evaluate(labelled(images))
+
+
+@torch.no_grad()
+def labelled(images, model=None) -> TensorDataset:
+    """Images with a model's own classes for labels; its logits are made to tell them apart."""
+    if model is None:
+        return TensorDataset(images, torch.arange(len(images)) % 4)
+    model.eval().head.bias.sub_(model(images).mean(0))
+    factor = 3 / model(images).std()
+    for parameter in model.head.parameters():
+        parameter.mul_(factor)
+    return TensorDataset(images, model(images).argmax(1))
+
+
+def test_evaluation_compares_with_the_float_model(own, images):
+    data = labelled(images, own)
+    found = quick(own, images, bits=2, rounding="nearest")
+    for given in (data, DataLoader(data, 7), [{"x": images, "labels": data.tensors[1]}]):
+        result = found.evaluate(given)
+        assert result["images"] == len(images)
+        assert result["float_top1"] == 100
+        assert result["top1"] == result["agreement"] < 100
+    with pytest.raises(InputError, match="a batch has no labels"):
+        found.evaluate([images])
+
+
+def test_fine_tuning_gains_and_can_be_saved(own, images, tmp_path):
+    data = labelled(images, own)
+    before = quick(own, images, bits=2, rounding="nearest")
+    after = before.finetune(DataLoader(data, 16), held_out=data, epochs=10, lr=0.001, progress=False)
+    assert after.evaluate(data)["top1"] > before.evaluate(data)["top1"]
+    assert [(row["name"], row["bits"]) for row in after.report] == [(row["name"], row["bits"]) for row in before.report]
+    assert same_state(before.model, quick(own, images, bits=2, rounding="nearest").model)
+    after.save(tmp_path / "it.safetensors")
+    assert torch.equal(attnround.load(tmp_path / "it.safetensors", model=own)(images), after.model(images))
+    assert same_state(after.model, before.finetune(
+        DataLoader(data, 16), held_out=data, epochs=10, lr=0.001, progress=False
+    ).model)  # fmt: skip
+
+
+def test_the_recipe_is_the_command_lines():
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        option = instantiate(compose("train", ["qat=lsq"]).qat, _convert_="all")
+    assert option == Lsq(num_epochs=10, lr=0.01, **RECIPE)
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [(torch.optim.SGD, 5e-4), (torch.optim.AdamW, 5e-3)])
+def test_a_training_loop_of_ones_own(own, images, optimizer, lr):
+    own.norm.eps, own.norm.momentum = 1e-3, 0.3
+    data = labelled(images, own)
+    found = quick(own, images, bits=2, activation=4, rounding="nearest")
+    model = found.trainable()
+    assert (model.stem.norm.eps, model.stem.norm.momentum) == (1e-3, 0.3)
+    with torch.no_grad():
+        torch.testing.assert_close(copy.deepcopy(model).eval()(images), found.model(images), rtol=1e-3, atol=1e-4)
+    steps = optimizer(model.parameters(), lr)
+    for _ in range(40):
+        loss = nn.functional.cross_entropy(model(images), data.tensors[1])
+        steps.zero_grad()
+        loss.backward()
+        steps.step()
+    trained = found.frozen(model)
+    losses = [nn.functional.cross_entropy(each.model(images), data.tensors[1]) for each in (found, trained)]
+    assert losses[1] < losses[0]
+    assert set(quantized_layers(trained.model)) == set(quantized_layers(found.model))
+    assert not trained.verify().faults
+    assert any(isinstance(module, TrainedLayer) for module in model.modules())  # as it was
+
+
+def test_what_one_setting_measured_serves_the_next(own, images, monkeypatch):
+    prepared = attnround.Prepared(own, images)
+    one = quick(prepared, bits=attnround.bits.Fisher(budget=6, pinned=ENDS), activation=8)
+    monkeypatch.setattr("attnround.prepared.calibrate_activations", None)
+    monkeypatch.setattr("attnround.reconstruction.problem.fisher_traces", None)
+    other = quick(prepared, bits=attnround.bits.Fisher(budget=5, pinned=ENDS), activation=8)
+    assert other.allocation.bit_width != one.allocation.bit_width
+    monkeypatch.undo()
+    alone = quick(own, images, bits=attnround.bits.Fisher(budget=5, pinned=ENDS), activation=8)
+    assert same_state(other.model, alone.model)
+
+
+@pytest.mark.parametrize(
+    ("settings", "change", "warning"),
+    [
+        ({"input_size": (3, 32, 32)}, lambda x: x, r"images are \[3, 16, 16\], the model was trained on \[3, 32, 32\]"),
+        ({}, lambda x: 255 * x.sigmoid(), r"images reach 2\d\d: give them normalised"),
+        (
+            {"mean": (0.5,) * 3, "std": (0.2,) * 3},
+            lambda x: x.sigmoid(),
+            r"images lie in 0\.\.1 and the model",
+        ),
+    ],
+)
+def test_images_that_are_not_as_the_model_takes_them_are_warned_of(own, images, settings, change, warning):
+    own.pretrained_cfg = settings
+    with pytest.warns(UserWarning, match=warning):
+        quick(own, change(images))
+
+
+def test_layers_that_are_never_called_are_said(own, images):
+    assert "never called, left alone: spare" in str(quick(own, images).report)
+
+
+def test_signals_of_one_dimension(tmp_path):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv1d(2, 8, 5), nn.BatchNorm1d(8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 28, 3)).eval()
+    signals = torch.randn(20, 2, 32)
+    found = quick(net, DataLoader(TensorDataset(signals, torch.zeros(20).long()), 8))
+    assert [row["kind"] for row in found.report] == ["Conv1d", "Linear"]
+    assert found.report.sqnr_db > 15
+    assert found.export(tmp_path / "it.onnx") == 100

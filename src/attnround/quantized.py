@@ -34,7 +34,7 @@ from attnround.trainer import TrainerSettings
 
 STATISTICS_BATCH = 128  # images at a time, of which a batch norm takes statistics
 # What qat=lsq of the command line is, but for its epochs and its rate.
-RECIPE = {"batch_norm": "reestimated", "batch_size": 128}
+RECIPE = {"batch_norm": "reestimated", "weight_decay": 1e-4, "label_smoothing": 0.1}
 
 
 class Report(list):

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 from attnround.data import HeldOut
 from attnround.errors import InputError
 from attnround.evaluation import evaluate
+from attnround.qat.layer import TrainedLayer
 from attnround.qat.module import QatModule, distillation
 from attnround.trainer import TrainerSettings
 
@@ -32,7 +33,8 @@ def test_batch_norms_train_with_the_statistics_of_their_batches(problem, tmp_pat
     modes = []
 
     def look(self, *_):
-        modes.extend(layer.norm.training for layer in self.layers if layer.norm is not None)
+        layers = (layer for layer in self.model.modules() if isinstance(layer, TrainedLayer))
+        modes.extend(layer.norm.training for layer in layers if layer.norm is not None)
 
     monkeypatch.setattr(QatModule, "on_train_batch_start", look)
     problem.tune(tmp_path / "qat", num_epochs=1, batch_norm="reestimated")

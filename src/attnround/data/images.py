@@ -17,8 +17,9 @@ def gather_images(source: object, num_images: int, images_of: Callable[[object],
     """The first `num_images` images, [N, C, H, W] floats on the CPU; all of a tensor's, fewer where there are fewer.
 
     source: a tensor [N, C, H, W], a Dataset, a DataLoader, a LightningDataModule or any iterable of batches. Of a batch
-    that is a tuple the first part is taken, of a dictionary its only tensor of four dimensions; images_of: takes them
-    out of any other. Labels are not looked at. Raises InputError where there is nothing, or nothing that is images.
+    that is a tuple the first part is taken, of a dictionary its only tensor of three dimensions or more; images_of:
+    takes them out of any other. Signals and volumes have other dimensions behind N and C. Labels are not looked at.
+    Raises InputError where there is nothing, or nothing that is images.
     """
     if isinstance(source, Tensor):
         return _checked(source)
@@ -46,7 +47,7 @@ def gather_images(source: object, num_images: int, images_of: Callable[[object],
 
 def _images_of(batch: object) -> object:
     if isinstance(batch, Mapping):
-        found = [value for value in batch.values() if isinstance(value, Tensor) and value.ndim == 4]
+        found = [value for value in batch.values() if isinstance(value, Tensor) and value.ndim > 2]
         if len(found) != 1:
             raise InputError(
                 f"a batch is a dictionary of {', '.join(map(str, batch))}, {len(found)} of them images: give "
@@ -61,7 +62,7 @@ def _checked(images: object) -> Tensor:
         raise InputError(
             f"a batch gives a {type(images).__name__} for images: give tensors [N, C, H, W], or images_of=<a function>"
         )
-    if images.ndim != 4 or not images.is_floating_point():
+    if images.ndim < 2 or not images.is_floating_point():
         raise InputError(
             f"images are {images.dtype} of shape {list(images.shape)}: give floats [N, C, H, W], normalised as the "
             "model takes them"

@@ -82,10 +82,12 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
                 signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
                 direction = p.sqrt() * signs - p * (p.sqrt() * signs).sum(1, keepdim=True)
                 gradients = torch.autograd.grad(
-                    (logits * direction).sum(), list(weights.values()), retain_graph=probe + 1 < num_probes
-                )
+                    (logits * direction).sum(), list(weights.values()),
+                    retain_graph=probe + 1 < num_probes, allow_unused=True,
+                )  # fmt: skip
                 for name, gradient in zip(weights, gradients, strict=True):
-                    totals[name] += gradient.double().square().sum().item()
+                    if gradient is not None:  # else the logits do not depend on it
+                        totals[name] += gradient.double().square().sum().item()
                 progress.update()
     finally:
         progress.close()
