@@ -32,7 +32,9 @@ def main(folder: Path) -> None:
     torch.manual_seed(0)
     model = Net().eval()
     # Calibration images, normalised as the model takes them. Labels may be there; they are not looked at.
-    data = TensorDataset(torch.randn(256, 3, 32, 32), torch.zeros(256).long())
+    images = torch.randn(256, 3, 32, 32)
+    with torch.no_grad():
+        data = TensorDataset(images, model(images).argmax(1))
 
     q = attnround.quantize(model, DataLoader(data, batch_size=64), bits=4)
     print(q.report)
@@ -49,8 +51,14 @@ def main(folder: Path) -> None:
 
     # The same model at other settings: captured and folded once.
     prepared = attnround.Prepared(model, data)
-    for bits in (3, attnround.bits.Mixed(budget=3.5, pinned={"first": 8, "last": 8})):
-        print(bits, attnround.quantize(prepared, bits=bits, rounding="gptq", activation=8).report.sqnr_db, "dB")
+    for bits in (2, 3, attnround.bits.Mixed(budget=5, pinned={"first": 8, "last": 8})):
+        other = attnround.quantize(prepared, bits=bits, rounding="gptq", activation=8)
+        print(other.allocation.bit_width, f"{other.report.sqnr_db:.2f} dB")
+
+    # With labels: how good it is, and some epochs of quantization-aware training from there.
+    print(q.evaluate(data))
+    tuned = q.finetune(data, epochs=1, lr=0.001)
+    print(tuned.evaluate(data))
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class SupervisedModule(pl.LightningModule):
         optimizer = torch.optim.SGD(
             groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
         )
-        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_steps = max(4, int(self.trainer.estimated_stepping_batches))  # a cycle of fewer has no two sides
         warmup = max(recipe.warmup, 2 / num_steps)  # torch divides by one step less than that
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, num_steps, pct_start=warmup)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
