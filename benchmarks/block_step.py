@@ -18,7 +18,7 @@ from torch import nn
 from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.graph.trace import executor, graph_of
 from attnround.quantization.observer import ClipSearch
-from attnround.quantization.rounding import AdaRound, AttentionRound, Quantizer
+from attnround.quantization.rounding import AdaRound, AttentionRound, RoundingMethod
 from attnround.reconstruction import BlockReconstruction
 from attnround.reconstruction.plan import Bench
 from attnround.reconstruction.walk import Walk
@@ -58,7 +58,7 @@ def float_step(block: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
     return step
 
 
-def block_step(block: nn.Module, images: torch.Tensor, quantizer: Quantizer) -> Callable[[], None]:
+def block_step(block: nn.Module, images: torch.Tensor, quantizer: RoundingMethod) -> Callable[[], None]:
     """One step of the reconstruction of the block."""
     graph = graph_of(block)
     student = swap_layers(block, {layer.name: 4 for layer in find_layers(block)}, ClipSearch())

@@ -29,7 +29,7 @@ from attnround.quantization.rounding import (
     CoordinateDescent,
     FlexRound,
     Nearest,
-    Quantizer,
+    RoundingMethod,
     Stochastic,
 )
 from attnround.reconstruction import LayerReconstruction, reconstruct
@@ -99,7 +99,7 @@ class Case:
         return Uniform(bit_width=bit_width, pinned=PINNED).allocate(Problem(layers)).bit_width
 
     def run(
-        self, quantizer: Quantizer, bit_widths: dict[str, int], refit_scale: bool, input_weighted: bool
+        self, quantizer: RoundingMethod, bit_widths: dict[str, int], refit_scale: bool, input_weighted: bool
     ) -> dict[str, str]:
         """Quantize a copy and judge it."""
         observer = ClipSearch(input_weighted=input_weighted)

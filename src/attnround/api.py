@@ -27,7 +27,7 @@ from attnround.quantization.rounding import (
     CoordinateDescent,
     FlexRound,
     Nearest,
-    Quantizer,
+    RoundingMethod,
     Stochastic,
 )
 from attnround.quantized import Quantized, Report, unit_rows
@@ -45,7 +45,7 @@ WEIGHTED = ClipSearch(input_weighted=True)
 LAYER = partial(LayerReconstruction, observer=WEIGHTED, burst=20)
 BLOCK = partial(BlockReconstruction, observer=ClipSearch(), num_steps=500, lr_scale=0.5, burst=50)
 # What the words stand for: the command line's options of the same names, as they are by default.
-ROUNDINGS: dict[str, Callable[[], Quantizer]] = {
+ROUNDINGS: dict[str, Callable[[], RoundingMethod]] = {
     "nearest": Nearest,
     "nearest_calibrated": partial(Nearest, calibrated=True),
     "stochastic": Stochastic,
@@ -76,7 +76,7 @@ def quantize(
     images: object = None,
     *,
     bits: int | str | Allocator = 4,
-    rounding: str | Quantizer = "attention_round",
+    rounding: str | RoundingMethod = "attention_round",
     activation: int | RangeSearch | None = None,
     reconstruction: str | Reconstruction = "layer",
     num_images: int = NUM_IMAGES,
@@ -107,7 +107,7 @@ def quantize(
     if isinstance(activation, int) and not isinstance(activation, bool):
         activation = Mse(activation, pinned=ENDS)
     allocator = _chosen("bits", bits, ALLOCATORS, Allocator)
-    method = _chosen("rounding", rounding, ROUNDINGS, Quantizer)
+    method = _chosen("rounding", rounding, ROUNDINGS, RoundingMethod)
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)
     settings = _chosen("reconstruction", reconstruction, RECONSTRUCTIONS, Reconstruction)
     on = _device(device)

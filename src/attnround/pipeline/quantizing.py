@@ -22,7 +22,7 @@ from attnround.models import TimmModel
 from attnround.pipeline.stages import prepare, round_weights, start
 from attnround.qat import Lsq, NoTraining, Tuned, finetune
 from attnround.quantization.ranges import RangeSearch
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction import Reconstruction, UnitReport, activation_columns, reconstruct
 from attnround.results.pictures.run import draw_layers, draw_losses, draw_moved, draw_trials
 from attnround.results.record import Run, peak_mib, write_atomically
@@ -40,7 +40,7 @@ def quantize(
     *,
     model: TimmModel,
     data: ImageData,
-    quantizer: Quantizer,
+    quantizer: RoundingMethod,
     bits: Allocator,
     activation: RangeSearch,
     reconstruction: Reconstruction,

@@ -18,7 +18,7 @@ from attnround.models import TimmModel
 from attnround.prepared import Prepared, Start
 from attnround.quantization.observer import sqnr_db
 from attnround.quantization.ranges import RangeSearch
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction import Checkpoint, Reconstruction, UnitReport
 from attnround.reconstruction.lightning import fit_reconstruction
 from attnround.results.record import Run, write_atomically
@@ -123,7 +123,7 @@ def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
 def round_weights(
     prepared: Prepared,
     student: nn.Module,
-    quantizer: Quantizer,
+    quantizer: RoundingMethod,
     reconstruction: Reconstruction,
     trainer: TrainerSettings,
     loggers: Sequence[Logger],

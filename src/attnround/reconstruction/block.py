@@ -26,7 +26,7 @@ from attnround.graph.segment import segment
 from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, steps
 from attnround.quantization.layers import QuantizedLayer
-from attnround.quantization.rounding import Quantizer, Rounding
+from attnround.quantization.rounding import Rounding, RoundingMethod
 from attnround.reconstruction.block_objective import BlockObjective, LayerError, curvature
 from attnround.reconstruction.cache import batches
 from attnround.reconstruction.checkpoint import layer_state, restore_layer
@@ -80,7 +80,7 @@ class BlockReconstruction(Reconstruction):
             plan.append(Step(self, unit))
         return plan
 
-    def adapt(self, quantizer: Quantizer) -> Quantizer:
+    def adapt(self, quantizer: RoundingMethod) -> RoundingMethod:
         if quantizer.layer_only:
             raise InputError(
                 f"quantizer={type(quantizer).__name__} has a closed form for the layer objective alone: "

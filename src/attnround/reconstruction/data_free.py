@@ -5,12 +5,12 @@ import torch
 from attnround.graph import Captured, find_layers
 from attnround.quantization.grid import dequantize, per_channel, quantize, steps
 from attnround.quantization.observer import sqnr_db
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.report import UnitReport, report_layer
 
 
 @torch.no_grad()
-def round_data_free(teacher: Captured, student: Captured, quantizer: Quantizer, seed: int) -> list[UnitReport]:
+def round_data_free(teacher: Captured, student: Captured, quantizer: RoundingMethod, seed: int) -> list[UnitReport]:
     """Round the student's layers in place, on the scales that they have; return a report for each."""
     reports = []
     for index, (name, weight) in enumerate((layer.name, layer.weight) for layer in find_layers(teacher)):

@@ -13,7 +13,7 @@ from attnround.graph.patches import Patches
 from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
-from attnround.quantization.rounding import Objective, Quantizer, Rounding
+from attnround.quantization.rounding import Objective, Rounding, RoundingMethod
 from attnround.reconstruction.moments import Moments, MomentSums
 from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
@@ -43,7 +43,7 @@ class LayerReconstruction(Reconstruction):
     def plan(self, graph: fx.Graph, model: nn.Module, example: Tensor) -> Sequence[Step]:
         return [Step(self, unit) for unit in cut(graph, model, "layer", example)]
 
-    def adapt(self, quantizer: Quantizer) -> Quantizer:
+    def adapt(self, quantizer: RoundingMethod) -> RoundingMethod:
         return quantizer
 
     def begin(self, unit: Unit, bench: Bench) -> "LayerUnit":
@@ -91,7 +91,7 @@ class LayerUnit(UnitWork):
         layer: QuantizedLayer,
         moments: Moments,
         held_out: Moments,
-        quantizer: Quantizer,
+        quantizer: RoundingMethod,
         settings: LayerReconstruction,
         generator: torch.Generator,
     ):

@@ -8,7 +8,7 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.callbacks import LossLog, ReconstructionBar
 from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.data_free import round_data_free
@@ -51,7 +51,7 @@ def fit_reconstruction(
     teacher: nn.Module,
     student: nn.Module,
     images: Tensor,
-    quantizer: Quantizer,
+    quantizer: RoundingMethod,
     settings: Reconstruction,
     trainer: TrainerSettings,
     *,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.graph.trace import executor, graph_of
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.unit import UnitWork
@@ -55,7 +55,7 @@ class ReconstructionLoop:
         teacher: nn.Module,
         student: nn.Module,
         images: Tensor,
-        quantizer: Quantizer,
+        quantizer: RoundingMethod,
         settings: Reconstruction,
         *,
         autocast: bool = False,

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from attnround.errors import check_number
 from attnround.graph.units import Unit
 from attnround.quantization.observer import ClipSearch
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.unit import UnitWork
 from attnround.reconstruction.walk import Walk
 
@@ -28,7 +28,7 @@ class Bench:
     student: nn.Module
     graph: fx.Graph
     walk: Walk
-    quantizer: Quantizer
+    quantizer: RoundingMethod
     generator: torch.Generator
     num_images: int
     num_held_out: int
@@ -75,7 +75,7 @@ class Reconstruction(ABC):
         """The steps for a model; example: one image [1, C, H, W]."""
 
     @abstractmethod
-    def adapt(self, quantizer: Quantizer) -> Quantizer:
+    def adapt(self, quantizer: RoundingMethod) -> RoundingMethod:
         """The quantizer with the number of steps and the rate that this objective takes.
 
         Raises InputError where the method has no such objective.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.callbacks import Logger, LossLog, ReconstructionBar
 from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.data_free import round_data_free
@@ -18,7 +18,7 @@ def reconstruct(
     teacher: nn.Module,
     student: nn.Module,
     images: Tensor,
-    quantizer: Quantizer,
+    quantizer: RoundingMethod,
     settings: Reconstruction,
     *,
     device: torch.device | str = "cpu",

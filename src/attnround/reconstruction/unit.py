@@ -9,7 +9,7 @@ from torch import Tensor
 from attnround.errors import InputError
 from attnround.quantization.grid import quantize
 from attnround.quantization.layers import QuantizedLayer
-from attnround.quantization.rounding import Quantizer
+from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.report import UnitReport, decibel, report_layer
 
 
@@ -26,7 +26,12 @@ class UnitWork(ABC):
     start_error: float
 
     def __init__(
-        self, name: str, kind: str, layers: dict[str, QuantizedLayer], weights: dict[str, Tensor], quantizer: Quantizer
+        self,
+        name: str,
+        kind: str,
+        layers: dict[str, QuantizedLayer],
+        weights: dict[str, Tensor],
+        quantizer: RoundingMethod,
     ):
         self.name, self.kind, self.layers, self.weights, self.quantizer = name, kind, layers, weights, quantizer
         self.losses: list[float] = []

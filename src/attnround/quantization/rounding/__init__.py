@@ -2,7 +2,7 @@
 
 from attnround.quantization.rounding.adaround import AdaRound
 from attnround.quantization.rounding.attention_round import AttentionRound
-from attnround.quantization.rounding.base import Decided, Objective, Quadratic, Quantizer, Rounding
+from attnround.quantization.rounding.base import Decided, Objective, Quadratic, Rounding, RoundingMethod
 from attnround.quantization.rounding.coordinate_descent import CoordinateDescent
 from attnround.quantization.rounding.flexround import FlexRound
 from attnround.quantization.rounding.gptq import GPTQ
@@ -19,7 +19,7 @@ __all__ = [
     "Nearest",
     "Objective",
     "Quadratic",
-    "Quantizer",
     "Rounding",
+    "RoundingMethod",
     "Stochastic",
 ]

@@ -11,14 +11,14 @@ from torch import Generator, Tensor, nn
 
 from attnround.errors import check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Objective, Quantizer, Rounding
+from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the sigmoid, arXiv 2004.10568 eq. 23
 EDGE = 1e-3  # keeps the start of V finite where a weight lies on a level
 
 
 @dataclass(frozen=True)
-class AdaRound(Quantizer):
+class AdaRound(RoundingMethod):
     """q = clip(floor(u) + h(V)), h(V) = clip(1.2 sigmoid(V) - 0.1, 0, 1), started so that h = frac(u).
 
     The regulariser lambda * R(1 - |2h - 1|^beta) drives h to 0 or 1: it begins after `warmup` of the steps, while beta

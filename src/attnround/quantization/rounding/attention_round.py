@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Objective, Quantizer, Rounding, round_through
+from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod, round_through
 from attnround.quantization.rounding.coordinate_descent import polish
 from attnround.quantization.rounding.gaussian import gaussian_moments
 
@@ -23,7 +23,7 @@ WORTH_COMPILING = 1e9  # weights times steps from which on a fused pass saves mo
 
 
 @dataclass(frozen=True)
-class AttentionRound(Quantizer):
+class AttentionRound(RoundingMethod):
     """alpha is learned while sigma shrinks until the decision is clear; `estimator` says what the objective is given.
 
     expected: mean and variance of q. Nothing is drawn, and the gradient is exact.

@@ -1,6 +1,6 @@
 """The one interface of all rounding methods.
 
-A `Quantizer` holds the hyper-parameters and starts a `Rounding` for each weight. A rounding gives every weight a
+A `RoundingMethod` holds the hyper-parameters and starts a `Rounding` for each weight. A rounding gives every weight a
 distribution over the levels: its mean and variance are what an objective sees, its decision is what is baked. All is in
 quantization steps: u = w / scale + zero_point, and the levels are the integers qmin..qmax.
 """
@@ -79,7 +79,7 @@ class Decided(Rounding):
         return self.levels
 
 
-class Quantizer(ABC):
+class RoundingMethod(ABC):
     """Hyper-parameters of a rounding method, which starts a rounding for each weight.
 
     num_steps: iterations per unit, 0 where nothing is learned; lr: Adam's rate;

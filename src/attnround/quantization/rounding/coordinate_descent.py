@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Decided, Quadratic, Quantizer, Rounding
+from attnround.quantization.rounding.base import Decided, Quadratic, Rounding, RoundingMethod
 from attnround.quantization.rounding.gptq import BLOCK, round_greedily
 
 INITS = ("nearest", "gptq")
@@ -20,7 +20,7 @@ MARGIN = 1e-4  # steps by which a new level must be nearer to the best point, le
 
 
 @dataclass(frozen=True)
-class CoordinateDescent(Quantizer):
+class CoordinateDescent(RoundingMethod):
     """Sweeps over the columns from `init` on, at most `max_sweeps` of them."""
 
     init: str = "nearest"

@@ -12,11 +12,11 @@ from torch import Generator, Tensor, nn
 
 from attnround.errors import check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Objective, Quantizer, Rounding, round_through
+from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod, round_through
 
 
 @dataclass(frozen=True)
-class FlexRound(Quantizer):
+class FlexRound(RoundingMethod):
     """w' = s1 clip(round(w / (s1 S2 s3 s4))), with s1 the scale, learned too, and S2, s3, s4 starting at one.
 
     S2 has an entry a weight, s3 one an output channel, s4 one an input channel of a convolution. All are learned as

@@ -20,14 +20,14 @@ from torch import Generator, Tensor
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Decided, Quadratic, Quantizer, Rounding
+from attnround.quantization.rounding.base import Decided, Quadratic, Rounding, RoundingMethod
 
 BLOCK = 128  # columns that wait for one matrix product, as in the paper's lazy batches
 ORDERS = ("natural", "activation")
 
 
 @dataclass(frozen=True)
-class GPTQ(Quantizer):
+class GPTQ(RoundingMethod):
     """Greedy rounding of the columns, in their order or by descending second moment of their inputs.
 
     damping: added to H's diagonal, as a fraction of its mean, on top of the objective's own ridge.

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from torch import Generator, Tensor
 
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Decided, Objective, Quantizer, Rounding
+from attnround.quantization.rounding.base import Decided, Objective, Rounding, RoundingMethod
 
 
 @dataclass(frozen=True)
-class Nearest(Quantizer):
+class Nearest(RoundingMethod):
     """q = clip(round(u)), a point mass.
 
     calibrated: on the scales, and with the corrected biases, that the layer objective finds from calibration images.

@@ -10,11 +10,11 @@ import torch
 from torch import Generator, Tensor
 
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Decided, Objective, Quantizer, Rounding
+from attnround.quantization.rounding.base import Decided, Objective, Rounding, RoundingMethod
 
 
 @dataclass(frozen=True)
-class Stochastic(Quantizer):
+class Stochastic(RoundingMethod):
     """q = clip(floor(u + xi)), xi uniform in [0, 1): E[q] = u inside the range. One seeded draw."""
 
     data_free: ClassVar[bool] = True
