@@ -18,7 +18,7 @@ from attnround.deploy.program import exported_program, open_program, sealed_prog
 from attnround.deploy.proof import Proof
 from attnround.deploy.qdq import float_graph, quantized_graph, wanted_opset
 from attnround.deploy.runtime import need_onnx, newest_opset, open_onnx, sealed_onnx
-from attnround.errors import InputError
+from attnround.errors import InputError, listed
 from attnround.evaluation import agreement, is_right, logit_sqnr_db, outputs
 from attnround.graph import Captured, class_logits, joined, left_float
 from attnround.prepared import Prepared
@@ -40,9 +40,9 @@ RECIPE = {"batch_norm": "reestimated", "weight_decay": 1e-4, "label_smoothing": 
 class Report(list):
     """A row a layer: dictionaries of its bits, its SQNR in dB before and after, what moved. Prints as a table.
 
-    left_float: what stays float, as `kind at module` or a parameter's name; float_percent: of the parameters;
-    outputs_db: SQNR in dB of each tensor that the model gives, on the calibration images; sqnr_db: of all of them;
-    remarks: what the captured model lacks.
+    left_float: what stays float, as `kind at module` or a parameter's name -> its number of parameters; float_percent:
+    those and the biases, of all parameters; outputs_db: SQNR in dB of each tensor that the model gives, on the
+    calibration images; sqnr_db: of all of them; remarks: what the captured model lacks.
     """
 
     SHOWN = ("name", "kind", "shape", "bits", "weight_sqnr_db", "start_sqnr_db", "output_sqnr_db", "kept")
@@ -52,16 +52,17 @@ class Report(list):
         teacher, names = prepared.teacher, [row["name"] for row in self]
         self.left_float, self.remarks = left_float(teacher, names), teacher.remarks
         num_weights = sum(teacher.get_submodule(name).weight.numel() for name in names)
-        num_all = sum(parameter.numel() for parameter in teacher.parameters())
-        self.float_percent = 100 * (num_all - num_weights) / num_all
+        self.num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
+        self.float_percent = 100 * (1 - num_weights / self.num_parameters)
         expected, found = prepared.outputs, outputs(model, prepared.images)
         self.outputs_db = {key: sqnr_db(expected[key], found[key]) for key in expected}
         self.sqnr_db = logit_sqnr_db(joined(expected), joined(found))
 
     def __str__(self) -> str:
         lines = [text_table(self.SHOWN, [[_shown(row.get(key)) for key in self.SHOWN] for row in self])]
-        others = f", {', '.join(self.left_float)}" if self.left_float else ""
-        lines.append(f"stays float: {self.float_percent:.2f} % of the parameters (biases{others})")
+        kept = [f"{what} ({100 * count / self.num_parameters:.2f} %)" for what, count in self.left_float.items()]
+        others = f", {listed(kept, 6)}" if kept else ""
+        lines.append(f"stays float: {self.float_percent:.2f} % of the parameters: biases{others}")
         lines += self.remarks
         each = ", ".join(f"{key} {value:.2f}" for key, value in self.outputs_db.items())
         several = f" ({each})" if len(self.outputs_db) > 1 else ""

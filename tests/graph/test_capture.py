@@ -6,7 +6,7 @@ import pytest
 import torch
 from tests.conftest import same_state
 from torch import nn
-from torch.nn.utils.parametrizations import weight_norm
+from torch.nn.utils import parametrizations
 
 from attnround.errors import InputError
 from attnround.graph import (
@@ -77,8 +77,8 @@ class Attention(nn.Module):
         return self.attend(x, x, x, need_weights=False)[0].mean(1)
 
 
-def with_weight_norm():
-    return nn.Sequential(weight_norm(nn.Conv2d(3, 4, 3)), nn.ReLU(inplace=True), nn.Flatten())
+def parametrized(how):
+    return lambda: nn.Sequential(how(nn.Conv2d(3, 4, 3)), nn.ReLU(inplace=True), nn.Flatten())
 
 
 FORWARDS = {
@@ -87,7 +87,10 @@ FORWARDS = {
     "standardised": (Standardised, ["conv", "head"]),
     "reflected": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), nn.Flatten()), ["0"]),
     "same": (lambda: nn.Sequential(nn.Conv2d(3, 4, (2, 3), padding="same", dilation=2), nn.Flatten()), ["0"]),
-    "weight norm": (with_weight_norm, ["0"]),
+    "weight norm": (parametrized(parametrizations.weight_norm), ["0"]),
+    "spectral norm": (parametrized(parametrizations.spectral_norm), ["0"]),
+    "orthogonal": (parametrized(parametrizations.orthogonal), ["0"]),
+    "old spectral norm": (parametrized(nn.utils.spectral_norm), ["0"]),
     "conv3d": (lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 4, 3), nn.Flatten()), ["1"]),
     "transposed": (lambda: nn.Sequential(nn.Conv2d(3, 4, 3), nn.ConvTranspose2d(4, 6, 3, 2, 1, 1, 2)), ["0", "1"]),
     "dropout": (lambda: nn.Sequential(nn.Dropout(), nn.Flatten(), nn.Linear(192, 3)), ["2"]),
@@ -148,6 +151,19 @@ def test_a_norm_folds_into_a_weight_that_is_computed():
     torch.testing.assert_close(model(images), net(images))
 
 
+class Recurrent(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.memory = nn.LSTM(64, 5, batch_first=True, bias=False)
+
+    def forward(self, x):
+        return self.memory(x.flatten(2))[0]
+
+
+def test_what_stays_float_says_how_many_parameters_it_has():
+    assert left_float(capture(Recurrent(), IMAGE), []) == {"lstm at memory": 4 * 5 * (64 + 5)}
+
+
 @torch.no_grad()
 def test_the_projections_of_an_attention_are_layers():
     torch.manual_seed(0)
@@ -170,7 +186,7 @@ class Dynamic(nn.Module):
 
 
 def test_what_stays_float_is_named():
-    assert left_float(capture(nn.Sequential(Dynamic()), IMAGE), ["0.mix"]) == ["conv2d at 0"]
+    assert left_float(capture(nn.Sequential(Dynamic()), IMAGE), ["0.mix"]) == {"conv2d at 0": 0}
 
 
 class Fixed(nn.Module):
@@ -275,3 +291,21 @@ def test_an_output_that_no_image_changes_is_refused():
 def test_a_script_is_refused():
     with pytest.raises(InputError, match="takes no ScriptModule"):
         capture(torch.jit.script(nn.Flatten()), IMAGE)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+@torch.no_grad()
+def test_the_old_weight_norm():
+    """Its weight is no parameter, and has a history that torch refuses to copy."""
+    with torch.enable_grad():
+        net = nn.Sequential(nn.utils.weight_norm(nn.Conv2d(3, 4, 3))).eval()
+    model, images = capture(net, IMAGE), torch.randn(2, 3, 8, 8)
+    assert torch.equal(model(images), net(images))
+    assert [layer.name for layer in find_layers(model)] == ["0"]
+
+
+def test_a_model_of_double_precision_is_captured_in_the_images():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3)).double()
+    assert capture(net, IMAGE)(IMAGE).dtype == torch.float32
+    assert capture(net, IMAGE.double())(IMAGE.double()).dtype == torch.float64
+    assert net[0].weight.dtype == torch.float64

@@ -9,6 +9,7 @@ computed once.
 
 import copy
 import inspect
+import re
 import warnings
 from collections.abc import Callable
 
@@ -34,8 +35,9 @@ METHODS = {
     aten.view.default: "reshape", aten.reshape.default: "reshape", aten.expand.default: "expand",
     aten.sym_size.int: "size",
 }  # fmt: skip
+# What torch calls the tensor behind a parametrized weight, such as one with spectral norm.
+PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(\w+?)(?:\.original|_orig)$")
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
-HALVES = (torch.float16, torch.bfloat16)  # captured as float32, which is what calibration images come in
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
 KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
@@ -84,15 +86,17 @@ class Captured(nn.Module):
 def capture(model: nn.Module, image: Tensor) -> Captured:
     """Capture a model in eval mode; the model stays as it is. image: of the shape that it takes, [1, C, H, W].
 
+    A model of another precision than the image is captured in the image's.
     What users read from a timm model, such as `num_classes` and `pretrained_cfg`, is on the captured one too.
     Raises InputError where torch.export cannot follow the forward.
     """
     model = unwrapped(model)
     kind = type(model).__name__
     _check_inputs(model)
-    net = copy.deepcopy(model).eval().cpu()
-    if any(each.dtype in HALVES for each in net.parameters()):
-        net = net.float()
+    net = _copied(model).eval().cpu()
+    floats = {each.dtype for each in net.parameters() if each.is_floating_point()}
+    if floats - {image.dtype}:
+        net = net.to(image.dtype)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that become constants, and of torch's own
@@ -107,6 +111,17 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
         if hasattr(model, name):
             setattr(captured, name, copy.deepcopy(getattr(model, name)))
     return captured.eval()
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    """A copy. Tensors that follow from parameters, as in torch.nn.utils.weight_norm, come without their history."""
+    derived = {
+        id(value): value.detach().clone()
+        for module in model.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(model, derived)
 
 
 def _check_inputs(model: nn.Module) -> None:
@@ -302,7 +317,7 @@ class _Converter:
         """The path of the module that holds a tensor, or the only parameter that it follows from; else as said."""
         origins = self.origins[constant]
         path = self.paths.get(constant) or (next(iter(origins)) if len(origins) == 1 else otherwise)
-        return path.removesuffix(ending)
+        return PARAMETRIZED.sub(r"\1", path).removesuffix(ending)
 
     def _value(self, node: fx.Node) -> fx.Node:
         """The new graph's node for this one; a constant is read where it is used."""

@@ -45,28 +45,36 @@ def layer_weights(model: nn.Module) -> dict[str, Tensor]:
     return {name: layer.weight.detach().clone() for name, layer in layers}
 
 
-def left_float(model: Captured, names: list[str]) -> list[str]:
-    """What stays float where the layers of these names are quantized, in execution order.
+def left_float(model: Captured, names: list[str]) -> dict[str, int]:
+    """What stays float where the layers of these names are quantized -> its number of parameters, in execution order.
 
     Norms and products of two activations as `kind at module`; other parameters (class tokens, position embeddings,
-    layer scales) by their names.
+    layer scales) by their names. Biases of the quantized layers stay float too, and are not listed.
     """
-    kept = []
-    held = model.state_dict()
+    kept: dict[str, int] = {}
+    held, seen = dict(model.named_parameters()), set()
     for node in model.graph.nodes:
         place = node.meta.get("module") or "the model"
+        read = [each.target for each in node.all_input_nodes if each.op == "get_attr" and each.target in held]
         if node.op == "call_module":
             module = model.get_submodule(node.target)
-            if node.target not in names and any(True for _ in module.parameters()):
-                kept.append(f"{type(module).__name__} at {node.target}")
+            parameters = [f"{node.target}.{name}" for name, _ in module.named_parameters()]
+            if node.target in names or not parameters:
+                continue
+            what, read = f"{type(module).__name__} at {node.target}", parameters
         elif operation(node) in NORMS:
-            kept.append(f"{model.kinds.get(place, operation(node)).rpartition('.')[2]} at {place}")
+            what = f"{model.kinds.get(place, operation(node)).rpartition('.')[2]} at {place}"
         elif operation(node) in PRODUCTS:
-            kept.append(f"{operation(node)} at {place}")
-        elif node.op == "get_attr" and node.target in held:
-            users = {operation(user) for user in node.users}
-            kept += [] if users <= NORMS | PRODUCTS else [node.target]
-    return list(dict.fromkeys(kept))
+            what = f"{operation(node)} at {place}"
+        elif node.op == "get_attr" and node.target in model.state_dict():
+            if {operation(user) for user in node.users} <= NORMS | PRODUCTS:
+                continue  # listed with these
+            what, read = node.target, [node.target] if node.target in held else []
+        else:
+            continue
+        kept[what] = kept.get(what, 0) + sum(held[name].numel() for name in read if name not in seen)
+        seen.update(read)
+    return kept
 
 
 def operation(node: fx.Node) -> str:

@@ -116,7 +116,7 @@ def quantize(
             calibration=calibration.provenance(),
             allocation={key: value for key, value in dataclasses.asdict(allocation).items() if key != "score"},
             activation_bits={name: each.bit_width for name, each in begin.activations.items()},
-            left_float=left_float(teacher, [layer.name for layer in begin.layers]),
+            left_float=list(left_float(teacher, [layer.name for layer in begin.layers])),
             evaluation={
                 "images": len(reference.labels),
                 "remarks": data.remarks(),
