@@ -15,14 +15,15 @@ import timm
 import torch
 from torch import nn
 
+from attnround.files import write_atomically
 from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.graph.trace import executor, graph_of
+from attnround.machine import processor
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import AdaRound, AttentionRound, RoundingMethod
 from attnround.reconstruction import BlockReconstruction
 from attnround.reconstruction.plan import Bench
 from attnround.reconstruction.walk import Walk
-from attnround.results.record import processor, write_atomically
 from attnround.results.table import csv_text
 
 NUM_IMAGES, NUM_STEPS = 64, 21

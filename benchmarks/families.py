@@ -18,10 +18,10 @@ from torch import nn
 
 from attnround.deploy import load, save
 from attnround.errors import InputError
+from attnround.files import write_atomically
 from attnround.graph import captured, find_layers, fold_batch_norms, left_float, swap_layers
 from attnround.models import TimmModel
 from attnround.quantization.observer import ClipSearch, sqnr_db
-from attnround.results.record import write_atomically
 from attnround.results.table import csv_text
 
 EXACT = 1e-6  # of the largest logit, for a fold in float64; a loaded model is the same to the bit

@@ -13,14 +13,15 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from attnround.files import write_atomically
 from attnround.graph.patches import Patches
+from attnround.machine import processor
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import AttentionRound
 from attnround.reconstruction import LayerReconstruction
 from attnround.reconstruction.layer import LayerUnit
 from attnround.reconstruction.moments import gather_moments
-from attnround.results.record import processor, write_atomically
 from attnround.results.table import csv_text
 
 CASES = ((256, 4), (4096, 4), (256, 8))

@@ -118,7 +118,7 @@ def failed_of(rows: Iterable["Row"]) -> int:
 
 def workers(launcher: Sequence[str]) -> int:
     """How many rows run at a time, as far as that can be known."""
-    from attnround.results.record import num_cores
+    from attnround.machine import num_cores
 
     if not any("joblib" in each for each in launcher):
         return 1

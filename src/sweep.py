@@ -71,9 +71,9 @@ def _overrides(sweep: "Sweep", point: Mapping[str, object], more: Sequence[str])
 def _report(sweep: "Sweep", runs: Sequence[tuple[dict, "Planned"]], rows: Mapping[str, "Row"], folder: Path) -> None:
     """Write the CSV of the points and their metrics, and the picture of those that did not fail."""
     from attnround.errors import InputError
+    from attnround.files import write_atomically
     from attnround.results.gather import METRICS
     from attnround.results.pictures.sweep import draw_sweep
-    from attnround.results.record import write_atomically
     from attnround.results.sweep import arguments
     from attnround.results.table import csv_text
 

@@ -82,7 +82,7 @@ def write(
     published: Sequence["Published"],
 ) -> None:
     """Write the tables; the README shows those of the embedded models. hashes: table -> of its runs, in their order."""
-    from attnround.results.record import write_atomically
+    from attnround.files import write_atomically
     from attnround.results.tables.grid import cells_of
     from attnround.results.tables.write import put_into, write_tables
 

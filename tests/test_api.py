@@ -188,6 +188,22 @@ def test_saved_loaded_exported_and_verified(own, images, tmp_path, activation):
         found.export(tmp_path / "own.tflite")
 
 
+@pytest.mark.parametrize(
+    ("model", "fault"),
+    [
+        (lambda: 1 / 0, "model=<lambda> raised ZeroDivisionError: division by zero"),
+        (lambda: "net", "model=<lambda> gives a str"),
+        (nn.Linear, "model=Linear raised TypeError: .*in_features"),
+        ("net.py", "model is a str: give an nn.Module or a function that makes one"),
+    ],
+)
+def test_a_factory_that_fails_is_told(own, images, tmp_path, model, fault):
+    quick(own, images).save(tmp_path / "own.safetensors")
+    with pytest.raises(InputError, match=fault) as caught:
+        attnround.load(tmp_path / "own.safetensors", model=model)
+    assert "\n" not in str(caught.value)
+
+
 def test_timms_models_load_without_a_module(images, tmp_path):
     settings = TimmModel("test_resnet", random_init=True, num_classes=4, preprocessing={"input_size": [3, 64, 64]})
     shown = torch.randn(8, 3, 64, 64)

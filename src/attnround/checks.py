@@ -14,9 +14,10 @@ from attnround.deploy import build, fingerprint, open_model, prove, read, write_
 from attnround.deploy.report import findings, layer_table, verdict
 from attnround.errors import InputError, check_number
 from attnround.evaluation import evaluate
+from attnround.files import json_floats, json_text, write_atomically
 from attnround.progress import bar
 from attnround.results.interval import wilson
-from attnround.results.record import Run, json_floats, json_text, write_atomically
+from attnround.results.record import Run
 from attnround.results.schema import read_record
 from attnround.results.table import csv_text
 from attnround.trainer import TrainerSettings

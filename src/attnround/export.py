@@ -19,7 +19,9 @@ from attnround.deploy.program import exported_program, open_program, sealed_prog
 from attnround.deploy.qdq import NARROW, OLDEST, float_graph, quantized_graph, storage_bits, wanted_opset
 from attnround.deploy.runtime import latency, need_onnx, newest_opset, open_onnx, sealed_onnx, session
 from attnround.errors import InputError, check_number
-from attnround.results.record import Run, json_text, processor, write_atomically
+from attnround.files import json_text, write_atomically
+from attnround.machine import processor
+from attnround.results.record import Run
 from attnround.results.schema import read_record
 
 log = logging.getLogger(__name__)

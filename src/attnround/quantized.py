@@ -20,6 +20,7 @@ from attnround.deploy.qdq import float_graph, quantized_graph, wanted_opset
 from attnround.deploy.runtime import need_onnx, newest_opset, open_onnx, sealed_onnx
 from attnround.errors import InputError, listed
 from attnround.evaluation import agreement, is_right, logit_sqnr_db, outputs
+from attnround.files import write_atomically
 from attnround.graph import Captured, class_logits, joined, left_float
 from attnround.prepared import Prepared
 from attnround.progress import silent
@@ -28,7 +29,6 @@ from attnround.quantization.grid import quantize
 from attnround.quantization.layers import quantized_layers
 from attnround.quantization.observer import sqnr_db
 from attnround.reconstruction import UnitReport, report_layer
-from attnround.results.record import write_atomically
 from attnround.results.table import plain, text_table
 from attnround.trainer import TrainerSettings
 

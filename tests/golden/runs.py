@@ -12,7 +12,8 @@ import torch
 from hydra.utils import get_method, instantiate
 from omegaconf import OmegaConf
 
-from attnround.results.record import Run, processor
+from attnround.machine import processor
+from attnround.results.record import Run
 from launching import compose
 
 FILE = Path(__file__).with_name("golden.json")

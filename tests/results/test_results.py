@@ -9,8 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.conftest import ROOT
 
+from attnround.files import json_floats, json_text, write_atomically
+from attnround.machine import peak_mib
 from attnround.results.gather import METRICS, line_of
-from attnround.results.record import Run, config_hash, git_revision, json_floats, json_text, peak_mib, write_atomically
+from attnround.results.record import Run, config_hash, git_revision
 from attnround.results.table import csv_text, text_table
 
 CONFIG = {
@@ -106,7 +108,7 @@ def test_results_need_no_torch():
 def test_peak_memory_is_this_process_own_and_not_that_of_who_started_it():
     ballast = bytearray(300 * 2**20)
     ballast[::4096] = b"x" * len(ballast[::4096])  # touched, so that it is resident
-    code = "from attnround.results.record import peak_mib; print(peak_mib())"
+    code = "from attnround.machine import peak_mib; print(peak_mib())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert 5 < float(done.stdout) < 250
     assert peak_mib() > 300

@@ -1,7 +1,6 @@
 """An allocation as a file that people can read, edit and feed back."""
 
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -11,19 +10,20 @@ import yaml
 
 from attnround.bits.allocation import Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, listed, reason
+from attnround.files import json_text
 from attnround.quantization.pins import check_bit_width
 
 
 def allocation_json(allocation: Allocation, layers: Sequence[Layer]) -> str:
     """The file's text: a line a layer, with its shape, bits, size of its levels and the score it was chosen by."""
     lines = [
-        json.dumps(
+        json_text(
             {
                 "layer": layer.name,
                 "shape": list(layer.weight.shape),
                 "bits": allocation.bit_width[layer.name],
                 "size_bytes": -(-layer.weight.numel() * allocation.bit_width[layer.name] // 8),
-                "score": _plain(allocation.score.get(layer.name)),
+                "score": allocation.score.get(layer.name),
             }
         )
         for layer in layers
@@ -31,11 +31,6 @@ def allocation_json(allocation: Allocation, layers: Sequence[Layer]) -> str:
     head = {"mean_bits": allocation.mean_bits(layers), "convention": allocation.convention, "budget": allocation.budget}
     head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())
     return f'{{\n{head}  "layers": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
-
-
-def _plain(score: float | None) -> float | str | None:
-    """The score as JSON has it: infinity and NaN as text."""
-    return score if score is None or math.isfinite(score) else json.dumps(score)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,6 @@
 """What every data module offers: labelled evaluation batches and an unlabelled calibration set."""
 
 import logging
-import os
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from attnround.data.files import collate
 from attnround.errors import InputError, check_number
+from attnround.machine import num_cores
 
 log = logging.getLogger(__name__)
 MOST_WORKERS = 8  # each holds batches ready, and the memory for them
@@ -119,11 +119,6 @@ class ImageData(pl.LightningDataModule, ABC):
         return DataLoader(
             dataset, batch_size, num_workers=self.num_workers, pin_memory=on_cuda, collate_fn=collate, **more
         )
-
-
-def num_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def draw(num_available: int, num_wanted: int, seed: int, source: str) -> list[int]:

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
+from attnround.files import json_floats, write_atomically
 from attnround.results.interval import wilson
-from attnround.results.record import json_floats, write_atomically
 from attnround.results.table import markdown_table
 
 

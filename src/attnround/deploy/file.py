@@ -28,10 +28,10 @@ from torch import Tensor, nn
 from attnround.deploy.packing import pack, unpack
 from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
+from attnround.files import write_atomically
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.layers import float_state, quantized_layers
-from attnround.results.record import write_atomically
 
 GIVE = "the quantized.safetensors that a run leaves in its folder"
 PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive, and a bare pickle

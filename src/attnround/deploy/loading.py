@@ -11,7 +11,7 @@ from attnround.deploy.file import Content, StoredLayer, read
 from attnround.deploy.program import load_program
 from attnround.deploy.runtime import load_onnx
 from attnround.deploy.seal import preprocessing_of
-from attnround.errors import InputError, listed
+from attnround.errors import InputError, listed, reason
 from attnround.graph import QUANTIZABLE, Captured, capture, captured, fold_batch_norms
 from attnround.models import TimmModel
 from attnround.quantization.layers import QuantizedLayer, float_state
@@ -51,15 +51,27 @@ def build(content: Content, source: str, own: nn.Module | Factory | None = None)
 
 
 def _own_model(own: nn.Module | Factory, about: dict, source: str) -> Captured:
-    net = own if isinstance(own, nn.Module) else own()
-    if not isinstance(net, nn.Module):
-        raise InputError(
-            f"{source}: model gives a {type(net).__name__}: give an nn.Module or a function that makes one"
-        )
+    net = own if isinstance(own, nn.Module) else _made(own, source)
     preprocessing = preprocessing_of(about)
     model = capture(net, torch.zeros(1, *preprocessing["input_size"]))
     model.preprocessing = preprocessing
     return model
+
+
+def _made(factory: Factory, source: str) -> nn.Module:
+    """What the caller's function makes. Raises InputError where it is none, raises itself, or makes something else."""
+    name = getattr(factory, "__name__", type(factory).__name__)
+    if not callable(factory):
+        raise InputError(f"{source}: model is a {name}: give an nn.Module or a function that makes one")
+    try:
+        net = factory()
+    except Exception as error:  # the caller's own
+        raise InputError(f"{source}: model={name} raised {type(error).__name__}: {reason(error)}") from error
+    if not isinstance(net, nn.Module):
+        raise InputError(
+            f"{source}: model={name} gives a {type(net).__name__}: give a function that makes an nn.Module"
+        )
+    return net
 
 
 def _timm_model(content: Content, source: str) -> Captured:

@@ -10,8 +10,9 @@ from safetensors.torch import save_file
 from attnround.data import ImageData
 from attnround.evaluation import evaluate
 from attnround.logs import closing, publish, say
+from attnround.machine import peak_mib
 from attnround.models import TimmModel
-from attnround.results.record import Run, peak_mib
+from attnround.results.record import Run
 from attnround.trainer import TrainerSettings, TrainingBar
 from attnround.training import Recipe, SupervisedModule
 

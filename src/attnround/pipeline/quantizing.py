@@ -16,8 +16,10 @@ from attnround.bits import Allocation, Allocator, Layer, weight_rate
 from attnround.data import HeldOut, ImageData
 from attnround.deploy import fingerprint, save, write_card
 from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib, stored_bytes
+from attnround.files import write_atomically
 from attnround.graph import left_float
 from attnround.logs import closing, publish, say
+from attnround.machine import peak_mib
 from attnround.models import TimmModel
 from attnround.pipeline.stages import prepare, round_weights, start
 from attnround.qat import Lsq, NoTraining, Tuned, finetune
@@ -25,7 +27,7 @@ from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction import Reconstruction, UnitReport, activation_columns, reconstruct
 from attnround.results.pictures.run import draw_layers, draw_losses, draw_moved, draw_trials
-from attnround.results.record import Run, peak_mib, write_atomically
+from attnround.results.record import Run
 from attnround.results.row import pack
 from attnround.results.table import comparison, csv_text
 from attnround.trainer import TrainerSettings

@@ -12,6 +12,7 @@ from attnround import prepared as library
 from attnround.bits import Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
 from attnround.errors import InputError, listed
+from attnround.files import write_atomically
 from attnround.graph import Captured, captured, joined
 from attnround.logs import say
 from attnround.models import TimmModel
@@ -21,7 +22,7 @@ from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction import Checkpoint, Reconstruction, UnitReport
 from attnround.reconstruction.lightning import fit_reconstruction
-from attnround.results.record import Run, write_atomically
+from attnround.results.record import Run
 from attnround.trainer import TrainerSettings
 
 log = logging.getLogger(__name__)

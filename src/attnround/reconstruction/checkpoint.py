@@ -1,6 +1,6 @@
 """Finished units on disk, so that a reconstruction that was killed goes on from there and ends with the same bits."""
 
-import os
+import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
+from attnround.files import write_atomically
 from attnround.quantization.layers import QuantizedLayer
 from attnround.reconstruction.report import UnitReport
 
@@ -31,12 +32,9 @@ class Checkpoint:
             "reports": [asdict(report) for report in reports],
             "layers": {name: layer_state(student.get_submodule(name)) for name in done},
         }
-        part = self.path.with_name(self.path.name + ".part")
-        with part.open("wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(self.path)
+        file = io.BytesIO()
+        torch.save(content, file)
+        write_atomically(self.path, file.getvalue())
 
     def restore(self, student: nn.Module) -> list[UnitReport]:
         """Bake the finished units into the student and return their reports; none where there is no file yet.

@@ -7,7 +7,8 @@ import json
 import sys
 from pathlib import Path
 
-from attnround.results.record import device_of, json_floats, model_of, write_atomically
+from attnround.files import json_floats, write_atomically
+from attnround.results.record import device_of, model_of
 from attnround.results.table import csv_text
 
 METRICS = (

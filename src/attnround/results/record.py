@@ -2,18 +2,15 @@
 
 import hashlib
 import json
-import math
-import os
 import platform
-import resource
 import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
-from attnround.results.schema import NON_FINITE
+from attnround.files import json_text, write_atomically
+from attnround.machine import processor
 
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
 ADDED = ("weights_key", "class_order", "class_map")  # options that came later: null is what was before they came
@@ -90,21 +87,6 @@ def git_revision(root: Path) -> str:
         return "unknown"
 
 
-def processor() -> str:
-    """The processor's name and how many cores this process may use."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {num_cores()} cores"
-
-
-def num_cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def model_of(choices: dict[str, str], config: dict) -> str:
     """The model's name: its option's, or timm's."""
     return config["model"]["name"] if choices["model"] == "timm" else choices["model"]
@@ -113,63 +95,3 @@ def model_of(choices: dict[str, str], config: dict) -> str:
 def device_of(record: dict) -> str:
     """What computed: the GPU, or the processor."""
     return record["processor"] if record["device"] == "cpu" else record["device"]
-
-
-def peak_mib() -> float:
-    """Peak resident memory of this process in MiB.
-
-    On Linux from /proc: what getrusage says includes the memory of whoever started the process.
-    """
-    try:
-        line = next(each for each in Path("/proc/self/status").read_text().splitlines() if each.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    except (OSError, StopIteration):
-        pass
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def json_text(content: object, indent: int | None = None) -> str:
-    """JSON, in which a number that JSON does not have stands as a text: "Infinity", "-Infinity" or "NaN".
-
-    Source: the JSON mapping of Protocol Buffers. Python's float() reads these texts.
-
-    >>> json_text({"sqnr_db": float("inf"), "losses": [0.5, float("nan")]})
-    '{"sqnr_db": "Infinity", "losses": [0.5, "NaN"]}'
-    """
-    return json.dumps(_finite(content), indent=indent, allow_nan=False)
-
-
-def _finite(content: object) -> object:
-    if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
-    if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
-    return json.dumps(content) if isinstance(content, float) and not math.isfinite(content) else content
-
-
-def json_floats(content: object) -> object:
-    """What `json_text` wrote, read from JSON, with its numbers as such again.
-
-    >>> json_floats({"sqnr_db": "Infinity", "losses": [0.5, "NaN"], "device": "cpu"})
-    {'sqnr_db': inf, 'losses': [0.5, nan], 'device': 'cpu'}
-    """
-    if isinstance(content, dict):
-        return {key: json_floats(value) for key, value in content.items()}
-    if isinstance(content, list):
-        return [json_floats(value) for value in content]
-    return float(content) if content in NON_FINITE else content
-
-
-def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none: a reader never sees a part of it, and a full disk leaves nothing behind."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise

@@ -12,15 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from attnround.errors import InputError, listed
-from attnround.results.record import (
-    NO_RESULT,
-    config_hash,
-    device_of,
-    json_floats,
-    json_text,
-    provenance,
-    write_atomically,
-)
+from attnround.files import json_floats, json_text, write_atomically
+from attnround.results.record import NO_RESULT, config_hash, device_of, provenance
 
 
 @dataclass(frozen=True)

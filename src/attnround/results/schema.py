@@ -5,8 +5,7 @@ import math
 from pathlib import Path
 
 from attnround.errors import InputError
-
-NON_FINITE = ("Infinity", "-Infinity", "NaN")  # as JSON holds them, see `json_text`
+from attnround.files import NON_FINITE
 
 
 class Number:

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from attnround.errors import InputError, listed
-from attnround.results.record import write_atomically
+from attnround.files import write_atomically
 from attnround.results.report.markup import inline, page_part
 from attnround.results.report.page import page
 

@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from attnround.files import write_atomically
 from attnround.results.pictures.draw import draw_pictures
-from attnround.results.record import write_atomically
 from attnround.results.tables.grid import Cell, Grid
 from attnround.results.tables.published import Published
 from attnround.results.tables.render import render

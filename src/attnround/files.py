@@ -1,0 +1,54 @@
+"""Files as this project writes them: whole or not at all, and JSON that any reader takes."""
+
+import json
+import math
+import os
+from pathlib import Path
+
+NON_FINITE = ("Infinity", "-Infinity", "NaN")  # as JSON holds them, see `json_text`
+
+
+def json_text(content: object, indent: int | None = None) -> str:
+    """JSON, in which a number that JSON does not have stands as a text: "Infinity", "-Infinity" or "NaN".
+
+    Source: the JSON mapping of Protocol Buffers. Python's float() reads these texts.
+
+    >>> json_text({"sqnr_db": float("inf"), "losses": [0.5, float("nan")]})
+    '{"sqnr_db": "Infinity", "losses": [0.5, "NaN"]}'
+    """
+    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def _finite(content: object) -> object:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return json.dumps(content) if isinstance(content, float) and not math.isfinite(content) else content
+
+
+def json_floats(content: object) -> object:
+    """What `json_text` wrote, read from JSON, with its numbers as such again.
+
+    >>> json_floats({"sqnr_db": "Infinity", "losses": [0.5, "NaN"], "device": "cpu"})
+    {'sqnr_db': inf, 'losses': [0.5, nan], 'device': 'cpu'}
+    """
+    if isinstance(content, dict):
+        return {key: json_floats(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [json_floats(value) for value in content]
+    return float(content) if content in NON_FINITE else content
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a whole file or none: a reader never sees a part of it, and a full disk leaves nothing behind."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
