@@ -5,7 +5,6 @@ from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -16,8 +15,9 @@ from attnround.data import ImageData
 from attnround.deploy import build, compare, read
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.program import exported_program, open_program, sealed_program
-from attnround.deploy.qdq import NARROW, OLDEST, float_graph, quantized_graph, storage_bits, wanted_opset
-from attnround.deploy.runtime import latency, need_onnx, newest_opset, open_onnx, sealed_onnx, session
+from attnround.deploy.qdq import NARROW, OLDEST, storage_bits, wanted_opset
+from attnround.deploy.runtime import latency, need_onnx, newest_opset, onnx_file, open_onnx, session
+from attnround.deploy.seal import about_export
 from attnround.errors import InputError, check_number
 from attnround.files import json_text, write_atomically
 from attnround.machine import processor
@@ -41,8 +41,7 @@ def export(*, folder: str, format: str, opset: int | None, data: ImageData, run:
     content = read(source)
     model = build(content, str(source))
     data.match(model.preprocessing, model.num_classes)
-    about = {key: value for key, value in content.about.items() if key not in ("format", "sha256", "layers")}
-    about |= {"versions": about["versions"] | {"torch": version("torch")}, "source": content.about["sha256"]}
+    about = about_export(content.about) | {"source": content.about["sha256"]}
     target = source.with_suffix(FORMATS[format])
     writer = partial(_as_onnx, opset=opset) if format == "onnx" else _as_program
     raw, exported, facts = writer(model, content.layers, about, target)
@@ -96,8 +95,7 @@ def _as_onnx(
         f"{bits} bits in INT{stored} ({n} layers)" for (bits, stored), n in sorted(widths.items()) if bits < stored
     ]
     say("weights", f"stored wider: {', '.join(wider)}" if wider else "all stored at their bits")
-    floats = float_graph(model, chosen)
-    raw, _ = sealed_onnx(quantized_graph(floats, layers, chosen), about)
+    raw, floats = onnx_file(model, layers, about, chosen)
     exported = [open_onnx(raw, target), open_onnx(raw, target, {})]
     image = torch.randn(1, *model.preprocessing["input_size"], generator=torch.Generator().manual_seed(0))
     sessions = [session(floats.SerializeToString(), "the float graph"), *(each.session for each in exported)]

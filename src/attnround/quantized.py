@@ -16,8 +16,8 @@ from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
-from attnround.deploy.qdq import float_graph, quantized_graph, wanted_opset
-from attnround.deploy.runtime import need_onnx, newest_opset, open_onnx, sealed_onnx
+from attnround.deploy.runtime import need_onnx, onnx_file, open_onnx
+from attnround.deploy.seal import about_export
 from attnround.errors import InputError, listed
 from attnround.evaluation import agreement, is_right, logit_sqnr_db, outputs
 from attnround.files import write_atomically
@@ -119,12 +119,10 @@ class Quantized:
         """
         path = Path(path)
         content = self._content()
-        about = {key: value for key, value in content.about.items() if key not in ("format", "sha256", "layers")}
-        about["versions"] |= {"torch": torch.__version__}
+        about = about_export(content.about)
         if path.suffix == ".onnx":
             need_onnx(str(path))
-            opset = min(wanted_opset(content.layers), newest_opset())
-            raw, _ = sealed_onnx(quantized_graph(float_graph(self.model, opset), content.layers, opset), about)
+            raw, _ = onnx_file(self.model, content.layers, about)
             exported = open_onnx(raw, path)
         elif path.suffix == ".pt2":
             raw, _ = sealed_program(exported_program(self.model), about)

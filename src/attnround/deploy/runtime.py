@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from attnround.deploy.qdq import NARROW, OLDEST, packed, storage_bits
+from attnround.deploy.file import StoredLayer
+from attnround.deploy.qdq import (
+    NARROW,
+    OLDEST,
+    float_graph,
+    packed,
+    quantized_graph,
+    storage_bits,
+    wanted_opset,
+)
 from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 
@@ -108,6 +117,18 @@ class OnnxModel(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return pytree.tree_map(lambda each: each.to(images.device), run(self.session, images.cpu()))
+
+
+def onnx_file(
+    model: nn.Module, layers: list[StoredLayer], about: dict, opset: int | None = None
+) -> tuple[bytes, object]:
+    """The bytes of a quantized model as ONNX, and the graph of its float operations that it was made from.
+
+    opset: None takes the oldest that has the types of the model's bits, or the newest there is.
+    """
+    opset = opset or min(wanted_opset(layers), newest_opset())
+    floats = float_graph(model, opset)
+    return sealed_onnx(quantized_graph(floats, layers, opset), about)[0], floats
 
 
 def sealed_onnx(model, about: dict) -> tuple[bytes, str]:

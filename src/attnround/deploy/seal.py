@@ -8,6 +8,7 @@ seal it again.
 
 import hashlib
 import json
+from importlib.metadata import version
 from pathlib import Path
 
 from attnround.errors import InputError
@@ -20,6 +21,12 @@ NO_DIGEST = "0" * 64
 def describe(about: dict) -> str:
     """The JSON of a file that is yet to be sealed. It must not be preceded by the word sha256 in the file."""
     return json.dumps({"format": FORMAT, "sha256": NO_DIGEST, **about}, separators=(",", ":"))
+
+
+def about_export(about: dict) -> dict:
+    """What a file in another format says of itself, from what the packed file says."""
+    kept = {key: value for key, value in about.items() if key not in ("format", "sha256", "layers")}
+    return kept | {"versions": kept["versions"] | {"torch": version("torch")}}
 
 
 def preprocessing_of(about: dict) -> dict:
