@@ -31,7 +31,7 @@ class Comparison:
         """Count a batch: logits [N, classes, ...] of both, and labels [N] or [N, K]. Where classes differ: bool [N]."""
         same = (simulated.argmax(1) == logits.argmax(1)).reshape(len(labels), -1)
         self.images += len(labels)
-        self.agreeing += same.double().mean(1).sum().item()
+        self.agreeing += int(same.sum()) if logits.ndim == 2 else same.double().mean(1).sum().item()
         if logits.ndim == 2:  # else a label would be a picture
             self.simulation_right += int(is_right(simulated, labels).sum())
             self.right += int(is_right(logits, labels).sum())
