@@ -31,6 +31,14 @@ format: $(STAMP) ## put the code into the project's form
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
+LOWEST := .venv-lowest
+test-lowest: PYTHON = python3.12
+test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest: PYTHON=python3.12
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python tests/lowest.py > $(LOWEST)/constraints.txt
+	$(LOWEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint $(LOWEST)/constraints.txt --editable '.[dev]'
+	$(LOWEST)/bin/python -m pytest -q -n auto -W default # old libraries warn of what the newer ones below them dropped
+
 PROFILE ?= full
 DATA ?= embedded
 TABLE ?= all
@@ -83,9 +91,9 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 	  $(BIN)/python src/train.py experiment=pretrain model=$$model hydra.run.dir=outputs/pretrain/$$model && \
 	  cp outputs/pretrain/$$model/model.safetensors assets/checkpoints/$$model.safetensors || exit 1; done
 
-clean: ## remove .venv and all outputs
-	rm -rf .venv outputs downloads
+clean: ## remove .venv, .venv-lowest and all outputs
+	rm -rf .venv $(LOWEST) outputs downloads
 
-.PHONY: help setup run tables sweep report test lint format test-slow conventions tuning qat-tuning allocation-speed block-step families \
+.PHONY: help setup run tables sweep report test lint format test-slow test-lowest conventions tuning qat-tuning allocation-speed block-step families \
 	layer-step cost gpu-check checkpoints clean
 .DEFAULT_GOAL := help

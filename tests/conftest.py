@@ -1,8 +1,9 @@
 """Fixtures that shrink the real thing: a small network, a folder of images, a run of the entry."""
 
+import copy
+import functools
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from PIL import Image
 from torch import nn
 
 from attnround.graph import Captured, capture
+from tests import processes
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["ATTNROUND_ROOT"] = str(ROOT)
@@ -77,6 +79,13 @@ class Residual(nn.Module):
 
 @pytest.fixture
 def network() -> Captured:
+    model = copy.deepcopy(_network())
+    torch.manual_seed(0)  # for what a test draws, whether the network was captured for this test or before
+    return model
+
+
+@functools.cache
+def _network() -> Captured:
     torch.manual_seed(0)
     net = Residual()
     with torch.no_grad():
@@ -89,16 +98,9 @@ def network() -> Captured:
 
 @pytest.fixture
 def train(tmp_path):
-    """Run `python src/train.py` with these arguments in an empty folder, as a user would."""
+    """Run src/train.py with these arguments in an empty folder, as a user would."""
 
-    def run(*arguments: str, timeout: float = 300, **environment: str) -> subprocess.CompletedProcess:
-        return subprocess.run(
-            [sys.executable, str(ROOT / "src/train.py"), *arguments],
-            cwd=tmp_path,
-            env=os.environ | environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-        )
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+        return processes.run([str(ROOT / "src/train.py"), *arguments], tmp_path, os.environ | environment)
 
     return run

@@ -5,7 +5,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -20,6 +19,7 @@ from attnround.errors import InputError
 from attnround.export import export
 from attnround.results.record import Run
 from attnround.trainer import TrainerSettings
+from tests import processes
 from tests.conftest import ROOT
 from tests.deploy.conftest import exported
 from tests.deploy.test_card import RECORD
@@ -152,8 +152,7 @@ def test_the_configs_compose_with_every_data(name, needs):
 
 
 def entry(name: str, *arguments: str, cwd) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "src" / f"{name}.py"), *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300)
+    return processes.run([str(ROOT / "src" / f"{name}.py"), *arguments], cwd)
 
 
 def test_bad_input_is_one_line(tmp_path):

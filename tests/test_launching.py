@@ -9,7 +9,7 @@ from hydra.core.hydra_config import HydraConfig
 import launching
 from attnround.errors import InputError
 from tests.conftest import ROOT
-from tests.launched import DIES, EXITS, FAILS, task
+from tests.launched import DIES, EXITS, FAILS, MEET, task
 
 JOBLIB = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
 
@@ -31,7 +31,7 @@ def test_a_job_that_fails_stops_no_other(tmp_path, launcher):
 
 def test_joblib_keeps_two_processes_of_one_thread(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    faults, done = launch(tmp_path, [0, 4, 5, 6, 7], JOBLIB)
+    faults, done = launch(tmp_path, [0, *MEET, 4, 5], JOBLIB)
     assert not faults
     assert len({process for _, process, _ in done} - {str(os.getpid())}) == 2
     assert {threads for _, _, threads in done} == {"1"}

@@ -1,53 +1,38 @@
 """kill -9 at any moment: the same command with `resume` ends with the bits of a run that nobody killed."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import pytest
 import torch
 
+from tests import processes
 from tests.conftest import ROOT
 
-SMALL = ("data.num_calibration=64", "data.limit=100", "quantizer.num_steps=60", "bits=uniform", "bits.bit_width=3")
+SMALL = ("data.num_calibration=64", "data.limit=100", "quantizer.num_steps=40", "bits=uniform", "bits.bit_width=3")
 OBJECTIVES = {
     "layer": ("reconstruction=layer",),
     "layer_then_block": ("reconstruction=layer_then_block", "reconstruction.num_steps=20", "activation=lsq"),
 }
 
 
-def finished_units(folder) -> int:
-    """Of a run that may be writing at this moment: a checkpoint is whole or not there."""
-    path = folder / "reconstruction.pt"
-    return len(torch.load(path, weights_only=True)["reports"]) if path.exists() else 0
-
-
-def killed_after(command: list[str], cwd, folder, num_units: int, delay: float) -> None:
-    """Start the command, and send it SIGKILL `delay` seconds after so many units are finished."""
-    process = subprocess.Popen(command, cwd=cwd, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 200
-    while finished_units(folder) < num_units:
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    time.sleep(delay)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+def killed_after(place: str, times: int, command: list[str], cwd) -> None:
+    killed = processes.run([str(ROOT / "tests/killed.py"), place, str(times), *command], cwd)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
 @pytest.mark.parametrize("objective", [pytest.param("layer_then_block", marks=pytest.mark.slow), "layer"])
 def test_killed_twice_it_ends_with_the_same_bits(objective, tmp_path):
     def command(*more: str) -> list[str]:
-        return [sys.executable, str(ROOT / "src/train.py"), *SMALL, *OBJECTIVES[objective], *more]
+        return [str(ROOT / "src/train.py"), *SMALL, *OBJECTIVES[objective], *more]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(f"hydra.run.dir={whole}"), cwd=tmp_path, check=True, capture_output=True)
-    killed_after(command(f"hydra.run.dir={broken}"), tmp_path, broken, 1, 0.0)
-    killed_after(command(f"resume={broken}"), tmp_path, broken, finished_units(broken) + 3, 0.03)
+    assert processes.run(command(f"hydra.run.dir={whole}"), tmp_path).returncode == 0
+    killed_after("attnround.reconstruction.Checkpoint.save", 1, command(f"hydra.run.dir={broken}"), tmp_path)
+    step = "attnround.reconstruction.loop.ReconstructionLoop.run_burst"
+    killed_after(step, 7, command(f"resume={broken}"), tmp_path)  # between two bursts of a later unit
+    assert len(torch.load(broken / "reconstruction.pt", weights_only=True)["reports"]) > 1
     assert not (broken / "record.json").exists()
-    subprocess.run(command(f"resume={broken}"), cwd=tmp_path, check=True, capture_output=True)
+    assert processes.run(command(f"resume={broken}"), tmp_path).returncode == 0
 
     one, two = (torch.load(folder / "reconstruction.pt", weights_only=True) for folder in (whole, broken))
     assert one["layers"].keys() == two["layers"].keys()
@@ -59,11 +44,12 @@ def test_killed_twice_it_ends_with_the_same_bits(objective, tmp_path):
 
 
 def test_resume_refuses_another_config_and_a_missing_folder_in_a_line(train, tmp_path):
-    done = train(*SMALL, "hydra.run.dir=run")
+    small = (*SMALL, "quantizer.num_steps=2")
+    done = train(*small, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     before = (tmp_path / "run/reconstruction.pt").read_bytes()
-    other = train(*SMALL, "resume=run", "bits.bit_width=4")
-    missing = train(*SMALL, "resume=nowhere")
+    other = train(*small, "resume=run", "bits.bit_width=4")
+    missing = train(*small, "resume=nowhere")
     assert "another config" in other.stderr
     assert "nowhere is not there" in missing.stderr
     for refused in (other, missing):

@@ -1,13 +1,12 @@
 """`python src/sweep.py` as a user meets it: small sweeps really run, and what is wrong told before anything runs."""
 
 import csv
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests import processes
 from tests.conftest import ROOT
 
 SWEEP = """
@@ -25,8 +24,7 @@ command: ["${env}", python, "${program}", bits=uniform, quantizer.num_steps=200,
 def sweep(tmp_path):
     def run(content: str, *arguments: str) -> subprocess.CompletedProcess:
         (tmp_path / "small.yaml").write_text(content)
-        command = [sys.executable, str(ROOT / "src/sweep.py"), "small.yaml", *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=600)
+        return processes.run([str(ROOT / "src/sweep.py"), "small.yaml", *arguments], tmp_path)
 
     return run
 

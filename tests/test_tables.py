@@ -1,16 +1,14 @@
 """The tables' entry as a user meets it: killed, run again, with rows that fail, and with input that is wrong."""
 
-import os
 import signal
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from attnround.results.row import read_rows
+from tests import processes
 from tests.conftest import ROOT
 
 TABLE = {
@@ -40,11 +38,11 @@ def command(image_folder, tmp_path):
     (tmp_path / "grids/methods.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
     (tmp_path / "readme").write_text("Ours:\n<!-- table methods -->\n<!-- end -->\n")
     places = [f"{name}={tmp_path / name}" for name in ("grids", "rows", "results", "outputs", "readme")]
-    return [sys.executable, str(ROOT / "src/tables.py"), *places]
+    return [str(ROOT / "src/tables.py"), *places]
 
 
-def run(command: list[str], *more: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([*command, *more], capture_output=True, text=True, timeout=200, env=os.environ | environment)
+def run(command: list[str], *more: str) -> subprocess.CompletedProcess:
+    return processes.run([*command, *more], ROOT)
 
 
 def written(folder: Path) -> dict[str, int]:
@@ -53,16 +51,10 @@ def written(folder: Path) -> dict[str, int]:
 
 def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_path):
     rows = tmp_path / "rows"
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    until = time.monotonic() + 200
-    while not written(rows):
-        assert process.poll() is None, "it ended before it could be killed"
-        assert time.monotonic() < until
-        time.sleep(0.02)
-    os.killpg(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    killed = run([str(ROOT / "tests/killed.py"), "attnround.results.row.write_row", "1", *command])
+    assert killed.returncode == -signal.SIGKILL
     before = written(rows)
-    assert len(before) < 4
+    assert len(before) == 1
 
     done = run(command)
     assert done.returncode == 1

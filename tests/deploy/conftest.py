@@ -23,7 +23,7 @@ MODELS = {  # name: (TimmModel, whether its inputs are quantized, whether its gr
         True,
         True,
     ),
-    "mobilenet": (TimmModel("mobilenetv2_035", random_init=True, num_classes=7, preprocessing=SMALL), True, False),
+    "efficientnet": (TimmModel("test_efficientnet", random_init=True, num_classes=7, preprocessing=SMALL), True, False),
     "vit": (
         TimmModel(
             "vit_tiny_patch16_224", random_init=True, num_classes=5,
@@ -32,7 +32,7 @@ MODELS = {  # name: (TimmModel, whether its inputs are quantized, whether its gr
         True,
         True,
     ),
-    "se": (TimmModel("mobilenetv3_small_050", random_init=True, num_classes=6, preprocessing=SMALL), False, False),
+    "float inputs": (TimmModel("test_resnet", random_init=True, num_classes=6, preprocessing=SMALL), False, False),
     "unfolded norms": (
         TimmModel(
             "densenet121", random_init=True, num_classes=4, preprocessing=SMALL,

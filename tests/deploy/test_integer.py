@@ -119,7 +119,7 @@ def residual():
     return quantized(model, inputs=True)
 
 
-@pytest.mark.parametrize("name", ["residual", "resnet", "mobilenet", "vit"])
+@pytest.mark.parametrize("name", ["residual", "resnet", "efficientnet", "vit"])
 def test_a_network_is_proven(name, residual):
     model = residual if name == "residual" else exported(name)[0]
     proof = proof_of(model)
@@ -135,7 +135,7 @@ def test_a_network_is_proven(name, residual):
 
 
 def test_float_inputs_leave_the_weights_to_prove():
-    proof = proof_of(exported("se")[0], count=4)
+    proof = proof_of(exported("float inputs")[0], count=4)
     assert proof.faults == []
     assert proof.network.agreeing == 4
     assert all(layer.codes == 0 and layer.bound is None for layer in proof.layers)

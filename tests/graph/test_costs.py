@@ -1,13 +1,14 @@
 import pytest
 import timm
 import torch
+from tests.graph.conftest import IMAGE, captured
 
 from attnround.graph import capture, find_layers, fold_batch_norms
 from attnround.graph.costs import count_macs, residual_groups
 
 
 def built(name: str) -> torch.nn.Module:
-    model = capture(timm.create_model(name, num_classes=10), torch.zeros(1, 3, 64, 64))
+    model = captured(name)
     fold_batch_norms(model)
     return model
 
@@ -23,16 +24,18 @@ def test_macs_of_a_known_network():
 
 
 def test_depthwise_and_token_layers_are_counted_by_what_they_multiply():
-    model = built("mobilenetv2_050")
+    model = built("test_efficientnet")
     names = [layer.name for layer in find_layers(model)]
-    macs = count_macs(model, names, torch.zeros(1, 3, 64, 64))
+    macs = count_macs(model, names, IMAGE)
     depthwise = next(name for name in names if model.get_submodule(name).groups > 1)
     layer = model.get_submodule(depthwise)
-    assert macs[depthwise] == layer.out_channels * 9 * 32 * 32
+    assert macs[depthwise] == layer.out_channels * 9 * 4 * 4
 
 
 def test_the_layers_of_a_residual_stage_meet_in_its_sums():
-    groups = residual_groups(built("resnet18"))
+    model = capture(timm.create_model("resnet18"), IMAGE)
+    fold_batch_norms(model)
+    groups = residual_groups(model)
     assert [
         "layer2.0.conv2",
         "layer2.0.downsample.0",
@@ -43,7 +46,8 @@ def test_the_layers_of_a_residual_stage_meet_in_its_sums():
 
 
 def test_inverted_residuals_meet_where_there_is_a_shortcut():
-    groups = residual_groups(built("mobilenetv2_050"))
+    groups = residual_groups(built("mobilenetv3_small_050"))
+    assert groups
     assert all(name.endswith(("conv_pwl", "conv_pw")) for group in groups for name in group)
     assert not {"conv_stem", "classifier"} & {name for group in groups for name in group}
 

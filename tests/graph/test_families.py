@@ -8,6 +8,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tests.conftest import ROOT
+from tests.graph.conftest import SMALL
 from torch import nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -22,7 +23,7 @@ from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
 from attnround.reconstruction import LayerReconstruction, attach_activations, calibrate_activations, reconstruct
 
-SLIM = {"layers": (1, 1, 1, 1), "channels": (16, 24, 32, 48)}
+SLIM = SMALL["resnet18"]
 FAMILIES = {  # name: (arguments, units of the blocks)
     "resnet18": (SLIM, "conv1 layer1.0 layer2.0 layer3.0 layer4.0 fc"),
     "resnet50": (SLIM, "conv1 layer1.0 layer2.0 layer3.0 layer4.0 fc"),
@@ -39,7 +40,7 @@ FAMILIES = {  # name: (arguments, units of the blocks)
     "regnety_002": ({}, 15),
     "mnasnet_100": ({}, 20),
     "densenet121": (
-        {"block_config": (2, 2, 2), "growth_rate": 8},
+        SMALL["densenet121"],
         "features.conv0 features.denseblock1 features.transition1.conv features.denseblock2 features.transition2.conv "
         "features.denseblock3 classifier",
     ),
@@ -48,7 +49,7 @@ FAMILIES = {  # name: (arguments, units of the blocks)
         "features.0 features.4 features.8 features.11 features.15 pre_logits head.fc",
     ),
     "convnext_atto": (
-        {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)},
+        SMALL["convnext_atto"],
         "stem.0 stages.0.blocks.0 stages.1.downsample.1 stages.1.blocks.0 stages.2.downsample.1 stages.2.blocks.0 "
         "stages.3.downsample.1 stages.3.blocks.0 head.fc",
     ),
@@ -61,7 +62,7 @@ FAMILIES = {  # name: (arguments, units of the blocks)
         "patch_embed.proj blocks.0.attn blocks.0.mlp blocks.1.attn blocks.1.mlp head..head_dist",
     ),
     "swin_tiny_patch4_window7_224": (
-        {"img_size": 64, "window_size": 4, "depths": (2, 2), "embed_dim": 24, "num_heads": (2, 4)},
+        SMALL["swin_tiny_patch4_window7_224"],
         "patch_embed.proj layers.0.blocks.0.attn layers.0.blocks.0.mlp layers.0.blocks.1.attn layers.0.blocks.1.mlp "
         "layers.1.downsample.reduction layers.1.blocks.0.attn layers.1.blocks.0.mlp layers.1.blocks.1.attn "
         "layers.1.blocks.1.mlp head.fc",
@@ -71,7 +72,7 @@ FAMILIES = {  # name: (arguments, units of the blocks)
         "stem.proj blocks.0.mlp_tokens blocks.0.mlp_channels blocks.1.mlp_tokens blocks.1.mlp_channels head",
     ),
     "test_resnet": ({}, "conv1.0 conv1.3 conv1.6 layer1.0 layer2.0 layer3.0 layer4.0 fc"),
-    "test_efficientnet": ({}, 8),
+    "test_efficientnet": (SMALL["test_efficientnet"], 8),
     "test_efficientnet_gn": ({}, 8),
     "test_byobnet": ({}, "stem.conv stages.0.0 stages.1.0 stages.2.0 stages.3.0 head.fc"),
     "test_coatnet": ({"img_size": 64}, 8),
@@ -82,14 +83,12 @@ FAMILIES = {  # name: (arguments, units of the blocks)
     "test_vit3": ({"img_size": 64}, 21),
     "test_vit_relpos": ({"img_size": 64}, 20),
 }
-SLOW = {"mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "efficientnet_lite0", "tf_efficientnet_lite0"}
-SLOW |= {"mnasnet_100", "regnetx_006", "regnetx_032"}
-NUM_CALIBRATION = 64
+SLOW = {  # the deep ones, of whose blocks a smaller network has the like
+    "mobilenetv2_050", "mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "efficientnet_lite0",
+    "tf_efficientnet_lite0", "regnetx_006", "regnetx_032", "regnety_002", "mnasnet_100", "test_maxvit", "test_vit3",
+}  # fmt: skip
+NUM_IMAGES, NUM_CALIBRATION = 64, 32
 SETTINGS = LayerReconstruction(observer=ClipSearch(num_candidates=20), batch_size=16, num_positions=16)
-
-families = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FAMILIES]
-)
 
 
 @torch.no_grad()
@@ -108,33 +107,35 @@ def awaken(model: nn.Module, images: torch.Tensor) -> nn.Module:
     return model.eval()
 
 
-@functools.cache
-def folded(name: str):
-    """The folded model, images, and the logits of the model before it was folded."""
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in FAMILIES]
+)
+def folded(request) -> tuple[str, nn.Module, torch.Tensor, torch.Tensor]:
+    """A family's name, its model after folding, images, and the logits of the model before it."""
+    name = request.param
     torch.manual_seed(0)
     make = functools.partial(timm.create_model, name) if timm.is_model(name) else getattr(timm.models, name)
     model = make(num_classes=10, **FAMILIES[name][0])
-    images = interpolate(torch.randn(128, 3, 4, 4), 64, mode="bicubic") + 0.1 * torch.randn(128, 3, 64, 64)
+    images = interpolate(torch.randn(NUM_IMAGES, 3, 4, 4), 64, mode="bicubic")
+    images += 0.1 * torch.randn(images.shape)
     awaken(model, images[:NUM_CALIBRATION])
     with torch.no_grad():
         expected = model(images)
     model = capture(model, images[:1])
     fold_batch_norms(model)
-    return model, images, expected
+    return name, model, images, expected
 
 
-@families
 @torch.no_grad()
-def test_folding_changes_no_logit(name):
-    model, images, expected = folded(name)
+def test_folding_changes_no_logit(folded):
+    _, model, images, expected = folded
     assert expected.std(0).min() > 0.01  # the images make a difference
     torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
-@families
 @torch.no_grad()
-def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(name):
-    model, images, _ = folded(name)
+def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(folded):
+    name, model, images, _ = folded
     names = [layer.name for layer in find_layers(model)]
     graph = graph_of(model)
     for granularity in ("layer", "network", "block"):
@@ -153,17 +154,15 @@ def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(name):
     assert torch.equal(value, model(images[:3]))
 
 
-@families
 @torch.no_grad()
-def test_eight_bits_follow_the_float_model(name):
-    model, images, _ = folded(name)
+def test_eight_bits_follow_the_float_model(folded):
+    _, model, images, _ = folded
     student = swap_layers(model, {layer.name: 8 for layer in find_layers(model)}, SETTINGS.observer)
     assert sqnr_db(model(images), student(images)) > 20
 
 
-@families
-def test_four_bits_reconstructed_are_closer_to_float_than_nearest_ones(name):
-    model, images, _ = folded(name)
+def test_four_bits_reconstructed_are_closer_to_float_than_nearest_ones(folded):
+    _, model, images, _ = folded
     student = swap_layers(model, {layer.name: 4 for layer in find_layers(model)}, SETTINGS.observer)
     with torch.no_grad():
         reference, nearest = model(images[NUM_CALIBRATION:]), student(images[NUM_CALIBRATION:])

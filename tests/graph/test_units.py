@@ -1,8 +1,8 @@
 import copy
 
 import pytest
-import timm
 import torch
+from tests.graph.conftest import IMAGE, captured, small
 from torch import fx, nn
 
 from attnround.errors import InputError
@@ -10,15 +10,13 @@ from attnround.graph import capture, cut, fold_batch_norms
 from attnround.graph.localize import localize
 from attnround.graph.trace import graph_of
 
-IMAGE = torch.zeros(1, 3, 64, 64)
-
 
 def units(model: nn.Module, granularity: str = "block", image: torch.Tensor = IMAGE):
     return cut(graph_of(model), model, granularity, image)
 
 
-def folded(name: str, **arguments) -> nn.Module:
-    model = capture(timm.create_model(name, **arguments), IMAGE)
+def folded(name: str) -> nn.Module:
+    model = captured(name)
     fold_batch_norms(model)
     return model
 
@@ -66,8 +64,8 @@ def test_a_shortcut_layer_is_cut_from_its_own_input():
 
 
 def test_a_wrapped_model_has_the_blocks_of_the_bare_one():
-    model = folded("mobilenetv2_050")
-    wrapped = units(capture(Wrapper(timm.create_model("mobilenetv2_050")), IMAGE))
+    model = folded("test_efficientnet")
+    wrapped = units(capture(Wrapper(small("test_efficientnet")), IMAGE))
     assert [unit.name for unit in wrapped] == [f"inner.{unit.name}" for unit in units(model)]
 
 
@@ -92,16 +90,10 @@ def test_another_granularity_is_refused():
         units(folded("test_resnet"), "stage")
 
 
-SWIN = {"img_size": 64, "window_size": 4, "depths": (2, 2), "embed_dim": 24, "num_heads": (2, 4)}
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments"),
-    [("swin_tiny_patch4_window7_224", SWIN), ("test_vit", {"img_size": 64}), ("test_efficientnet_evos", {})],
-)
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "test_vit", "test_efficientnet_evos"])
 @torch.no_grad()
-def test_localizing_changes_no_value_for_any_number_of_images(name, arguments):
-    model = capture(timm.create_model(name, **arguments), IMAGE)
+def test_localizing_changes_no_value_for_any_number_of_images(name):
+    model = captured(name)
     graph = graph_of(model)
     values = localize(graph, model, IMAGE)
     images = torch.randn(3, 3, 64, 64)
@@ -112,7 +104,7 @@ def test_localizing_changes_no_value_for_any_number_of_images(name, arguments):
 
 
 def test_cutting_leaves_the_model_alone():
-    model = folded("test_vit", img_size=64)
+    model = folded("test_vit")
     before = copy.deepcopy(model.state_dict())
     units(model)
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())

@@ -2,15 +2,12 @@
 
 import csv
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
 from PIL import Image
+from tests import processes
 from tests.conftest import ROOT
 
 
@@ -62,19 +59,16 @@ def test_data_without_labels_to_train_on_is_refused_in_one_line(train, own, imag
 @pytest.mark.slow
 def test_killed_while_it_trains_it_ends_with_the_same_curve(own, tmp_path):
     def command(*more: str) -> list[str]:
-        return [sys.executable, str(ROOT / "src/train.py"), *own, "qat.num_epochs=40", *more]
+        return [str(ROOT / "src/train.py"), *own, "qat.num_epochs=6", *more]
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
-    subprocess.run(command(f"hydra.run.dir={whole}"), cwd=tmp_path, check=True, capture_output=True)
-    process = subprocess.Popen(command(f"hydra.run.dir={broken}"), cwd=tmp_path, stdout=subprocess.DEVNULL)
-    while not (broken / "qat/last.ckpt").exists():
-        assert process.poll() is None, "it ended before it could be killed"
-        time.sleep(0.02)
-    time.sleep(2)
-    os.kill(process.pid, signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
+    assert processes.run(command(f"hydra.run.dir={whole}"), tmp_path).returncode == 0
+    step = "attnround.qat.module.QatModule.training_step"
+    fourteenth = [str(ROOT / "tests/killed.py"), step, "14", *command(f"hydra.run.dir={broken}")]  # of the fourth epoch
+    assert processes.run(fourteenth, tmp_path).returncode == -signal.SIGKILL
+    assert (broken / "qat/last.ckpt").exists()
     assert not (broken / "record.json").exists()
-    subprocess.run(command(f"resume={broken}"), cwd=tmp_path, check=True, capture_output=True)
+    assert processes.run(command(f"resume={broken}"), tmp_path).returncode == 0
     assert curve(broken) == curve(whole)
     one, two = (json.loads((folder / "record.json").read_text())["metrics"] for folder in (whole, broken))
     assert one["quantized/sqnr_db"] == two["quantized/sqnr_db"]

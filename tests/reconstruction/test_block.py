@@ -20,6 +20,7 @@ METHODS = {
     "gated": AttentionRound(num_steps=100, estimator="gated"),
     "flexround": FlexRound(num_steps=100, lr=0.005),
 }
+ENDS = ("layer", "network")
 SHARED = {"observer": ClipSearch(), "batch_size": 16, "held_out": 0.25}
 ABSURD = AttentionRound(num_steps=3, lr=1000.0)
 
@@ -28,8 +29,10 @@ def block(**options) -> BlockReconstruction:
     return BlockReconstruction(**SHARED | {"minibatch": 12, "burst": 50} | options)
 
 
-@pytest.mark.parametrize("granularity", ["layer", "block", "network"])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    ("name", "granularity"),
+    [*((name, "block") for name in METHODS), *((name, size) for name in ("adaround", "expected") for size in ENDS)],
+)
 def test_a_unit_comes_closer_to_float_on_images_it_did_not_learn_from(blocks, name, granularity):
     student, reports = blocks.run(METHODS[name], block(granularity=granularity))
     assert len(reports) == {"layer": 6, "block": 4, "network": 1}[granularity]
