@@ -44,7 +44,7 @@ def main(target: str) -> None:
     torch.manual_seed(0)
     model = capture(timm.create_model("resnet50"), torch.zeros(1, 3, 224, 224))
     fold_batch_norms(model)
-    problem = Problem(find_layers(model))
+    problem = Problem.of(find_layers(model))
     convention, allocator = Convention(), Mixed(budget=4.0, pinned={"first": 8, "last": 8})
     slots, fixed = allocator.slots(problem)
     limit = 4 * sum(layer.weight.numel() for layer in problem.layers) - fixed

@@ -18,7 +18,7 @@ from tuning import Case
 
 from attnround.bits import Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
 from attnround.bits.distortion import network_errors
-from attnround.graph import layer_weights
+from attnround.graph import find_layers
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import CoordinateDescent
 from attnround.reconstruction import bit_problem
@@ -50,7 +50,7 @@ GRID = [
 def problem_of(case: Case) -> Problem:
     """The question that the allocators of a run are asked."""
     original = case.original()
-    unfolded = layer_weights(original)
+    unfolded = find_layers(original)
     return bit_problem(case.teacher, case.images, ClipSearch(), {}, unfolded, case.seed)
 
 

@@ -62,7 +62,7 @@ def float_step(block: nn.Module, images: torch.Tensor, targets: torch.Tensor) ->
 def block_step(block: nn.Module, images: torch.Tensor, quantizer: RoundingMethod) -> Callable[[], None]:
     """One step of the reconstruction of the block."""
     graph = graph_of(block)
-    student = swap_layers(block, {layer.name: 4 for layer in find_layers(block)}, ClipSearch())
+    student = swap_layers(block, dict.fromkeys(find_layers(block), 4), ClipSearch())
     settings = BlockReconstruction(observer=ClipSearch(), granularity="network", burst=1)
     (plan,) = settings.plan(graph, block, images[:1])
     walk = Walk(graph, executor(block, graph), executor(student, graph), list(images.split(32)), 4096)

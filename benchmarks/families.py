@@ -68,7 +68,7 @@ def check(name: str) -> dict[str, object]:
     folded, left = fold_batch_norms(model)
     reference = model(images)
     layers = find_layers(model)
-    student = swap_layers(model, {layer.name: 8 for layer in layers}, ClipSearch(num_candidates=2))
+    student = swap_layers(model, dict.fromkeys(layers, 8), ClipSearch(num_candidates=2))
     found = student(images)
     fidelity = sqnr_db(reference, found)
     assert fidelity > LEAST_DB, f"8 bits give {fidelity:.1f} dB"
@@ -76,8 +76,8 @@ def check(name: str) -> dict[str, object]:
         path = Path(folder) / "quantized.safetensors"
         save(student, path, {"model": settings.architecture(model), "data": "noise", "method": "nearest"})
         assert torch.equal(load(path)(images), found), "the loaded model gives other logits"
-    share = sum(layer.weight.numel() for layer in layers) / sum(each.numel() for each in net.parameters())
-    kept = left_float(model, [layer.name for layer in layers])
+    share = sum(weight.numel() for weight in layers.values()) / sum(each.numel() for each in net.parameters())
+    kept = left_float(model, list(layers))
     values = (f"{capture_s:.1f}", len(folded), len(left), len(layers), f"{share:.3f}", f"{fidelity:.1f}", len(kept))
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -55,7 +55,7 @@ class Case:
         config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
         del config["_target_"]
         self.teacher = captured(TimmModel(**OmegaConf.to_container(config)).build())
-        self.seed, self.names = seed, [layer.name for layer in find_layers(self.teacher)]
+        self.seed, self.names = seed, list(find_layers(self.teacher))
         self.norms = norms_to_fold(self.teacher)
         self.data = {"shipped": self.images_of(False), "full": self.images_of(True)}
         self.calibration = self.data["shipped"].calibration().images
@@ -77,7 +77,7 @@ class Case:
         observer = ClipSearch(input_weighted=True)
         search = Float() if input_bits == FLOAT else Mse(bit_width=input_bits, pinned=PINNED)
         inputs = calibrate_activations(self.teacher, self.calibration, search, 64)
-        bits = Uniform(bit_width=weight_bits, pinned=PINNED).allocate(Problem(find_layers(self.teacher))).bit_width
+        bits = Uniform(bit_width=weight_bits, pinned=PINNED).allocate(Problem.of(find_layers(self.teacher))).bit_width
         student = swap_layers(self.teacher, bits, observer)
         attach_activations(student, inputs)
         if start == "ptq":

@@ -95,8 +95,8 @@ class Case:
 
     def uniform(self, bit_width: int) -> dict[str, int]:
         """Bits of every layer: these, but for the first and the last."""
-        layers = find_layers(self.teacher)
-        return Uniform(bit_width=bit_width, pinned=PINNED).allocate(Problem(layers)).bit_width
+        problem = Problem.of(find_layers(self.teacher))
+        return Uniform(bit_width=bit_width, pinned=PINNED).allocate(problem).bit_width
 
     def run(
         self, quantizer: RoundingMethod, bit_widths: dict[str, int], refit_scale: bool, input_weighted: bool

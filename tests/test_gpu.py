@@ -22,7 +22,7 @@ pytestmark = [
 def test_a_gpu_reconstructs_as_well_as_a_cpu(network, quantizer):
     fold_batch_norms(network)
     images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    start = swap_layers(network, {layer.name: 3 for layer in find_layers(network)}, ClipSearch())
+    start = swap_layers(network, dict.fromkeys(find_layers(network), 3), ClipSearch())
     settings = LayerReconstruction(observer=ClipSearch(), batch_size=16)
     fidelity = {}
     for device in ("cpu", "cuda"):

@@ -20,8 +20,8 @@ from attnround.graph import (
     Output,
     capture,
     captured,
+    find_layers,
     fold_batch_norms,
-    layer_weights,
     norms_to_fold,
     swap_layers,
     unwrapped,
@@ -86,7 +86,8 @@ class Prepared:
 
     def _fold(self, teacher: Captured, images: Tensor, architecture: dict[str, object]) -> None:
         self.teacher, self.images, self.architecture = teacher, images, architecture
-        self.unfolded, self.norms = layer_weights(teacher), norms_to_fold(teacher)
+        self.unfolded = {name: weight.clone() for name, weight in find_layers(teacher).items()}
+        self.norms = norms_to_fold(teacher)
         self.folded, self.left = fold_batch_norms(teacher)
         self._measured: dict[tuple, object] = {}
 

@@ -53,7 +53,7 @@ def images_for(model: nn.Module, count: int, seed: int = 0) -> torch.Tensor:
 def quantized(model: nn.Module, inputs: bool, symmetric: bool = True) -> nn.Module:
     """All bit widths in turn, biases that are not zero, inputs at 8 bits or float."""
     fold_batch_norms(model)
-    widths = {layer.name: 2 + (i + 1) % 7 for i, layer in enumerate(find_layers(model))}
+    widths = {name: 2 + (i + 1) % 7 for i, name in enumerate(find_layers(model))}
     student = swap_layers(model, widths, ClipSearch(num_candidates=4, symmetric=symmetric))
     for name in widths:
         student.get_submodule(name).layer.bias.normal_(std=0.1)

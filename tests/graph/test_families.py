@@ -136,7 +136,7 @@ def test_folding_changes_no_logit(folded):
 @torch.no_grad()
 def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(folded):
     name, model, images, _ = folded
-    names = [layer.name for layer in find_layers(model)]
+    names = list(find_layers(model))
     graph = graph_of(model)
     for granularity in ("layer", "network", "block"):
         units = cut(graph, model, granularity, images[:1])
@@ -157,13 +157,13 @@ def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(folded):
 @torch.no_grad()
 def test_eight_bits_follow_the_float_model(folded):
     _, model, images, _ = folded
-    student = swap_layers(model, {layer.name: 8 for layer in find_layers(model)}, SETTINGS.observer)
+    student = swap_layers(model, dict.fromkeys(find_layers(model), 8), SETTINGS.observer)
     assert sqnr_db(model(images), student(images)) > 20
 
 
 def test_four_bits_reconstructed_are_closer_to_float_than_nearest_ones(folded):
     _, model, images, _ = folded
-    student = swap_layers(model, {layer.name: 4 for layer in find_layers(model)}, SETTINGS.observer)
+    student = swap_layers(model, dict.fromkeys(find_layers(model), 4), SETTINGS.observer)
     with torch.no_grad():
         reference, nearest = model(images[NUM_CALIBRATION:]), student(images[NUM_CALIBRATION:])
     reconstruct(model, student, images[:NUM_CALIBRATION], AttentionRound(num_steps=20), SETTINGS)
@@ -180,6 +180,6 @@ def test_eight_bit_weights_and_inputs_of_trained_networks_agree_with_the_float_o
     pixels = read_idx(ROOT / "assets/fashion_mnist/t10k-images-idx3-ubyte.gz")[:500, None]
     images = (pixels / 255 - model.preprocessing["mean"][0]) / model.preprocessing["std"][0]
     fold_batch_norms(model)
-    student = swap_layers(model, {layer.name: 8 for layer in find_layers(model)}, ClipSearch())
+    student = swap_layers(model, dict.fromkeys(find_layers(model), 8), ClipSearch())
     attach_activations(student, calibrate_activations(model, images[:100], Mse(8), 50))
     assert agreement(model(images[100:]), student(images[100:])) >= 98

@@ -20,18 +20,18 @@ def test_layers_come_in_the_order_the_model_runs_them(name):
     net(torch.randn(IMAGE.shape))
     model = captured(name)
     fold_batch_norms(model)
-    assert [layer.name for layer in find_layers(model)] == called
+    assert list(find_layers(model)) == called
 
 
 def test_swapping_leaves_the_float_model_alone(network):
     fold_batch_norms(network)
     layers = find_layers(network)
-    before = {layer.name: layer.weight.clone() for layer in layers}
-    student = swap_layers(network, {layer.name: 2 for layer in layers}, ClipSearch())
-    for layer in layers:
-        assert isinstance(student.get_submodule(layer.name), QuantizedLayer)
-        assert torch.equal(network.get_submodule(layer.name).weight, before[layer.name])
-        assert not torch.equal(student.get_submodule(layer.name).layer.weight, before[layer.name])
+    before = {name: weight.clone() for name, weight in layers.items()}
+    student = swap_layers(network, dict.fromkeys(layers, 2), ClipSearch())
+    for name in layers:
+        assert isinstance(student.get_submodule(name), QuantizedLayer)
+        assert torch.equal(network.get_submodule(name).weight, before[name])
+        assert not torch.equal(student.get_submodule(name).layer.weight, before[name])
 
 
 class Wrapper(nn.Module):
@@ -46,7 +46,7 @@ class Wrapper(nn.Module):
 
 def test_a_layer_that_runs_twice_is_one_layer():
     model = capture(Wrapper(nn.Conv2d(4, 4, 1), again=True), torch.zeros(1, 4, 5, 5))
-    assert [layer.name for layer in find_layers(model)] == ["inner"]
+    assert list(find_layers(model)) == ["inner"]
     assert len(find_layers(capture(Shared(), torch.zeros(1, 4)))) == 1
 
 
@@ -125,7 +125,7 @@ def test_models_that_cannot_be_handled_are_refused_in_a_line(model, reason):
 
 
 def test_a_layer_that_never_runs_is_left_alone():
-    assert [layer.name for layer in find_layers(capture(Idle(), torch.zeros(1, 4)))] == ["fc"]
+    assert list(find_layers(capture(Idle(), torch.zeros(1, 4)))) == ["fc"]
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_a_layer_that_never_runs_is_left_alone():
 def test_what_stays_float_is_listed(name, expected):
     model = captured(name)
     fold_batch_norms(model)
-    left = left_float(model, [layer.name for layer in find_layers(model)])
+    left = left_float(model, list(find_layers(model)))
     assert set(expected) <= set(left)
     assert bool(left) == bool(expected)
     assert len(set(left)) == len(left)
@@ -149,4 +149,4 @@ def test_what_stays_float_is_listed(name, expected):
 
 def test_timms_own_linear_is_a_linear_layer():
     model = capture(nn.Sequential(timm.layers.Linear(4, 3)), torch.zeros(1, 4))
-    assert [layer.name for layer in find_layers(model)] == ["0"]
+    assert list(find_layers(model)) == ["0"]

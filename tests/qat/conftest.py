@@ -68,6 +68,6 @@ def problem(network) -> Problem:
         logits = network(images)
         network.head.bias.sub_(logits.mean(0))
         labels = network(images).argmax(1)
-    student = swap_layers(network, dict.fromkeys([layer.name for layer in find_layers(network)], 2), ClipSearch())
+    student = swap_layers(network, dict.fromkeys(find_layers(network), 2), ClipSearch())
     attach_activations(student, calibrate_activations(network, images, Mse(bit_width=4), 64))
     return Problem(network, student, Noisy(images, labels), images, norms)

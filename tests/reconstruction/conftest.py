@@ -67,7 +67,7 @@ def make_problem(teacher: nn.Module, search: RangeSearch | None = None, num_imag
     """search: for the ranges of activations, which stay float without one."""
     images = torch.randn(num_images, 3, 12, 12, generator=torch.Generator().manual_seed(0))
     teacher = teacher if isinstance(teacher, Captured) else capture(teacher, images[:1])
-    student = swap_layers(teacher, dict.fromkeys([layer.name for layer in find_layers(teacher)], bits), ClipSearch())
+    student = swap_layers(teacher, dict.fromkeys(find_layers(teacher), bits), ClipSearch())
     attach_activations(student, calibrate_activations(teacher, images, search or Float(), 16))
     return Problem(teacher, student, images)
 

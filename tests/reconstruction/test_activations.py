@@ -49,7 +49,7 @@ def images():
 
 
 def quantized(model, images, search, bits=4):
-    student = swap_layers(model, dict.fromkeys([layer.name for layer in find_layers(model)], bits), ClipSearch())
+    student = swap_layers(model, dict.fromkeys(find_layers(model), bits), ClipSearch())
     attach_activations(student, calibrate_activations(model, images, search, 32))
     return student
 
@@ -63,10 +63,10 @@ def fidelity(model, student) -> float:
 def test_every_layers_input_has_the_range_of_the_float_model(model, images):
     found = calibrate_activations(model, images, MinMax(8, pinned={"first": 6}), 32)
     inputs = {}
-    for layer in find_layers(model):
-        module = model.get_submodule(layer.name)
+    for name in find_layers(model):
+        module = model.get_submodule(name)
         module.register_forward_pre_hook(
-            lambda _, args, kwargs, name=layer.name: inputs.update({name: (*args, *kwargs.values())[0]}),
+            lambda _, args, kwargs, name=name: inputs.update({name: (*args, *kwargs.values())[0]}),
             with_kwargs=True,
         )
     with torch.no_grad():
@@ -139,7 +139,7 @@ def test_an_activation_that_is_not_finite_names_its_layer(model, images):
     with torch.no_grad():
         model.stem.bias[0] = 3e38
         model.stem.weight[0] = 3e38
-    behind = find_layers(model)[1].name
+    behind = list(find_layers(model))[1]
     with pytest.raises(InputError, match=rf"^{behind}: its inputs hold NaN or infinity"):
         calibrate_activations(model, images, Mse(), 32)
     assert not any(module._forward_pre_hooks for module in model.modules())

@@ -15,7 +15,7 @@ NO_IMAGES = None  # they are not looked at
 
 @pytest.fixture
 def start(network):
-    return network, swap_layers(network, {layer.name: 3 for layer in find_layers(network)}, ClipSearch())
+    return network, swap_layers(network, dict.fromkeys(find_layers(network), 3), ClipSearch())
 
 
 def rounded(start, quantizer, seed=0):
@@ -37,11 +37,11 @@ def test_stochastic_rounding_keeps_scales_and_biases_and_depends_on_the_seed(sta
     students = [rounded(start, Stochastic(), seed)[0] for seed in (0, 0, 1)]
     assert same_state(*students[:2])
     assert not same_state(*students[1:])
-    for layer in find_layers(start[0]):
-        one, other = (each.get_submodule(layer.name) for each in (students[0], start[1]))
+    for name, weight in find_layers(start[0]).items():
+        one, other = (each.get_submodule(name) for each in (students[0], start[1]))
         assert torch.equal(one.scale, other.scale)
         assert torch.equal(one.layer.bias, other.layer.bias)
-        nearest = quantize(layer.weight, one.scale, one.zero_point, one.grid)
+        nearest = quantize(weight, one.scale, one.zero_point, one.grid)
         assert 0 < (one.levels - nearest).abs().max() <= 1
 
 

@@ -21,7 +21,7 @@ BITS = 3
 @pytest.fixture
 def problem(network):
     fold_batch_norms(network)
-    names = [layer.name for layer in find_layers(network)]
+    names = list(find_layers(network))
     student = swap_layers(network, dict.fromkeys(names, BITS), ClipSearch())
     images = torch.randn(64, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     return network, student, images

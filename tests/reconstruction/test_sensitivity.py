@@ -27,7 +27,7 @@ def images(generator) -> torch.Tensor:
 
 
 def names_of(model: nn.Module) -> list[str]:
-    return [layer.name for layer in find_layers(model)]
+    return list(find_layers(model))
 
 
 def test_the_energy_of_a_weight_is_the_variance_of_its_output(folded, images):

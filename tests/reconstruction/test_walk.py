@@ -27,7 +27,7 @@ def recorded_inputs(model, names, x):
 @pytest.fixture
 def pair(network):
     fold_batch_norms(network)
-    names = [layer.name for layer in find_layers(network)]
+    names = list(find_layers(network))
     return network, swap_layers(network, dict.fromkeys(names, 3), ClipSearch()), names
 
 

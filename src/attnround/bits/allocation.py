@@ -1,7 +1,7 @@
 """What an allocator is asked, and what it answers."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -70,6 +70,11 @@ class Problem:
     fisher_traces: Callable[[int], dict[str, float]] | None = None
     logit_noise: Callable[[str, Tensor], float] | None = None
     agreement: Callable[[Allocation], float] | None = None
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> "Problem":
+        """Of layers by name -> float weight [O, *rest], for allocators that ask nothing else."""
+        return cls([Layer(name, weight) for name, weight in weights.items()])
 
     def remembered(self, what: object, compute: Callable[[], T]) -> T:
         """What `compute` gives, once a problem: who tries several budgets asks again."""

@@ -3,7 +3,7 @@
 from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
 from attnround.graph.kinds import QUANTIZABLE
-from attnround.graph.layers import Layer, channels_last, find_layers, layer_weights, left_float, swap_layers
+from attnround.graph.layers import channels_last, find_layers, left_float, swap_layers
 from attnround.graph.outputs import Output, class_logits, joined, tensors
 from attnround.graph.units import Unit, cut
 
@@ -11,7 +11,6 @@ __all__ = [
     "QUANTIZABLE",
     "Captured",
     "FoldedNorm",
-    "Layer",
     "Output",
     "Unit",
     "capture",
@@ -22,7 +21,6 @@ __all__ = [
     "find_layers",
     "fold_batch_norms",
     "joined",
-    "layer_weights",
     "left_float",
     "norms_to_fold",
     "swap_layers",

@@ -1,7 +1,6 @@
 """The layers that are quantized: found in execution order, checked, and swapped for ones that hold integers."""
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -19,16 +18,8 @@ PRODUCTS |= {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d
 PRODUCTS |= {"lstm", "gru", "rnn_tanh", "rnn_relu"}
 
 
-@dataclass(frozen=True)
-class Layer:
-    """A layer to be quantized: its name in the model and its float weight [O, *rest], batch norm folded in."""
-
-    name: str
-    weight: Tensor
-
-
-def find_layers(model: Captured) -> list[Layer]:
-    """The quantizable layers in the order of their first calls.
+def find_layers(model: Captured) -> dict[str, Tensor]:
+    """Name -> float weight [O, *rest] of the quantizable layers, in the order of their first calls.
 
     Raises InputError that names those with weights that are not finite.
     """
@@ -36,13 +27,7 @@ def find_layers(model: Captured) -> list[Layer]:
     broken = [name for name in names if not model.get_submodule(name).weight.isfinite().all()]
     if broken:
         raise InputError(f"NaN or infinity in the weights of {listed(broken)}: use an intact checkpoint")
-    return [Layer(name, model.get_submodule(name).weight.detach()) for name in names]
-
-
-def layer_weights(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the quantizable layers' weights [O, *rest] by name: as they are before batch norms are folded in."""
-    layers = ((name, module) for name, module in model.named_modules() if isinstance(module, QUANTIZABLE))
-    return {name: layer.weight.detach().clone() for name, layer in layers}
+    return {name: model.get_submodule(name).weight.detach() for name in names}
 
 
 def left_float(model: Captured, names: list[str]) -> dict[str, int]:

@@ -23,7 +23,7 @@ def calibrate_activations(
     pass of the images serves all layers, and every rounding method starts from the same ranges.
     Raises InputError that names the layer whose input is not finite.
     """
-    bit_widths = search.bit_widths([layer.name for layer in find_layers(model)])
+    bit_widths = search.bit_widths(list(find_layers(model)))
     histograms = {name: Histogram() for name in bit_widths}
     if not histograms:
         return {}

@@ -13,7 +13,7 @@ from attnround.reconstruction.report import UnitReport, report_layer
 def round_data_free(teacher: Captured, student: Captured, quantizer: RoundingMethod, seed: int) -> list[UnitReport]:
     """Round the student's layers in place, on the scales that they have; return a report for each."""
     reports = []
-    for index, (name, weight) in enumerate((layer.name, layer.weight) for layer in find_layers(teacher)):
+    for index, (name, weight) in enumerate(find_layers(teacher).items()):
         layer = student.get_submodule(name)
         nearest = quantize(weight, layer.scale, layer.zero_point, layer.grid)
         u = steps(weight, layer.scale, layer.zero_point)

@@ -29,8 +29,8 @@ def bit_problem(
     input_bits: layer name -> bits of its input, where that is quantized; unfolded: layer name -> its weight before the
     batch norms were folded in. What takes time is measured when it is first asked for.
     """
-    layers = find_layers(model)
-    names = [layer.name for layer in layers]
+    weights = find_layers(model)
+    names = list(weights)
     macs = count_macs(model, names, images[:1])
     inside = tuple(f"{name}." for name in names)
     others = {key: value for key, value in float_state(model).items() if not key.startswith(inside)}
@@ -41,13 +41,13 @@ def bit_problem(
     return Problem(
         layers=[
             Layer(
-                layer.name,
-                layer.weight,
-                unfolded=unfolded.get(layer.name),
-                macs=macs[layer.name],
-                input_bits=input_bits.get(layer.name, FLOAT_BITS),
+                name,
+                weight,
+                unfolded=unfolded.get(name),
+                macs=macs[name],
+                input_bits=input_bits.get(name, FLOAT_BITS),
             )
-            for layer in layers
+            for name, weight in weights.items()
         ],
         observer=observer,
         other_bits=8 * float_bytes(others),
