@@ -59,6 +59,7 @@ OUTSIDE = {
     "torchvision": {"data"},
     "wandb": {"tracking"},
     "matplotlib": {"results"},
+    "jaxtyping": {"quantization"},
     "onnx": {"deploy", "export"},
     "onnxruntime": {"deploy", "export"},
 }
