@@ -13,6 +13,7 @@ from hypothesis import settings
 from PIL import Image
 from torch import nn
 
+import tests.shapes  # noqa: F401 (before the modules that it puts checks into)
 from attnround.graph import Captured, capture
 from tests import processes
 

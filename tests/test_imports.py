@@ -61,6 +61,7 @@ OUTSIDE = {
     "torchvision": {"data"},
     "wandb": {"tracking"},
     "matplotlib": {"results"},
+    "jaxtyping": {"quantization"},
     "onnx": {"deploy", "export"},
     "onnxruntime": {"deploy", "export"},
 }

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from attnround.quantization.grid import Grid
 from attnround.quantization.lsq import LearnedStep, gradient_scale
+from attnround.quantization.shapes import Float, Float32, Int, UInt8
 
 
 class ActivationQuantizer(nn.Module):
@@ -61,7 +62,7 @@ class ActivationQuantizer(nn.Module):
         """Lowest and highest value of round(x / scale) after clipping."""
         return self.grid.qmin - self.zero_point, self.grid.qmax - self.zero_point
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """x' in the type of x, computed in float32."""
         factor = gradient_scale(x[:1].numel(), self.grid.qmax) if self.scale_gradient else 1.0
         quantized = LearnedStep.apply(x.float(), self.scale, *self.levels, factor).to(x.dtype)
@@ -71,20 +72,20 @@ class ActivationQuantizer(nn.Module):
         return quantized
 
     @torch.no_grad()
-    def codes(self, x: Tensor) -> Tensor:
-        """uint8 codes of x, a quarter of its memory."""
+    def codes(self, x: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+        """The codes of x, a quarter of its memory."""
         lowest, highest = self.levels
         return x.float().div(self.scale).round_().clamp_(lowest, highest).sub_(lowest).to(torch.uint8)
 
     @torch.no_grad()
-    def decode(self, codes: Tensor) -> Tensor:
-        """The float32 values that codes stand for: decode(codes(x)) equals forward(x) without dropping."""
+    def decode(self, codes: UInt8[Tensor, "*shape"]) -> Float32[Tensor, "*shape"]:
+        """The values that codes stand for: decode(codes(x)) equals forward(x) without dropping."""
         return codes.to(self.scale.dtype).add_(self.levels[0]).mul_(self.scale)
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> Int[Tensor, ""]:
         return torch.tensor(self.zero_point)
 
-    def set_extra_state(self, state: Tensor) -> None:
+    def set_extra_state(self, state: Int[Tensor, ""]) -> None:
         self.zero_point = int(state)
 
     def extra_repr(self) -> str:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attnround.errors import InputError
+from attnround.quantization.shapes import Float, Real
 
 BIT_WIDTHS = range(2, 9)
 
@@ -45,26 +46,34 @@ class Grid:
         return torch.int8 if self.symmetric else torch.uint8
 
 
-def per_channel(values: Tensor, weight: Tensor) -> Tensor:
-    """[O] -> [O, 1, ..., 1] with as many axes as `weight` [O, *rest]."""
+def per_channel(values: Real[Tensor, " O"], weight: Real[Tensor, " O *rest"]) -> Real[Tensor, " O *ones"]:
+    """[O] -> [O, 1, ..., 1] with as many axes as `weight`."""
     return values.reshape(-1, *[1] * (weight.ndim - 1))
 
 
-def steps(weight: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def steps(
+    weight: Float[Tensor, " O *rest"], scale: Float[Tensor, " O"], zero_point: Float[Tensor, " O"]
+) -> Float[Tensor, " O *rest"]:
     """u = w / scale + zero_point: the weight in quantization steps, where the levels are the integers."""
     return weight / per_channel(scale, weight) + per_channel(zero_point, weight)
 
 
-def quantize(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+def quantize(
+    weight: Float[Tensor, " O *rest"], scale: Float[Tensor, " O"], zero_point: Float[Tensor, " O"], grid: Grid
+) -> Float[Tensor, " O *rest"]:
     """The nearest levels, as floats."""
     return steps(weight, scale, zero_point).round_().clamp_(grid.qmin, grid.qmax)
 
 
-def dequantize(levels: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+def dequantize(
+    levels: Real[Tensor, " O *rest"], scale: Float[Tensor, " O"], zero_point: Float[Tensor, " O"]
+) -> Float[Tensor, " O *rest"]:
     """The weight that the levels stand for."""
     return (levels.to(scale.dtype) - per_channel(zero_point, levels)) * per_channel(scale, levels)
 
 
-def fake_quantize(weight: Tensor, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
+def fake_quantize(
+    weight: Float[Tensor, " O *rest"], scale: Float[Tensor, " O"], zero_point: Float[Tensor, " O"], grid: Grid
+) -> Float[Tensor, " O *rest"]:
     """The nearest weight on the grid: dequantize(quantize(w))."""
     return dequantize(quantize(weight, scale, zero_point, grid), scale, zero_point)

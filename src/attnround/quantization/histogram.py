@@ -5,6 +5,8 @@ import math
 import torch
 from torch import Tensor
 
+from attnround.quantization.shapes import Float, Float64
+
 CHUNK = 2**20  # values counted at a time, which bounds the memory that counting takes
 FINEST = -100  # a bin is never narrower than 2^-100, which keeps x / width within float32
 
@@ -28,12 +30,12 @@ class Histogram:
         return 2.0**self.exponent
 
     @property
-    def edges(self) -> Tensor:
-        """[num_bins + 1] in float64."""
+    def edges(self) -> Float64[Tensor, " num_edges"]:
+        """The ends of the bins, one more than there are bins."""
         return (torch.arange(len(self.counts) + 1, dtype=torch.float64) + self.first) * self.width
 
-    def update(self, values: Tensor) -> None:
-        """Count these values, of any shape. Raises ValueError where one is not finite."""
+    def update(self, values: Float[Tensor, "..."]) -> None:
+        """Count these values. Raises ValueError where one is not finite."""
         low, high = (bound.item() for bound in values.aminmax())
         if not (math.isfinite(low) and math.isfinite(high)):
             raise ValueError("a value is NaN or infinite")

@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid, dequantize, quantize
+from attnround.quantization.shapes import Float, Real
 
 
 class QuantizedLayer(nn.Module):
@@ -17,7 +18,7 @@ class QuantizedLayer(nn.Module):
     activation: the quantizer of the input, None at first, when the input stays float.
     """
 
-    def __init__(self, layer: nn.Module, grid: Grid, scale: Tensor, zero_point: Tensor):
+    def __init__(self, layer: nn.Module, grid: Grid, scale: Float[Tensor, " O"], zero_point: Float[Tensor, " O"]):
         super().__init__()
         self.layer = layer
         self.activation: ActivationQuantizer | None = None
@@ -30,7 +31,7 @@ class QuantizedLayer(nn.Module):
         self.bake(self.levels)
 
     @torch.no_grad()
-    def bake(self, levels: Tensor, bias: Tensor | None = None) -> None:
+    def bake(self, levels: Real[Tensor, " O *rest"], bias: Float[Tensor, " O"] | None = None) -> None:
         """Take these levels, and this bias if one is given, and rebuild the float weight from them."""
         self.levels.copy_(levels)
         self.layer.weight.copy_(dequantize(self.levels, self.scale, self.zero_point))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from attnround.quantization.grid import per_channel
+from attnround.quantization.shapes import Float, Real
 
 
 def gradient_scale(num_values: int, qmax: int) -> float:
@@ -31,7 +32,14 @@ class LearnedStep(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, scale: Tensor, lowest: int | Tensor, highest: int | Tensor, factor: float) -> Tensor:
+    def forward(
+        ctx,
+        x: Float[Tensor, "*shape"],
+        scale: Float[Tensor, ""] | Float[Tensor, " O"],
+        lowest: int | Real[Tensor, " O"],
+        highest: int | Real[Tensor, " O"],
+        factor: float,
+    ) -> Float[Tensor, "*shape"]:
         if scale.ndim:
             scale, lowest, highest = (per_channel(values, x) for values in (scale, lowest, highest))
         quantized = x.div(scale).round_().clamp_(lowest, highest).mul_(scale)
@@ -40,7 +48,9 @@ class LearnedStep(torch.autograd.Function):
         return quantized
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+    def backward(
+        ctx, grad: Float[Tensor, "*shape"]
+    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*scale"] | None, None, None, None]:
         x, scale, *quantized = ctx.saved_tensors
         u, (lowest, highest) = x / scale, ctx.levels
         if scale.ndim:
@@ -57,8 +67,8 @@ class LearnedStep(torch.autograd.Function):
         return grad_x, product * (ctx.factor / scale.reshape(product.shape)), None, None, None
 
 
-def in_order_of(x: Tensor, *values: Tensor) -> list[Tensor]:
-    """The values, of the shape of x, as vectors in the order of x in memory: views where they have the same order.
+def in_order_of(x: Float[Tensor, "*shape"], *values: Float[Tensor, "*shape"]) -> list[Float[Tensor, " size"]]:
+    """The values as vectors in the order of x in memory: views where they have the same order.
 
     Of channels_last tensors, `flatten` made copies that took a fifth of a training step of resnet18_slim.
     """

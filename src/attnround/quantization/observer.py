@@ -11,6 +11,7 @@ from torch import Tensor
 
 from attnround.errors import check_number
 from attnround.quantization.grid import Grid, fake_quantize
+from attnround.quantization.shapes import Float
 
 TINY = 1e-30  # keeps the ratio for a signal of zeros finite
 # Binary exponents that |error|^norm is kept within: float32 has -126 to 127, and sums and importance need a margin.
@@ -38,8 +39,13 @@ class ClipSearch:
         """The grid that this search finds scales for."""
         return Grid(bit_width, self.symmetric)
 
-    def search(self, weight: Tensor, grid: Grid, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Scale [O] and zero point [O] for a weight [O, *rest]; importance [O, *rest] weighs the errors.
+    def search(
+        self,
+        weight: Float[Tensor, " O *rest"],
+        grid: Grid,
+        importance: Float[Tensor, " O *rest"] | None = None,
+    ) -> tuple[Float[Tensor, " O"], Float[Tensor, " O"]]:
+        """Scale and zero point of each channel of a weight; importance weighs the errors.
 
         A channel of zeros has the scale 1.
         """
@@ -61,8 +67,8 @@ class ClipSearch:
         scale = best_scale * unit
         return torch.where(scale > 0, scale, 1.0), best_zero
 
-    def _unit(self, largest: Tensor) -> Tensor:
-        """The power of two [O] that a channel is divided by for the search, which changes no mantissa.
+    def _unit(self, largest: Float[Tensor, " O"]) -> Float[Tensor, " O"]:
+        """The power of two that a channel is divided by for the search, which changes no mantissa.
 
         It is 1, or that of the largest magnitude where powers of the channel's errors would leave float32.
         """
@@ -70,7 +76,9 @@ class ClipSearch:
         inside = (self.norm * exponent < MOST) & (self.norm * (exponent - FINE) > LEAST)
         return torch.where(inside | (largest == 0), 1.0, largest / (2 * mantissa))
 
-    def _range(self, low: Tensor, high: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
+    def _range(
+        self, low: Float[Tensor, " O"], high: Float[Tensor, " O"], grid: Grid
+    ) -> tuple[Float[Tensor, " O"], Float[Tensor, " O"]]:
         if self.symmetric:
             scale = torch.maximum(high / grid.qmax, low / grid.qmin)
             zero_point = torch.zeros_like(scale)
@@ -80,7 +88,7 @@ class ClipSearch:
         return torch.where(scale > 0, scale, 1.0), zero_point
 
 
-def sqnr_db(reference: Tensor, noisy: Tensor) -> float:
+def sqnr_db(reference: Float[Tensor, "*shape"], noisy: Float[Tensor, "*shape"]) -> float:
     """Signal to quantization noise in dB, 10 log10(sum reference^2 / sum (reference - noisy)^2); inf without noise."""
     reference, noisy = reference.double(), noisy.double()
     noise = (reference - noisy).square().sum().item()

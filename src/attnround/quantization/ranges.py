@@ -14,6 +14,7 @@ from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.histogram import Histogram
 from attnround.quantization.pins import check_bit_width, check_pins, pinned_bits
+from attnround.quantization.shapes import Float64, Real
 
 TINY = 1e-30  # a narrower range counts as zeros only
 # Ranges that Mse tries: 12 sizes an octave from the whole range down to 1/64 of it, each at up to 9 places; then 8 more
@@ -122,8 +123,8 @@ def affine(low: float, high: float, grid: Grid) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
-def coarse(low: float, high: float, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Scales and zero points [K] of ranges within low..high, of falling size, each size at several places.
+def coarse(low: float, high: float, grid: Grid) -> tuple[Float64[Tensor, " K"], Float64[Tensor, " K"]]:
+    """Scales and zero points of ranges within low..high, of falling size, each size at several places.
 
     The first place of a size clips only the highest values and the last only the lowest ones. Where no value is
     negative, only the first is tried.
@@ -136,27 +137,33 @@ def coarse(low: float, high: float, grid: Grid) -> tuple[Tensor, Tensor]:
     return pairs(scale[:, None], (all_below + places * (all_above - all_below)).round_())
 
 
-def fine(scale: float, zero_point: int, grid: Grid) -> tuple[Tensor, Tensor]:
-    """Scales and zero points [K] around these; an end of the range that is zero stays zero."""
+def fine(scale: float, zero_point: int, grid: Grid) -> tuple[Float64[Tensor, " K"], Float64[Tensor, " K"]]:
+    """Scales and zero points around these; an end of the range that is zero stays zero."""
     scales = scale * 2 ** (torch.arange(-NUM_FINE, NUM_FINE + 1, dtype=torch.float64) / (NUM_FINE * OCTAVE))
     shifts = torch.arange(-4, 5) * math.ceil(grid.qmax / 64) if 0 < zero_point < grid.qmax else torch.zeros(1)
     return pairs(scales[:, None], (zero_point + shifts).clamp_(0, grid.qmax).double())
 
 
-def pairs(scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:
-    """The distinct pairs [K] of two tensors that are broadcast against each other."""
+def pairs(
+    scale: Float64[Tensor, "*#shape"], zero_point: Float64[Tensor, "*#shape"]
+) -> tuple[Float64[Tensor, " K"], Float64[Tensor, " K"]]:
+    """The distinct pairs of two tensors that are broadcast against each other."""
     scale, zero_point = torch.stack(torch.broadcast_tensors(scale, zero_point)).flatten(1).unique(dim=1)
     return scale, zero_point
 
 
-def least(histogram: Histogram, scale: Tensor, zero_point: Tensor, grid: Grid) -> tuple[float, int]:
-    """The pair of scale and zero point [K] with the least squared error."""
+def least(
+    histogram: Histogram, scale: Float64[Tensor, " K"], zero_point: Float64[Tensor, " K"], grid: Grid
+) -> tuple[float, int]:
+    """The pair of scale and zero point with the least squared error."""
     best = squared_error(histogram, scale, zero_point, grid).argmin()
     return scale[best].item(), int(zero_point[best])
 
 
-def squared_error(histogram: Histogram, scale: Tensor, zero_point: Tensor, grid: Grid) -> Tensor:
-    """Sum of (x' - x)^2 [K] for scales and zero points [K].
+def squared_error(
+    histogram: Histogram, scale: Real[Tensor, " K"], zero_point: Real[Tensor, " K"], grid: Grid
+) -> Float64[Tensor, " K"]:
+    """Sum of (x' - x)^2 for each pair of scale and zero point.
 
     Exact zeros have no error; all other values are taken as spread evenly within their bin, whose error is then an
     integral. With n the level of u = x / scale and r = u - n, an antiderivative of r^2 is n / 12 + r^3 / 3, outside the

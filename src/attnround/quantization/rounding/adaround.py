@@ -12,6 +12,7 @@ from torch import Generator, Tensor, nn
 from attnround.errors import check_number
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod
+from attnround.quantization.shapes import Float
 
 ZETA, GAMMA = 1.1, -0.1  # stretch of the sigmoid, arXiv 2004.10568 eq. 23
 EDGE = 1e-3  # keeps the start of V finite where a weight lies on a level
@@ -45,7 +46,12 @@ class AdaRound(RoundingMethod):
         check_number("quantizer.warmup", self.warmup, least=0, most=0.9)
 
     def start(
-        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Objective,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
         if not self.relative:
             return _AdaRound(u, grid, self, self.regularization * objective.unit)
@@ -56,7 +62,7 @@ class AdaRound(RoundingMethod):
 class _AdaRound(Rounding):
     """strength: what an undecided weight adds to the objective."""
 
-    def __init__(self, u: Tensor, grid: Grid, settings: AdaRound, strength: float):
+    def __init__(self, u: Float[Tensor, " O *rest"], grid: Grid, settings: AdaRound, strength: float):
         super().__init__()
         self.settings = settings
         self.strength = strength
@@ -72,15 +78,15 @@ class _AdaRound(Rounding):
         done = (progress - settings.warmup) / (1 - settings.warmup)
         self.beta = settings.beta_end + (settings.beta_start - settings.beta_end) * (1 - done) if done >= 0 else None
 
-    def moments(self) -> tuple[Tensor, None]:
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], None]:
         self.up = _Up.apply(self.v)
         return torch.addcmul(self.floor, self.free, self.up), None
 
-    def penalty(self) -> Tensor | float:
+    def penalty(self) -> Float[Tensor, ""] | float:
         """For h(V) as `moments` last computed it."""
         return self.strength * _Undecided.apply(self.up, self.beta) if self.beta is not None else 0.0
 
-    def decide(self) -> Tensor:
+    def decide(self) -> Float[Tensor, " O *rest"]:
         return torch.addcmul(self.floor, self.free, (self.v >= 0).to(self.floor))
 
 
@@ -88,7 +94,7 @@ class _Up(torch.autograd.Function):
     """h(V); the forward pass also finds its slope."""
 
     @staticmethod
-    def forward(ctx, v: Tensor) -> Tensor:
+    def forward(ctx, v: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         chance = torch.sigmoid(v)
         up = (chance * (ZETA - GAMMA)).add_(GAMMA)
         slope = chance.mul_(1 - chance).mul_(ZETA - GAMMA).mul_((up > 0) & (up < 1))
@@ -96,7 +102,7 @@ class _Up(torch.autograd.Function):
         return up.clamp_(0, 1)
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> Tensor:
+    def backward(ctx, grad: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return grad * ctx.saved_tensors[0]
 
 
@@ -104,7 +110,7 @@ class _Undecided(torch.autograd.Function):
     """sum (1 - |2h - 1|^beta); the value and the slope share one power."""
 
     @staticmethod
-    def forward(ctx, up: Tensor, beta: float) -> Tensor:
+    def forward(ctx, up: Float[Tensor, "*shape"], beta: float) -> Float[Tensor, ""]:
         side = (2 * up).sub_(1)
         distance = side.abs()
         power = distance.pow(beta - 1)
@@ -113,5 +119,5 @@ class _Undecided(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx, grad: Float[Tensor, ""]) -> tuple[Float[Tensor, "*shape"], None]:
         return grad * ctx.saved_tensors[0], None

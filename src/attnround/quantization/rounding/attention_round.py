@@ -18,6 +18,7 @@ from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod, round_through
 from attnround.quantization.rounding.coordinate_descent import polish
 from attnround.quantization.rounding.gaussian import gaussian_moments
+from attnround.quantization.shapes import Float, UInt8
 
 WORTH_COMPILING = 1e9  # weights times steps from which on a fused pass saves more than the seconds of compiling it
 
@@ -55,13 +56,25 @@ class AttentionRound(RoundingMethod):
         return self.polish
 
     def start(
-        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Objective,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
         return ESTIMATORS[self.estimator](u, grid, self, objective, generator)
 
 
 class _AttentionRound(Rounding):
-    def __init__(self, u: Tensor, grid: Grid, settings: AttentionRound, objective: Objective, generator: Generator):
+    def __init__(
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        settings: AttentionRound,
+        objective: Objective,
+        generator: Generator,
+    ):
         super().__init__()
         self.grid, self.settings, self.generator = grid, settings, generator
         self.quadratic = objective if settings.polish else None
@@ -73,10 +86,10 @@ class _AttentionRound(Rounding):
     def anneal(self, progress: float) -> None:
         self.sigma = self.settings.sigma * (self.settings.sigma_end / self.settings.sigma) ** progress
 
-    def moments(self) -> tuple[Tensor, Tensor | None]:
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], Float[Tensor, " O *rest"] | None]:
         return gaussian_moments(self.u + self.alpha, self.sigma, self.grid, self.fused)
 
-    def decide(self) -> Tensor:
+    def decide(self) -> Float[Tensor, " O *rest"]:
         levels = (self.u + self.alpha.detach()).round_().clamp_(self.grid.qmin, self.grid.qmax)
         return polish(levels, self.grid, self.quadratic) if self.quadratic else levels
 
@@ -84,17 +97,17 @@ class _AttentionRound(Rounding):
 class _Sampled(_AttentionRound):
     """The generator's state is part of the rounding's, so that a resumed run draws what an unbroken one draws."""
 
-    def moments(self) -> tuple[Tensor, None]:
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], None]:
         centre = self.u + self.alpha
         noise = torch.randn(centre.shape, dtype=centre.dtype, device=centre.device, generator=self.generator)
         draw = (centre.detach() + self.sigma * noise).round_().clamp_(self.grid.qmin, self.grid.qmax)
         mean, _ = gaussian_moments(centre, self.sigma, self.grid, self.fused)
         return draw + (mean - mean.detach()), None
 
-    def get_extra_state(self) -> Tensor:
+    def get_extra_state(self) -> UInt8[Tensor, " size"]:
         return self.generator.get_state()
 
-    def set_extra_state(self, state: Tensor) -> None:
+    def set_extra_state(self, state: UInt8[Tensor, " size"]) -> None:
         self.generator.set_state(state)
 
 
@@ -103,7 +116,7 @@ class _Gated(_AttentionRound):
         super().anneal(progress)
         self.before = self.alpha.detach().clone()
 
-    def moments(self) -> tuple[Tensor, None]:
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], None]:
         return round_through(self.u + self.alpha, self.grid), None
 
     @torch.no_grad()

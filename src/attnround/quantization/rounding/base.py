@@ -11,29 +11,32 @@ from typing import ClassVar, Protocol
 from torch import Generator, Tensor, nn
 
 from attnround.quantization.grid import Grid
+from attnround.quantization.shapes import Float
 
 
 class Objective(Protocol):
     """The error of a unit's output in percent of its float output's energy, a scalar differentiable in the levels.
 
-    Called with mean and variance (or None) of the levels, both [O, *rest]. unit: what a squared output error of 1,
+    Called with mean and variance (or None) of the levels. unit: what a squared output error of 1,
     summed over channels and averaged over images and positions, adds to the value.
     """
 
     unit: float
 
-    def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor: ...
+    def __call__(
+        self, mean: Float[Tensor, " O *rest"], variance: Float[Tensor, " O *rest"] | None = None
+    ) -> Float[Tensor, ""]: ...
 
 
 class Quadratic(Objective, Protocol):
     """An objective that is the quadratic form sum gain * (q - centre) second (q - centre)^T, for G groups of rows.
 
-    second: [G, n, n]; centre: the best real-valued levels [G, o, n]; gain: [G, o, 1].
+    centre: the best real-valued levels.
     """
 
-    second: Tensor
-    centre: Tensor
-    gain: Tensor
+    second: Float[Tensor, "G n n"]
+    centre: Float[Tensor, "G o n"]
+    gain: Float[Tensor, "G o 1"]
 
 
 class Rounding(nn.Module, ABC):
@@ -43,39 +46,39 @@ class Rounding(nn.Module, ABC):
         """Move the schedules to `progress`, the fraction of the steps that is done, in [0, 1)."""
 
     @abstractmethod
-    def moments(self) -> tuple[Tensor, Tensor | None]:
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], Float[Tensor, " O *rest"] | None]:
         """Mean and variance of the level of every weight; None where the method's objective has no variance."""
 
-    def penalty(self) -> Tensor | float:
+    def penalty(self) -> Float[Tensor, ""] | float:
         """What the method adds to the objective."""
         return 0.0
 
     def after_step(self) -> None:
         """Called after each of the optimizer's steps."""
 
-    def gain(self) -> Tensor | None:
-        """The factor [O] on the scale that the method learned: w = scale * gain * (levels - zero_point).
+    def gain(self) -> Float[Tensor, " O"] | None:
+        """The factor on the scale that the method learned: w = scale * gain * (levels - zero_point).
 
         The moments of such a method stay in the original steps: gain * (levels - zero_point) + zero_point.
         """
         return None
 
     @abstractmethod
-    def decide(self) -> Tensor:
+    def decide(self) -> Float[Tensor, " O *rest"]:
         """The levels decided for, as floats in qmin..qmax."""
 
 
 class Decided(Rounding):
     """A point mass on levels that are decided already."""
 
-    def __init__(self, levels: Tensor):
+    def __init__(self, levels: Float[Tensor, " O *rest"]):
         super().__init__()
         self.register_buffer("levels", levels)
 
-    def moments(self) -> tuple[Tensor, None]:
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], None]:
         return self.levels, None
 
-    def decide(self) -> Tensor:
+    def decide(self) -> Float[Tensor, " O *rest"]:
         return self.levels
 
 
@@ -94,16 +97,21 @@ class RoundingMethod(ABC):
 
     @abstractmethod
     def start(
-        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Objective,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
-        """The rounding of a weight u [O, *rest], in steps, whose error is `objective`.
+        """The rounding of a weight u, in steps, whose error is `objective`.
 
         generator: on u's device, seeded by the unit, for methods that draw; zero_point: the level of a weight of zero,
-        0 on a symmetric grid, else [O, 1, ...].
+        0 on a symmetric grid, else [O, 1, ..., 1].
         """
 
 
-def round_through(x: Tensor, grid: Grid) -> Tensor:
+def round_through(x: Float[Tensor, "*shape"], grid: Grid) -> Float[Tensor, "*shape"]:
     """clip(round(x)), with gradient 1 where nothing is clipped and 0 elsewhere.
 
     The clamp is half a step wider than the levels, because versions of torch differ in its gradient at its very bounds.

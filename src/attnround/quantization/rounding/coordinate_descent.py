@@ -14,6 +14,7 @@ from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Decided, Quadratic, Rounding, RoundingMethod
 from attnround.quantization.rounding.gptq import BLOCK, round_greedily
+from attnround.quantization.shapes import Float
 
 INITS = ("nearest", "gptq")
 MARGIN = 1e-4  # steps by which a new level must be nearer to the best point, lest rounding errors make a cycle
@@ -33,7 +34,12 @@ class CoordinateDescent(RoundingMethod):
             raise InputError(f"quantizer.init={self.init}: give one of {', '.join(INITS)}")
 
     def start(
-        self, u: Tensor, grid: Grid, objective: Quadratic, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Quadratic,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
         if self.init == "gptq":
             levels = round_greedily(objective.centre, objective.second, grid, order="activation").to(u.dtype)
@@ -42,15 +48,23 @@ class CoordinateDescent(RoundingMethod):
         return Decided(polish(levels.reshape(u.shape), grid, objective, self.max_sweeps))
 
 
-def polish(levels: Tensor, grid: Grid, objective: Quadratic, max_sweeps: int = 50) -> Tensor:
-    """Move levels [O, *rest] until no change of a single one lowers the objective."""
+def polish(
+    levels: Float[Tensor, " O *rest"], grid: Grid, objective: Quadratic, max_sweeps: int = 50
+) -> Float[Tensor, " O *rest"]:
+    """Move levels until no change of a single one lowers the objective."""
     rows = levels.reshape(objective.centre.shape)
     return descend_coordinates(rows, objective.centre, objective.second, grid, max_sweeps).reshape(levels.shape)
 
 
 @torch.no_grad()
-def descend_coordinates(levels: Tensor, centre: Tensor, second: Tensor, grid: Grid, max_sweeps: int) -> Tensor:
-    """A local minimum of (q - b) H (q - b)^T over the grid; levels q, centre b: [G, o, n], second H: [G, n, n].
+def descend_coordinates(
+    levels: Float[Tensor, "G o n"],
+    centre: Float[Tensor, "G o n"],
+    second: Float[Tensor, "G n n"],
+    grid: Grid,
+    max_sweeps: int,
+) -> Float[Tensor, "G o n"]:
+    """A local minimum of (q - b) H (q - b)^T over the grid; levels q, centre b, second H.
 
     The gradient is updated column by column within a block of 128 columns, by one matrix product for all columns after
     the block, and computed anew for each sweep.

@@ -13,6 +13,7 @@ from torch import Generator, Tensor, nn
 from attnround.errors import check_number
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod, round_through
+from attnround.quantization.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,12 @@ class FlexRound(RoundingMethod):
         check_number("quantizer.num_steps", self.num_steps, least=1, whole=True)
 
     def start(
-        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Objective,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
         return _FlexRound(u, grid, zero_point, self.decay)
 
@@ -42,7 +48,9 @@ class FlexRound(RoundingMethod):
 class _FlexRound(Rounding):
     """All in steps of the scale at the start: w is u - zero_point, and s1 is exp(log_gain)."""
 
-    def __init__(self, u: Tensor, grid: Grid, zero_point: Tensor | float, decay: bool):
+    def __init__(
+        self, u: Float[Tensor, " O *rest"], grid: Grid, zero_point: Float[Tensor, " O *ones"] | float, decay: bool
+    ):
         super().__init__()
         self.grid, self.decay = grid, decay
         self.register_buffer("zero_point", torch.as_tensor(zero_point, dtype=u.dtype, device=u.device).clone())
@@ -62,18 +70,18 @@ class _FlexRound(Rounding):
         for each, before in zip(self.parameters(), self.before, strict=False):
             each.copy_(before.lerp(each, self.rate))
 
-    def moments(self) -> tuple[Tensor, None]:
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], None]:
         levels = round_through(self._divided(), self.grid)
         return self.log_gain.exp() * (levels - self.zero_point) + self.zero_point, None
 
     @torch.no_grad()
-    def decide(self) -> Tensor:
+    def decide(self) -> Float[Tensor, " O *rest"]:
         return self._divided().round_().clamp_(self.grid.qmin, self.grid.qmax)
 
-    def gain(self) -> Tensor:
+    def gain(self) -> Float[Tensor, " O"]:
         return self.log_gain.detach().exp().flatten()
 
-    def _divided(self) -> Tensor:
+    def _divided(self) -> Float[Tensor, " O *rest"]:
         log_step = self.log_gain + self.log_outputs + self.log_weights
         if self.log_inputs is not None:
             log_step = log_step + self.log_inputs

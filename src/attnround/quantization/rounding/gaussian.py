@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from attnround.quantization.grid import Grid
+from attnround.quantization.shapes import Float
 
 log = logging.getLogger(__name__)
 REACH = 4.0  # thresholds further than this many sigma from c count as passed or not: Phi(-4) = 3e-5
 
 
-def gaussian_moments(centre: Tensor, sigma: float, grid: Grid, fused: bool = False) -> tuple[Tensor, Tensor]:
+def gaussian_moments(
+    centre: Float[Tensor, "*shape"], sigma: float, grid: Grid, fused: bool = False
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Mean and variance of clip(round(c + sigma * xi)), differentiable in the centre c; sigma in steps.
 
     fused: in one compiled pass over c, which takes seconds to compile once; of no effect where nothing compiles.
@@ -24,7 +27,9 @@ def gaussian_moments(centre: Tensor, sigma: float, grid: Grid, fused: bool = Fal
 
 class _GaussianMoments(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, centre: Tensor, sigma: float, qmin: int, qmax: int, fused: bool) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, centre: Float[Tensor, "*shape"], sigma: float, qmin: int, qmax: int, fused: bool
+    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
         window_sums = _fused_window_sums() if fused else _window_sums
         # as tensors, so that the compiled pass is the same for every width and bit width
         sigma_and_range = centre.new_tensor([sigma, qmin, qmax]).unbind()
@@ -33,14 +38,20 @@ class _GaussianMoments(torch.autograd.Function):
         return mean, variance
 
     @staticmethod
-    def backward(ctx, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(
+        ctx, grad_mean: Float[Tensor, "*shape"], grad_variance: Float[Tensor, "*shape"]
+    ) -> tuple[Float[Tensor, "*shape"], None, None, None, None]:
         slope_mean, slope_variance = ctx.saved_tensors
         return (grad_mean * slope_mean).addcmul_(grad_variance, slope_variance), None, None, None, None
 
 
 def _window_sums(
-    centre: Tensor, sigma: Tensor, qmin: Tensor, qmax: Tensor, reach: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    centre: Float[Tensor, "*shape"],
+    sigma: Float[Tensor, ""],
+    qmin: Float[Tensor, ""],
+    qmax: Float[Tensor, ""],
+    reach: int,
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
     """Mean, variance and their slopes in c, from the window of thresholds within `reach` levels of the nearest to c.
 
     With d = q - near, lowest = the window's lower end - near, and j the offset of a threshold near + j + 1/2:

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Decided, Quadratic, Rounding, RoundingMethod
+from attnround.quantization.shapes import Float, Float64
 
 BLOCK = 128  # columns that wait for one matrix product, as in the paper's lazy batches
 ORDERS = ("natural", "activation")
@@ -43,15 +44,26 @@ class GPTQ(RoundingMethod):
             raise InputError(f"quantizer.order={self.order}: give one of {', '.join(ORDERS)}")
 
     def start(
-        self, u: Tensor, grid: Grid, objective: Quadratic, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Quadratic,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
         levels = round_greedily(objective.centre, objective.second, grid, self.damping, self.order)
         return Decided(levels.reshape(u.shape).to(u.dtype))
 
 
 @torch.no_grad()
-def round_greedily(centre: Tensor, second: Tensor, grid: Grid, damping: float = 0.0, order: str = "natural") -> Tensor:
-    """Levels [G, o, n], float64, for real-valued ones [G, o, n] under the second moment [G, n, n], positive definite.
+def round_greedily(
+    centre: Float[Tensor, "G o n"],
+    second: Float[Tensor, "G n n"],
+    grid: Grid,
+    damping: float = 0.0,
+    order: str = "natural",
+) -> Float64[Tensor, "G o n"]:
+    """Levels for the real-valued ones `centre` under the second moment, which is positive definite.
 
     In float64, as decisions hang on differences of sums over up to thousands of columns; most of the time goes into the
     Cholesky factor in any case.

@@ -6,6 +6,7 @@ from torch import Generator, Tensor
 
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Decided, Objective, Rounding, RoundingMethod
+from attnround.quantization.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,11 @@ class Nearest(RoundingMethod):
         return not self.calibrated
 
     def start(
-        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Objective,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
         return Decided(u.round().clamp_(grid.qmin, grid.qmax))

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Decided, Objective, Rounding, RoundingMethod
+from attnround.quantization.shapes import Float
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,12 @@ class Stochastic(RoundingMethod):
     data_free: ClassVar[bool] = True
 
     def start(
-        self, u: Tensor, grid: Grid, objective: Objective, generator: Generator, zero_point: Tensor | float = 0.0
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        objective: Objective,
+        generator: Generator,
+        zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
         draw = torch.rand(u.shape, dtype=u.dtype, device=u.device, generator=generator)
         return Decided((u + draw).floor_().clamp_(grid.qmin, grid.qmax))

@@ -1,0 +1,17 @@
+"""Types of tensors by element type and shape, for annotations: `Float[Tensor, " O *rest"]` is a float weight.
+
+They are jaxtyping's, which the tests check every call of this room with. Outside the tests nothing is checked, and
+where jaxtyping is not installed they are plain tensors.
+"""
+
+try:
+    from jaxtyping import Float, Float32, Float64, Int, Real, UInt8
+except ImportError:
+
+    class Float:
+        def __class_getitem__(cls, annotation: tuple[type, str]) -> type:
+            return annotation[0]
+
+    Float32 = Float64 = Int = Real = UInt8 = Float
+
+__all__ = ["Float", "Float32", "Float64", "Int", "Real", "UInt8"]
