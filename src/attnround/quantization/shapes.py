@@ -1,7 +1,7 @@
 """Types of tensors by element type and shape, for annotations: `Float[Tensor, " O *rest"]` is a float weight.
 
-They are jaxtyping's, which the tests check every call of this room with. Outside the tests nothing is checked, and
-where jaxtyping is not installed they are plain tensors.
+They are jaxtyping's, and tests/quantization checks every call of this room against them. Outside the tests nothing is
+checked, and where jaxtyping is not installed they are plain tensors.
 """
 
 try:

@@ -17,8 +17,8 @@ from attnround.quantization.shapes import Float
 class Objective(Protocol):
     """The error of a unit's output in percent of its float output's energy, a scalar differentiable in the levels.
 
-    Called with mean and variance (or None) of the levels. unit: what a squared output error of 1,
-    summed over channels and averaged over images and positions, adds to the value.
+    Called with mean and variance (or None) of the levels. unit: what a squared output error of 1, summed over channels
+    and averaged over images and positions, adds to the value.
     """
 
     unit: float
