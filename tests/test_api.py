@@ -5,6 +5,7 @@ import json
 import runpy
 
 import pytest
+import pytorch_lightning as pl
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -146,6 +147,32 @@ def forms(images):
     yield "batches", [images[:20], images[20:]], None
     yield "dictionaries", [{"pixel_values": images[:20], "labels": 0}, {"pixel_values": images[20:], "labels": 1}], None
     yield "anything", [(0, (images,))], lambda batch: batch[1][0]
+
+
+class OwnData(pl.LightningDataModule):
+    """As Lightning's users write them: what there is to load is known after `setup`."""
+
+    def setup(self, stage):
+        images = torch.randn(48, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
+        self.set = TensorDataset(images, torch.zeros(48).long())
+
+    def train_dataloader(self):
+        return DataLoader(self.set, 7)
+
+
+class OwnModule(pl.LightningModule):
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def test_lightnings_modules_and_data_are_taken(own, images):
+    found = quick(OwnModule(own), OwnData())
+    assert torch.equal(found.model(images), quick(own, images).model(images))
+    assert found.report[0]["name"] == "net.stem"
 
 
 @pytest.mark.parametrize("form", range(6))

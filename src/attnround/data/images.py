@@ -23,7 +23,9 @@ def gather_images(source: object, num_images: int, images_of: Callable[[object],
     """
     if isinstance(source, Tensor):
         return _checked(source)
-    if hasattr(source, "train_dataloader") and not isinstance(source, Iterable):
+    if isinstance(source, pl.LightningDataModule):
+        source.prepare_data()
+        source.setup("fit")
         source = source.train_dataloader()
     if isinstance(source, Dataset) and not isinstance(source, DataLoader):
         source = DataLoader(source, BATCH_SIZE)
