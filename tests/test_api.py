@@ -136,6 +136,7 @@ def test_what_comes_out_is_a_module_like_others(own, images):
         expected = model(images)
         assert torch.equal(copy.deepcopy(model)(images), expected)
         torch.testing.assert_close(torch.export.export(model, (images,)).module()(images), expected)
+        torch.testing.assert_close(torch.compile(model, backend="eager", fullgraph=True)(images), expected)
         torch.testing.assert_close(model.double()(images.double()).float(), expected)
 
 
