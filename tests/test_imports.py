@@ -10,10 +10,11 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "src/attnround"
-LEAVES = {"errors", "files", "machine"}
+LEAVES = {"errors", "files", "lazy", "machine"}
 MAY_IMPORT = {
     "errors": set(),
     "files": set(),
+    "lazy": set(),
     "machine": set(),
     "quantization": set(),
     "results": set(),
@@ -132,3 +133,23 @@ def test_the_package_itself_is_light():
     top = {node.module for node in tree.body if isinstance(node, ast.ImportFrom)}
     assert not any(isinstance(node, ast.Import) for node in tree.body)
     assert top <= {"__future__", "typing"}
+
+
+LIBRARY = """
+import sys, torch, attnround
+from torch import nn
+net, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 3)), torch.randn(8, 3, 6, 6)
+found = attnround.quantize(net, images, rounding="gptq", activation=8, progress=False)
+found.save(sys.argv[1])
+assert torch.equal(attnround.load(sys.argv[1], model=net)(images), found.model(images))
+assert not found.verify().faults
+print(*(name for name in sys.argv[2:] if name in sys.modules))
+"""
+
+
+def test_the_library_needs_none_of_the_suites_packages(tmp_path):
+    """Who quantizes a module of his own waits for torch alone."""
+    unwanted = ["hydra", "matplotlib", "onnx", "onnxruntime", "pytorch_lightning", "timm", "torchvision", "wandb"]
+    command = [sys.executable, "-c", LIBRARY, str(tmp_path / "q.safetensors"), *unwanted]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

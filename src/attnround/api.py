@@ -15,7 +15,7 @@ from attnround.graph import (
     Captured,
     Output,
 )
-from attnround.models import TimmModel
+from attnround.models import Blueprint
 from attnround.prepared import Prepared, start
 from attnround.progress import silent
 from attnround.quantization.observer import ClipSearch
@@ -72,7 +72,7 @@ RECONSTRUCTIONS: dict[str, Callable[[], Reconstruction]] = {
 
 
 def quantize(
-    model: nn.Module | TimmModel | Prepared,
+    model: nn.Module | Blueprint | Prepared,
     images: object = None,
     *,
     bits: int | str | Allocator = 4,

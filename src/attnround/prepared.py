@@ -26,7 +26,7 @@ from attnround.graph import (
     swap_layers,
     unwrapped,
 )
-from attnround.models import TimmModel
+from attnround.models import Blueprint
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
@@ -49,7 +49,7 @@ class Prepared:
 
     def __init__(
         self,
-        model: nn.Module | TimmModel,
+        model: nn.Module | Blueprint,
         images: object,
         *,
         num_images: int = NUM_IMAGES,
@@ -58,7 +58,7 @@ class Prepared:
     ):
         images = gather_images(images, num_images, images_of)
         shape = list(images.shape[1:])
-        if isinstance(model, TimmModel):
+        if not isinstance(model, nn.Module) and isinstance(model, Blueprint):
             teacher = captured(model.build())
             architecture = model.architecture(teacher)
             wanted = list(teacher.preprocessing["input_size"])

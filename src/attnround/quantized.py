@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnround.bits import Allocation
-from attnround.data.images import NUM_IMAGES, Labelled, LabelledPair, gather_images
+from attnround.data.images import NUM_IMAGES, Labelled, gather_images
 from attnround.deploy import prove, read, save
 from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
@@ -24,13 +24,12 @@ from attnround.files import write_atomically
 from attnround.graph import Captured, class_logits, joined, left_float
 from attnround.prepared import Prepared
 from attnround.progress import silent
-from attnround.qat import Lsq, estimate_norms, finetune, insert_norms, settle_layers, train_layers
+from attnround.qat import Lsq, estimate_norms, insert_norms, settle_layers, train_layers
 from attnround.quantization.grid import quantize
 from attnround.quantization.layers import quantized_layers
 from attnround.quantization.observer import sqnr_db
 from attnround.reconstruction import UnitReport, report_layer
 from attnround.results.table import plain, text_table
-from attnround.trainer import TrainerSettings
 
 STATISTICS_BATCH = 128  # images at a time, of which a batch norm takes statistics
 # What qat=lsq of the command line is, but for its epochs and its rate.
@@ -193,6 +192,10 @@ class Quantized:
         batches, with held_out a Dataset or loader of others for that; lr: the peak of the cycle, at 4 bits rather
         0.001; recipe: all other options, in place of the command line's (qat=lsq), and in place of epochs and lr.
         """
+        from attnround.data import LabelledPair  # Lightning only where something is trained
+        from attnround.qat.run import finetune
+        from attnround.trainer import TrainerSettings
+
         settings = recipe or Lsq(num_epochs=epochs, lr=lr, **RECIPE)
         pair = LabelledPair(data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of)
         with tempfile.TemporaryDirectory() as folder, silent(not progress), torch.random.fork_rng():

@@ -13,7 +13,7 @@ from attnround.deploy.runtime import load_onnx
 from attnround.deploy.seal import preprocessing_of
 from attnround.errors import InputError, listed, reason
 from attnround.graph import QUANTIZABLE, Captured, capture, captured, fold_batch_norms
-from attnround.models import TimmModel
+from attnround.models import Blueprint
 from attnround.quantization.layers import QuantizedLayer, float_state
 from attnround.quantization.storage import state_digest
 
@@ -83,13 +83,15 @@ def _timm_model(content: Content, source: str) -> Captured:
         )
     if set(architecture) != ARCHITECTURE or ":" in architecture["name"] or READS_FILES & set(architecture["arguments"]):
         raise InputError(f"{source}: its model asks for other files than itself ({architecture}): refused")
+    from attnround.models import TimmModel  # imports timm
+
     blueprint = TimmModel(**architecture, random_init=True)
     _check_size(blueprint, content, source)
     with torch.random.fork_rng(devices=[]):  # the weights that timm draws are overwritten
         return captured(blueprint.build())
 
 
-def _check_size(blueprint: TimmModel, content: Content, source: str) -> None:
+def _check_size(blueprint: Blueprint, content: Content, source: str) -> None:
     """Raise InputError before memory is taken for a model of far more values than the file holds."""
     try:
         with torch.device("meta"):

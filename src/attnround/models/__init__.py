@@ -1,5 +1,7 @@
 """timm's side: build a float model, with weights from a checkpoint."""
 
-from attnround.models.build import TimmModel
+from attnround.lazy import lazily
+from attnround.models.blueprint import Blueprint
 
-__all__ = ["TimmModel"]
+__all__ = ["Blueprint", "TimmModel"]
+__getattr__ = lazily(__name__, {"TimmModel": "build"})  # which needs timm

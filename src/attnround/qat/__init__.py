@@ -1,7 +1,7 @@
 """Quantization-aware training: the rival with labels, from the same grid and allocation."""
 
+from attnround.lazy import lazily
 from attnround.qat.batch_norm import estimate_norms, insert_norms
-from attnround.qat.finetune import Tuned, finetune
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.settings import Lsq, NoTraining
 
@@ -15,3 +15,4 @@ __all__ = [
     "settle_layers",
     "train_layers",
 ]
+__getattr__ = lazily(__name__, {"Tuned": "run", "finetune": "run"})  # which need Lightning

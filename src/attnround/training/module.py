@@ -3,33 +3,12 @@
 Source: the one-cycle schedule is Smith and Topin, arXiv 1708.07120; label smoothing, Szegedy et al., arXiv 1512.00567.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from attnround.errors import check_number
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Hyper-parameters of a supervised fit. lr is the peak of the cycle; warmup the fraction of steps up to it."""
-
-    group: ClassVar[str] = "training"
-    num_epochs: int
-    lr: float
-    weight_decay: float
-    label_smoothing: float
-    warmup: float = 0.2
-    momentum: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_number(f"{self.group}.num_epochs", self.num_epochs, least=1, whole=True)
-        check_number(f"{self.group}.lr", self.lr, above=0)
-        check_number(f"{self.group}.warmup", self.warmup, least=0, most=1)
+from attnround.training.recipe import Recipe
 
 
 class SupervisedModule(pl.LightningModule):

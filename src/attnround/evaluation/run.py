@@ -1,0 +1,42 @@
+"""A model over a whole evaluation set, through Lightning's `trainer.validate`."""
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+
+from attnround.data import ImageData
+from attnround.errors import InputError
+from attnround.evaluation.accuracy import Outputs
+from attnround.graph import channels_last, class_logits
+from attnround.trainer import EvaluationBar, TrainerSettings
+
+
+class _Collector(pl.LightningModule):
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+        self.logits, self.labels = [], []
+
+    def validation_step(self, batch: tuple[Tensor, Tensor] | None, batch_idx: int) -> None:
+        if batch is None:
+            return
+        images, labels = batch
+        images = images.contiguous(memory_format=torch.channels_last)
+        self.logits.append(class_logits(self.model, images).float().cpu())
+        self.labels.append(labels.cpu())
+
+
+def evaluate(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: str = "") -> Outputs:
+    """Run the whole evaluation set through the model. `name` is what the progress bar says.
+
+    In channels_last, which halves the time of mobilenetv2_050 on one core; the model comes back as it was.
+    """
+    collector = _Collector(channels_last(model))
+    try:
+        trainer.make(callbacks=[EvaluationBar(name)]).validate(collector, datamodule=data, verbose=False)
+    finally:
+        model.to(memory_format=torch.contiguous_format)
+    data.say_remarks()
+    if not collector.logits:
+        raise InputError("none of the evaluation images could be read: check what data.root points to")
+    return Outputs(torch.cat(collector.logits), torch.cat(collector.labels))
