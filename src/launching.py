@@ -1,6 +1,6 @@
 """Many jobs through any of Hydra's launchers: one after another, on all cores, or on a cluster.
 
-A job is what `python src/train.py` would run, in a folder of its own; nothing is shared, so nothing needs a lock.
+A job is what `python src/train.py` would run, in a folder of its own, so that no two write to one file.
 """
 
 import json

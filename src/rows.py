@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 COMMITTED = ROOT / "results/rows"
 LOGGED_ONLY = ("hydra.job_logging.root.handlers=[file]",)  # a job says its lines in its folder
-KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # a row that was not finished is run anew: so that its seconds are true
+KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # not taken up: an unfinished row runs anew, and its seconds count all
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def main() -> None:
     kind = "grid" if sweep.method == "grid" else "random search"
     if sweep.method == "bayes":
         kind += " (bayes takes W&B's server, which would learn from run to run)"
-    told = cost.told([each.source for each in missing.values()], workers(launcher))
-    print(f"{sweep.name}: {kind}, {len(runs)} runs, {len(missing)} to run{told}; to {folder}", flush=True)
+    estimate = cost.estimate([each.source for each in missing.values()], workers(launcher))
+    print(f"{sweep.name}: {kind}, {len(runs)} runs, {len(missing)} to run{estimate}; to {folder}", flush=True)
     run_rows(missing, folder / "rows", folder / "runs", cost, launcher, loggers)
     rows = read_rows(folder / "rows", {run.config_hash for run in runs})
     _report(sweep, list(zip(every, runs, strict=True)), rows, folder)

@@ -70,8 +70,8 @@ def tell(
 
     for name, some in runs.items():
         lacking = [run.source for run in some if run.config_hash in missing]
-        told = cost.told(lacking, workers(launcher))
-        print(f"{name:<20} {len(some):4} rows, {len(lacking):4} to run{told}", flush=True)
+        estimate = cost.estimate(lacking, workers(launcher))
+        print(f"{name:<20} {len(some):4} rows, {len(lacking):4} to run{estimate}", flush=True)
 
 
 def write(

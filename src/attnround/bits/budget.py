@@ -97,8 +97,8 @@ class Budgeted(Allocator):
         ordered = {layer.name: widths[layer.name] for layer in problem.layers}
         units = sum(cost(self.unit, layer, ordered[layer.name], problem) for layer in problem.layers)
         asked = "" if self.budget is None else f" of {self.budget:g}"
-        said = f"{self._amount(units, problem):.4g}{asked} {UNITS[self.unit]} spent, counted: {COUNTS[self.unit]}"
-        return Allocation(ordered, score, convention, said)
+        spent = f"{self._amount(units, problem):.4g}{asked} {UNITS[self.unit]} spent, counted: {COUNTS[self.unit]}"
+        return Allocation(ordered, score, convention, spent)
 
     def slots(self, problem: Problem) -> tuple[list[Slot], int]:
         """The layers that are not pinned, group by group, and what the pinned ones cost."""
@@ -162,8 +162,8 @@ class Budgeted(Allocator):
         for group in self._groups(problem):
             pinned = {name: pins[name] for name in group if name in pins}
             if len(set(pinned.values())) > 1:
-                said = ", ".join(f"{name} at {bits}" for name, bits in pinned.items())
-                raise InputError(f"bits.groups and bits.pinned contradict each other: {said} share a width")
+                widths = ", ".join(f"{name} at {bits}" for name, bits in pinned.items())
+                raise InputError(f"bits.groups and bits.pinned contradict each other: {widths} share a width")
             pins |= dict.fromkeys(group, next(iter(pinned.values()))) if pinned else {}
         return pins
 
@@ -171,7 +171,10 @@ class Budgeted(Allocator):
         """The budget in whole units of cost. Raises InputError where it is out of reach."""
         low, high = self._reach(slots, fixed, problem)
         if self.budget is not None and not low <= self.budget <= high:
-            low, high = math.ceil(low * 1000) / 1000, math.floor(high * 1000) / 1000  # what is said can be given
+            low, high = (
+                math.ceil(low * 1000) / 1000,
+                math.floor(high * 1000) / 1000,
+            )  # rounded inwards: either bound can be given
             raise InputError(
                 f"bits.budget={self.budget} {UNITS[self.unit]} is out of reach: with these bits.candidates and "
                 f"bits.pinned this model takes {low} to {high}"

@@ -84,4 +84,5 @@ def fisher_information(problem: Problem, num_probes: int) -> dict[str, float]:
 
 
 def variance(weight: Tensor) -> float:
+    """Of all values of a weight, in float64."""
     return torch.var(weight.detach().double(), correction=0).item()

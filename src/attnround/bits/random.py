@@ -26,5 +26,5 @@ class Random(Budgeted):
         generator = torch.Generator().manual_seed(self.seed)
         drawn = (self.spread * torch.randn(len(problem.layers), generator=generator)).tolist()
         score = {layer.name: share for layer, share in zip(problem.layers, drawn, strict=True)}
-        said = f"a draw of standard deviation {self.spread:g} bits, seed {self.seed}"
-        return waterfill(slots, [slot.mean(score) for slot in slots], limit), score, said
+        convention = f"a draw of standard deviation {self.spread:g} bits, seed {self.seed}"
+        return waterfill(slots, [slot.mean(score) for slot in slots], limit), score, convention

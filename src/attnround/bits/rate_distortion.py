@@ -31,8 +31,8 @@ class RateDistortion(Budgeted):
         score = {
             layer.name: 0.5 * math.log2(max(h[layer.name] * variance(layer.weight), TINY)) for layer in problem.layers
         }
-        said = f"1/2 log2(h sigma^2), h = {SENSITIVITIES[self.h]}"
-        return waterfill(slots, [slot.mean(score) for slot in slots], limit), score, said
+        convention = f"1/2 log2(h sigma^2), h = {SENSITIVITIES[self.h]}"
+        return waterfill(slots, [slot.mean(score) for slot in slots], limit), score, convention
 
 
 def _of_moments(problem: Problem) -> dict[str, float]:

@@ -63,5 +63,5 @@ class Fisher(Searched):
         check_number("bits.num_probes", self.num_probes, least=1, whole=True)
 
     def distortions(self, problem: Problem) -> tuple[Table, str]:
-        said = f"mean Fisher information ({self.num_probes} probes) times squared weight error"
-        return fisher_errors(problem, self.num_probes), said
+        convention = f"mean Fisher information ({self.num_probes} probes) times squared weight error"
+        return fisher_errors(problem, self.num_probes), convention

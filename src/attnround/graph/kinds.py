@@ -113,6 +113,8 @@ class Kind(ABC):
 
 
 class Linear(Kind):
+    """Of the last dimension of [N, *tokens, n]: a place is a token."""
+
     name, onnx = "Linear", ("Gemm", "MatMul")
     native = module = nn.Linear
     operations = (aten.linear.default,)

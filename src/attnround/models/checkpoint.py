@@ -148,12 +148,12 @@ def load(model: nn.Module, sets: dict[str, State], file: str, weights_key: str |
     if bad:
         raise InputError(f"model.checkpoint={file} has NaN or infinity in {listed(bad)}: use an intact checkpoint")
 
-    said = f"{choice.path} of {Path(file).name}" if choice.path else Path(file).name
-    said += f" under {choice.prefix}" if choice.prefix else ""
+    source = f"{choice.path} of {Path(file).name}" if choice.path else Path(file).name
+    source += f" under {choice.prefix}" if choice.prefix else ""
     left = len(sets[choice.path]) - len(state)
-    said += f", {left} other tensor{'s' * (left > 1)} left out" if left else ""
+    source += f", {left} other tensor{'s' * (left > 1)} left out" if left else ""
     names = [other.name for other in others]
-    return said + (f" (also there: {listed(names)}; model.weights_key= chooses)" if names else "")
+    return source + (f" (also there: {listed(names)}; model.weights_key= chooses)" if names else "")
 
 
 def _choose(sets: dict[str, State], own: set[str], file: str, weights_key: str | None) -> Choice:

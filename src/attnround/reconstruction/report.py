@@ -81,6 +81,7 @@ def report_layer(name: str, layer: QuantizedLayer, weight: Tensor, nearest: Tens
 
 
 def percent(which: Tensor) -> float:
+    """How many of a bool tensor's values are true, in percent."""
     return 100 * which.to(torch.double).mean().item()
 
 

@@ -125,6 +125,7 @@ def pack(right: np.ndarray) -> dict[str, object]:
 
 
 def unpack(packed: dict) -> np.ndarray:
+    """bool [N]: what `pack` packed."""
     packed_bits = np.frombuffer(zlib.decompress(base64.b85decode(packed["bits"])), np.uint8)
     return np.unpackbits(packed_bits, count=packed["images"]).astype(bool)
 

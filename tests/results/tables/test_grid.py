@@ -118,4 +118,4 @@ def test_a_run_costs_what_its_like_did():
     assert cost.seconds(config("a", "x", logger={"csv": 1})) == 15  # it makes no other run
     assert cost.seconds(config("a", "y", bits={"budget": 3})) == 100
     assert cost.seconds(config("b", "x")) is None
-    assert cost.told([config("a", "y"), config("b", "y")], workers=1) == ", about 2 minutes, 1 of unknown cost"
+    assert cost.estimate([config("a", "y"), config("b", "y")], workers=1) == ", about 2 minutes, 1 of unknown cost"

@@ -25,12 +25,12 @@ class Cost:
         near = [each for count, seconds in unlike if count == least for each in seconds]
         return sum(near) / len(near) if near else None
 
-    def told(self, configs: Sequence[dict], workers: int) -> str:
+    def estimate(self, configs: Sequence[dict], workers: int) -> str:
         """`, about 12 minutes`, where so many run at a time, and how many are like nothing that was run yet."""
         seconds = [self.seconds(each) for each in configs]
         known = [each for each in seconds if each is not None]
-        told = f", about {sum(known) / 60 / workers:.0f} minutes" if known else ""
-        return told + (f", {len(seconds) - len(known)} of unknown cost" if len(known) < len(seconds) else "")
+        text = f", about {sum(known) / 60 / workers:.0f} minutes" if known else ""
+        return text + (f", {len(seconds) - len(known)} of unknown cost" if len(known) < len(seconds) else "")
 
 
 def _options(config: dict) -> frozenset[tuple[str, str]]:

@@ -123,8 +123,8 @@ def _published_after(grid: Grid, cells: Sequence[Cell], published: Sequence[Publ
 
 
 def _published_labels(grid: Grid, cell: Cell, line: Published) -> dict[str, str]:
-    told = {axis: label if names_place(label) else MISSING for axis, label in cell.place.items()}
-    return told | {grid.compare: f"{line.method} (published {KINDS[line.kind]}, {line.source})"}
+    labels = {axis: label if names_place(label) else MISSING for axis, label in cell.place.items()}
+    return labels | {grid.compare: f"{line.method} (published {KINDS[line.kind]}, {line.source})"}
 
 
 def _published_numbers(line: Published) -> dict[str, float | None]:
