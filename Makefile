@@ -66,7 +66,7 @@ allocation-speed: $(STAMP) ## how long the bits of ResNet-50 take, into results/
 block-step: $(STAMP) ## what a step of block reconstruction costs against the bare float block, into results/block_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/block_step.py results/block_step.csv
 
-families: $(STAMP) ## one architecture of each of timm's files, from capture to a loaded file, into results/families.csv
+families: $(STAMP) ## an architecture of each family of timm, torchvision and transformers, from capture to a loaded file, into results/families.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py results/families.csv
 
 layer-step: $(STAMP) ## what a step of the layer objective costs against images and bits, into results/layer_step.csv

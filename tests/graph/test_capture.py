@@ -189,6 +189,28 @@ def test_what_stays_float_is_named():
     assert left_float(capture(nn.Sequential(Dynamic()), IMAGE), ["0.mix"]) == {"conv2d at 0": 0}
 
 
+class Table(nn.Module):
+    """A table that the code makes goes through a layer; random numbers come with what it gives."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.place = nn.Conv2d(3, 4, 3), nn.Linear(1, 4)
+
+    def forward(self, x):
+        table = torch.arange(36.0).reshape(36, 1).expand(x.shape[0], -1, -1)
+        return self.conv(x).flatten(2) + self.place(table).transpose(1, 2), torch.rand(3)
+
+
+@torch.no_grad()
+def test_a_table_is_computed_once_and_random_numbers_at_every_call():
+    net, images = Table().eval(), torch.randn(2, 3, 8, 8)
+    expected, _ = net(images)
+    model = capture(net, IMAGE).double()
+    found, one = model(images.double())
+    torch.testing.assert_close(found, expected.double(), rtol=1e-5, atol=1e-5)
+    assert not torch.equal(one, model(images.double())[1])
+
+
 class Fixed(nn.Module):
     def forward(self, x):
         return x.reshape(len(x), -1)

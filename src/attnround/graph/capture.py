@@ -3,8 +3,8 @@
 What comes out is a graph without in-place operations, for batches of any size of images of one shape. A layer is a
 convolution or a linear operation whose weight is a parameter; it becomes a module of its kind (kinds.py) under the
 weight's name, wherever the model kept the parameter and whatever module called the operation. Batch norms become
-modules too. What depends on parameters alone, such as a standardised weight or a table of relative positions, is
-computed once.
+modules too. What depends on no image, such as a standardised weight or a table of relative positions, is computed once;
+random numbers are drawn at every call.
 """
 
 import copy
@@ -244,7 +244,8 @@ class _Converter:
 
     def _take(self, node: fx.Node) -> None:
         module = self._module(node)
-        if node.all_input_nodes and all(each in self.constants for each in node.all_input_nodes):
+        draws = torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        if not draws and all(each in self.constants for each in node.all_input_nodes):
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.constants.__getitem__)
             self.constants[node] = node.target(*args, **kwargs)
             self.origins[node] = frozenset().union(*(self.origins[each] for each in node.all_input_nodes))
