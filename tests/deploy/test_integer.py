@@ -77,9 +77,11 @@ def test_the_sums_are_those_of_torch_in_float64_and_of_int64(kind, bits, input_b
 def test_a_layer_gives_what_its_simulation_does(kind):
     layer = layer_of(kind, 4, 8, True)
     x = layer.activation.decode(codes_of(layer, 0)) + 0.01
-    torch.testing.assert_close(IntegerLayer(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
-    layer.activation = None
-    torch.testing.assert_close(IntegerLayer(layer)(x), layer(x), rtol=1e-5, atol=1e-5)
+    for _ in range(2):
+        expected = layer(x)
+        eps = torch.finfo(torch.float32).eps * expected.abs().max()  # of float32 sums, which cancel to small values too
+        assert (IntegerLayer(layer)(x) - expected).abs().max() <= 8 * eps
+        layer.activation = None
 
 
 def test_the_accumulator_is_as_wide_as_the_bound_asks():
