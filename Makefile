@@ -47,7 +47,7 @@ tables: $(STAMP) ## run what is missing of the tables and write them anew: PROFI
 	$(BIN)/python src/tables.py profile=$(PROFILE) models=$(DATA) tables=$(TABLE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
 report: $(STAMP) ## one page of all tables and pictures, results/report.html
-	$(BIN)/python -m attnround.results.report.write results/tables results/report.html
+	$(BIN)/python -m attnround.study.report.write results/tables results/report.html
 
 conventions: $(STAMP) ## every allocator and convention of coding length on the network's output, into results/allocation.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/allocators.py
@@ -81,7 +81,7 @@ cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 a
 	$(BIN)/python benchmarks/noise_images.py outputs/noise 1024
 	$(BIN)/python src/train.py model=timm model.name=tf_efficientnet_lite0 model.random_init=true bits=uniform \
 	  data=image_folder data.root=outputs/noise data.calibration=outputs/noise/calibration hydra.run.dir=outputs/cost/lite0
-	$(BIN)/python -m attnround.results.gather outputs/cost results/cost.csv
+	$(BIN)/python -m attnround.study.gather outputs/cost results/cost.csv
 
 gpu-check: ## what only a GPU can show, with the Python that is there, into results/gpu.csv: PYTHON=python3
 	PYTHON=$(PYTHON) benchmarks/gpu.sh

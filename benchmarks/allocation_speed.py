@@ -19,11 +19,11 @@ from attnround.bits import Convention, Mixed, Problem
 from attnround.bits.distortion import weight_errors
 from attnround.bits.programme import least_distortion
 from attnround.bits.waterfill import waterfill
+from attnround.experiment.record import git_revision
 from attnround.files import write_atomically
 from attnround.graph import capture, find_layers, fold_batch_norms
 from attnround.machine import processor
-from attnround.results.record import git_revision
-from attnround.results.table import csv_text
+from attnround.table import csv_text
 
 ROOT = Path(__file__).resolve().parents[1]
 REPEATS = 5

@@ -19,9 +19,9 @@ from tuning import Case
 from attnround.bits import Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
 from attnround.bits.distortion import network_errors
 from attnround.graph import find_layers
+from attnround.problem import bit_problem
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import CoordinateDescent
-from attnround.reconstruction import bit_problem
 
 ALLOCATORS = {
     "uniform": Uniform, "mixed": Mixed, "sensitivity": Sensitivity, "fisher": Fisher,

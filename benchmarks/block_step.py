@@ -15,6 +15,7 @@ import timm
 import torch
 from torch import nn
 
+from attnround.calibration.walk import Walk
 from attnround.files import write_atomically
 from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.graph.trace import executor, graph_of
@@ -23,8 +24,7 @@ from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import AdaRound, AttentionRound, RoundingMethod
 from attnround.reconstruction import BlockReconstruction
 from attnround.reconstruction.plan import Bench
-from attnround.reconstruction.walk import Walk
-from attnround.results.table import csv_text
+from attnround.table import csv_text
 
 NUM_IMAGES, NUM_STEPS = 64, 21
 BLOCKS = {

@@ -30,9 +30,9 @@ from attnround.deploy import load, save
 from attnround.errors import InputError
 from attnround.files import write_atomically
 from attnround.graph import Captured, captured, find_layers, fold_batch_norms, joined, left_float, swap_layers, tensors
-from attnround.models import TimmModel
 from attnround.quantization.observer import ClipSearch, sqnr_db
-from attnround.results.table import csv_text
+from attnround.table import csv_text
+from attnround.zoo import TimmModel
 
 EXACT = 1e-6  # of the largest output, for a capture in float32 and a fold in float64
 LEAST_DB = 5.0  # of 8-bit weights; random networks amplify their error too

@@ -31,7 +31,7 @@ train() { # name, overrides...
   local name=$1
   shift
   stage "$name" "$PYTHON" src/train.py trainer="$DEVICE" logger=csv hydra.run.dir="$out/$name" "$@"
-  "$PYTHON" -m attnround.results.gather $out results/gpu.csv
+  "$PYTHON" -m attnround.study.gather $out results/gpu.csv
 }
 noise() { # name, model, overrides...
   local name=$1 model=$2

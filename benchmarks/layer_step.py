@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from attnround.calibration.moments import gather_moments
 from attnround.files import write_atomically
 from attnround.graph.patches import Patches
 from attnround.machine import processor
@@ -21,8 +22,7 @@ from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import AttentionRound
 from attnround.reconstruction import LayerReconstruction
 from attnround.reconstruction.layer import LayerUnit
-from attnround.reconstruction.moments import gather_moments
-from attnround.results.table import csv_text
+from attnround.table import csv_text
 
 CASES = ((256, 4), (4096, 4), (256, 8))
 NUM_STEPS = 60

@@ -22,15 +22,16 @@ from torch.nn.functional import cross_entropy
 from trials import PINNED, ROOT, Rows, named, parser, product, settle
 
 from attnround.bits import Problem, Uniform
+from attnround.calibration import attach_activations, calibrate_activations
 from attnround.data import FashionMNIST, HeldOut
 from attnround.graph import captured, find_layers, fold_batch_norms, norms_to_fold, swap_layers
-from attnround.models import TimmModel
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float, Mse
 from attnround.quantization.rounding import GPTQ
-from attnround.reconstruction import LayerReconstruction, attach_activations, calibrate_activations, reconstruct
+from attnround.reconstruction import LayerReconstruction, reconstruct
 from attnround.trainer import TrainerSettings
+from attnround.zoo import TimmModel
 
 NUM_SHIPPED, NUM_JUDGED = 10_000, 5_000
 FLOAT = 32  # the word for inputs that are not quantized

@@ -20,7 +20,6 @@ from attnround.bits import Problem, Uniform
 from attnround.data import FashionMNIST
 from attnround.evaluation import agreement, logit_sqnr_db, logits
 from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers
-from attnround.models import TimmModel
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import (
     GPTQ,
@@ -33,6 +32,7 @@ from attnround.quantization.rounding import (
     Stochastic,
 )
 from attnround.reconstruction import LayerReconstruction, reconstruct
+from attnround.zoo import TimmModel
 
 NUM_CALIBRATION, NUM_HELD_OUT = 1024, 2048
 METHODS = {

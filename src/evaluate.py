@@ -1,19 +1,6 @@
-"""Evaluate an exported model on any data.
+"""`python src/evaluate.py ...` is `attnround evaluate ...`; `--help` says what it takes."""
 
-python src/evaluate.py checkpoint=outputs/run/quantized.safetensors data=fashion_mnist
-"""
-
-import hydra
-from omegaconf import DictConfig
-
-from entry import CONF, perform, start
-
-
-@hydra.main(version_base="1.3", config_path=CONF, config_name="evaluate")
-def main(cfg: DictConfig) -> float:
-    """Top-1 of a file."""
-    return perform(cfg)
-
+from attnround.cli.evaluate import main  # with its @hydra.main, which shell completion looks for here
 
 if __name__ == "__main__":
-    start(main)
+    main()

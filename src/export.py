@@ -1,20 +1,6 @@
-"""Write the model of a run as ONNX or as a torch.export program, compared with the simulation on the run's own images.
+"""`python src/export.py ...` is `attnround export ...`; `--help` says what it takes."""
 
-python src/export.py outputs/2026-01-01/12-00-00 format=onnx
-python src/export.py outputs/2026-01-01/12-00-00 format=torch
-"""
-
-import hydra
-from omegaconf import DictConfig
-
-from entry import CONF, perform, start_on_run
-
-
-@hydra.main(version_base="1.3", config_path=CONF, config_name="export")
-def main(cfg: DictConfig) -> float:
-    """Agreement of the exported model with the simulation."""
-    return perform(cfg)
-
+from attnround.cli.export import main  # with its @hydra.main, which shell completion looks for here
 
 if __name__ == "__main__":
-    start_on_run(main)
+    main()

@@ -1,20 +1,6 @@
-"""Prove that a run's integers compute what its simulation did, on the images that it was evaluated on.
+"""`python src/verify.py ...` is `attnround verify ...`; `--help` says what it takes."""
 
-python src/verify.py outputs/2026-01-01/12-00-00
-python src/verify.py outputs/2026-01-01/12-00-00 data.limit=1000
-"""
-
-import hydra
-from omegaconf import DictConfig
-
-from entry import CONF, perform, start_on_run
-
-
-@hydra.main(version_base="1.3", config_path=CONF, config_name="verify")
-def main(cfg: DictConfig) -> float:
-    """Agreement of integers and simulation."""
-    return perform(cfg)
-
+from attnround.cli.verify import main  # with its @hydra.main, which shell completion looks for here
 
 if __name__ == "__main__":
-    start_on_run(main)
+    main()

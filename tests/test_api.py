@@ -18,13 +18,13 @@ from attnround.data import FashionMNIST
 from attnround.deploy import fingerprint
 from attnround.errors import InputError
 from attnround.evaluation import logit_sqnr_db
-from attnround.models import TimmModel
 from attnround.qat import Lsq
 from attnround.qat.layer import TrainedLayer
 from attnround.quantization.layers import quantized_layers
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
 from attnround.quantized import RECIPE
+from attnround.zoo import TimmModel
 from tests.conftest import ROOT, Residual, same_state
 from tests.golden.runs import outcome
 
@@ -453,7 +453,7 @@ def test_what_one_setting_measured_serves_the_next(own, images, monkeypatch):
     prepared = attnround.Prepared(own, images)
     one = quick(prepared, bits=attnround.bits.Fisher(budget=6, pinned=ENDS), activation=8)
     monkeypatch.setattr("attnround.prepared.calibrate_activations", None)
-    monkeypatch.setattr("attnround.reconstruction.problem.fisher_traces", None)
+    monkeypatch.setattr("attnround.problem.fisher_traces", None)
     other = quick(prepared, bits=attnround.bits.Fisher(budget=5, pinned=ENDS), activation=8)
     assert other.allocation.bit_width != one.allocation.bit_width
     monkeypatch.undo()

@@ -2,12 +2,12 @@
 
 import pytest
 
-from attnround.results.pictures.marks import HATCHES
-from attnround.results.pictures.run import COLOURS, MARKERS
-from attnround.results.row import read_rows
-from attnround.results.tables.grid import Grid, cells_of, read_grid, read_models
-from attnround.results.tables.write import texts
-from rows import plan
+from attnround.cli.rows import plan
+from attnround.experiment.pictures import COLOURS, MARKERS
+from attnround.study.pictures.marks import HATCHES
+from attnround.study.row import read_rows
+from attnround.study.tables.grid import Grid, cells_of, read_grid, read_models
+from attnround.study.tables.write import texts
 from tests.conftest import ROOT
 
 TABLES = sorted((ROOT / "conf/table").glob("*.yaml"))

@@ -5,10 +5,11 @@ import inspect
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.errors import InstantiationException
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from attnround.errors import InputError
+from attnround.experiment import task_of
 from tests.conftest import ROOT
 
 CONF = ROOT / "conf"
@@ -34,7 +35,7 @@ def test_every_option_composes_and_instantiates(option, tmp_path):
     group = option.split("=")[0]
     config = composed(option, *NEEDS.get(option, []))
     parts = list(config.logger) if group == "logger" else [group]
-    get_method(config.task)
+    task_of(config.task)
     for part in parts:
         node = config.logger[part] if group == "logger" else config.get(group)
         if group in ("paths", "experiment") or node is None:
@@ -55,7 +56,7 @@ def dictionaries(node: DictConfig, path: str = "") -> list[str]:
 
 
 def test_an_empty_dictionary_is_empty_wherever_one_is_an_option():
-    from entry import keep_empty
+    from attnround.cli.entry import keep_empty
 
     seen = set()
     for option in OPTIONS:
@@ -79,7 +80,7 @@ def test_an_empty_dictionary_is_empty_wherever_one_is_an_option():
 
 
 def test_what_follows_an_empty_dictionary_fills_it():
-    from entry import keep_empty
+    from attnround.cli.entry import keep_empty
 
     for given, pinned in (
         (["bits.pinned={}", "bits.pinned.last=4"], {"last": 4}),
@@ -104,7 +105,7 @@ def test_an_experiment_says_how_to_run_it(name):
 @pytest.mark.parametrize("name", [each.stem for each in sorted((CONF / "experiment").glob("*.yaml"))])
 def test_the_parts_of_an_experiment_fit_its_task(name):
     config = composed(f"experiment={name}")
-    wanted = set(inspect.signature(get_method(config.task)).parameters) - {"run", "seed", "logger"}
+    wanted = set(inspect.signature(task_of(config.task)).parameters) - {"run", "seed", "logger"}
     assert wanted <= set(config)
     assert all(instantiate(config[part], _convert_="all") for part in wanted)
 

@@ -7,7 +7,7 @@ import shlex
 import pytest
 from hydra import compose, initialize_config_dir
 
-from attnround.results.tables.write import put_into
+from attnround.study.tables.write import put_into
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "README.md").read_text()

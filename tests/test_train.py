@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from attnround.data.fashion_mnist import read_idx
-from attnround.models import TimmModel
+from attnround.zoo import TimmModel
 from tests.conftest import ROOT
 from tests.wandb_file import WandbFile, run_files
 

@@ -15,7 +15,6 @@ from attnround.graph import (
     Captured,
     Output,
 )
-from attnround.models import Blueprint
 from attnround.prepared import Prepared, start
 from attnround.progress import silent
 from attnround.quantization.observer import ClipSearch
@@ -38,6 +37,7 @@ from attnround.reconstruction import (
     UnitReport,
     reconstruct,
 )
+from attnround.zoo import Blueprint
 
 T = TypeVar("T")
 ENDS = {"first": 8, "last": 8}  # bits of the first and the last layer, and of their inputs

@@ -1,6 +1,8 @@
 """What a user can mend: one line that names what was given, what is allowed and what to do."""
 
 import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 
 class InputError(Exception):
@@ -23,6 +25,21 @@ def reason(error: Exception) -> str:
 def listed(keys: list[str], most: int = 3) -> str:
     """The first few names of a list, and how many more there are."""
     return ", ".join(keys[:most]) + (f" and {len(keys) - most} more" if len(keys) > most else "")
+
+
+def choice(option: str, given: object, allowed: Iterable[str]) -> str:
+    """A line that says what may be given instead: the near ones, or all where none is near.
+
+    >>> choice("quantizer", "adarond", ["gptq", "adaround"])
+    'quantizer=adarond: give adaround'
+    """
+    names = list(allowed)
+    return f"{option}={given}: give " + (" or ".join(near(given, names)) or f"one of {', '.join(names)}")
+
+
+def near(given: object, names: Sequence[str]) -> list[str]:
+    """Up to three of the names that are spelt like what was given."""
+    return get_close_matches(str(given), names, n=3, cutoff=0.6)
 
 
 def check_number(

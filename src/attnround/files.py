@@ -1,10 +1,13 @@
-"""Files as this project writes them: whole or not at all, and JSON that any reader takes."""
+"""Where this project's own files lie; files as it writes them: whole or not at all, and JSON that any reader takes."""
 
 import json
 import math
 import os
 from pathlib import Path
 
+PACKAGE = Path(__file__).resolve().parent
+CHECKOUT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf/train.yaml").exists() else None  # None: installed
+SHIPPED = CHECKOUT or PACKAGE  # conf/ and assets/ lie here: at the top of the repository, or inside the package
 NON_FINITE = ("Infinity", "-Infinity", "NaN")  # as JSON holds them, see `json_text`
 
 

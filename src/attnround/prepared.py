@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.bits import Allocation, Allocator, Layer, Problem
+from attnround.calibration import attach_activations, calibrate_activations
 from attnround.data.images import NUM_IMAGES, gather_images
 from attnround.errors import InputError
 from attnround.evaluation import agreement, logits, outputs
@@ -26,12 +27,13 @@ from attnround.graph import (
     swap_layers,
     unwrapped,
 )
-from attnround.models import Blueprint
+from attnround.problem import bit_problem
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import RangeSearch
-from attnround.reconstruction import Reconstruction, attach_activations, bit_problem, calibrate_activations
+from attnround.reconstruction import Reconstruction
+from attnround.zoo import Blueprint
 
 BYTE_RANGE = 50  # no normalised image reaches this, one of 0 to 255 does
 

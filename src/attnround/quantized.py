@@ -29,7 +29,7 @@ from attnround.quantization.grid import quantize
 from attnround.quantization.layers import quantized_layers
 from attnround.quantization.observer import sqnr_db
 from attnround.reconstruction import UnitReport, report_layer
-from attnround.results.table import plain, text_table
+from attnround.table import plain, text_table
 
 STATISTICS_BATCH = 128  # images at a time, of which a batch norm takes statistics
 # What qat=lsq of the command line is, but for its epochs and its rate.

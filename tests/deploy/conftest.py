@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from attnround.calibration import attach_activations, calibrate_activations
 from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers
-from attnround.models import TimmModel
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
-from attnround.reconstruction import attach_activations, calibrate_activations
+from attnround.zoo import TimmModel
 
 SMALL = {"input_size": [3, 32, 32]}
 MODELS = {  # name: (TimmModel, whether its inputs are quantized, whether its grid is symmetric)

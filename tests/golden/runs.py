@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_method, instantiate
+from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from attnround.cli.rows import compose
+from attnround.experiment import task_of
+from attnround.experiment.record import Run
 from attnround.machine import processor
-from attnround.results.record import Run
-from launching import compose
 
 FILE = Path(__file__).with_name("golden.json")
 SMALL = (
@@ -57,11 +58,11 @@ def outcome(name: str, folder: Path) -> dict[str, object]:
     config, choices = compose([*SMALL, *RUNS[name]])
     source = OmegaConf.to_container(config, resolve=False)
     OmegaConf.resolve(config)
-    run = Run(OmegaConf.to_container(config), source, choices, folder)
+    run = Run.of(OmegaConf.to_container(config), source, choices, folder)
     parts = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "trainer")
     made = {part: instantiate(config[part], _convert_="all") for part in parts}
     pl.seed_everything(0, verbose=False)
-    get_method(config.task)(**made, logger={}, seed=0, run=run)
+    task_of(config.task)(**made, logger={}, seed=0, run=run)
     record = json.loads((folder / "record.json").read_text())
     return {key: record["metrics"][key] for key in METRICS} | {"fingerprint": record["deployed"]["fingerprint"]}
 

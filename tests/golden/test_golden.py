@@ -5,8 +5,8 @@ import pytest
 from tests.golden.runs import FILE, RUNS, machine, outcome
 from torch import nn
 
+from attnround.experiment import quantizing, stages
 from attnround.graph import Captured, captured
-from attnround.pipeline import quantizing, stages
 
 GOLDEN = json.loads(FILE.read_text())
 CAPTURED: dict[str, Captured] = {}  # by the architecture's name

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attnround.calibration import attach_activations, calibrate_activations
 from attnround.data.fashion_mnist import read_idx
 from attnround.evaluation import agreement
 from attnround.graph import capture, captured, cut, find_layers, fold_batch_norms, swap_layers
@@ -21,7 +22,7 @@ from attnround.graph.trace import executor, graph_of
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
-from attnround.reconstruction import LayerReconstruction, attach_activations, calibrate_activations, reconstruct
+from attnround.reconstruction import LayerReconstruction, reconstruct
 
 SLIM = SMALL["resnet18"]
 FAMILIES = {  # name: (arguments, units of the blocks)

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from attnround.calibration import attach_activations, calibrate_activations
 from attnround.data import HeldOut
 from attnround.data.base import Calibration, ImageData
 from attnround.graph import FoldedNorm, find_layers, fold_batch_norms, norms_to_fold, swap_layers
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
-from attnround.reconstruction import attach_activations, calibrate_activations
 from attnround.trainer import TrainerSettings
 
 

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
+from attnround.calibration import attach_activations, calibrate_activations
 from attnround.graph import Captured, capture, find_layers, swap_layers
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Float, RangeSearch
-from attnround.reconstruction import ReconstructionLoop, attach_activations, calibrate_activations, reconstruct
+from attnround.reconstruction import ReconstructionLoop, reconstruct
 
 
 class Shortcut(nn.Module):

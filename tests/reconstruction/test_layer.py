@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from attnround.calibration.moments import gather_moments
 from attnround.errors import InputError
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
@@ -21,7 +22,6 @@ from attnround.quantization.rounding import (
     Nearest,
 )
 from attnround.reconstruction.layer import LayerReconstruction, LayerUnit, check_memory
-from attnround.reconstruction.moments import gather_moments
 from attnround.reconstruction.objective import LayerObjective
 
 METHODS = {

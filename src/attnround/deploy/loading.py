@@ -13,9 +13,9 @@ from attnround.deploy.runtime import load_onnx
 from attnround.deploy.seal import preprocessing_of
 from attnround.errors import InputError, listed, reason
 from attnround.graph import QUANTIZABLE, Captured, capture, captured, fold_batch_norms
-from attnround.models import Blueprint
 from attnround.quantization.layers import QuantizedLayer, float_state
 from attnround.quantization.storage import state_digest
+from attnround.zoo import Blueprint
 
 ARCHITECTURE = {"name", "num_classes", "small_image_stem", "arguments", "preprocessing"}
 READS_FILES = {"pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "checkpoint_path", "cache_dir"}  # timm's
@@ -83,7 +83,7 @@ def _timm_model(content: Content, source: str) -> Captured:
         )
     if set(architecture) != ARCHITECTURE or ":" in architecture["name"] or READS_FILES & set(architecture["arguments"]):
         raise InputError(f"{source}: its model asks for other files than itself ({architecture}): refused")
-    from attnround.models import TimmModel  # imports timm
+    from attnround.zoo import TimmModel  # imports timm
 
     blueprint = TimmModel(**architecture, random_init=True)
     _check_size(blueprint, content, source)

@@ -1,7 +1,7 @@
 """The proof in words and as a table."""
 
 from attnround.deploy.proof import TIE, LayerProof, Proof
-from attnround.results.table import text_table
+from attnround.table import text_table
 
 HEADER = [
     "layer", "bits", "sums in", "bound", "weights", "differ", "codes", "ties", "tie gap", "other", "network", "most",

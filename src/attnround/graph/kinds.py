@@ -43,6 +43,7 @@ class TransposedConv(nn.Module):
             tuple(each) * (dims if len(each) == 1 else 1) for each in (stride, padding, output_padding, dilation)
         )
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels // groups, *kernel_size, device=device))
+        nn.init.kaiming_uniform_(self.weight, 5**0.5)  # as torch's own convolutions
         self.bias = nn.Parameter(torch.zeros(out_channels, device=device)) if bias else None
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name)

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from attnround.calibration.cache import batches, budget_mib
 from attnround.errors import InputError, check_number
 from attnround.graph.segment import segment
 from attnround.graph.units import Unit, cut
@@ -28,7 +29,6 @@ from attnround.quantization.grid import dequantize, per_channel, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Rounding, RoundingMethod
 from attnround.reconstruction.block_objective import BlockObjective, LayerError, curvature
-from attnround.reconstruction.cache import batches
 from attnround.reconstruction.checkpoint import layer_state, restore_layer
 from attnround.reconstruction.layer import LayerReconstruction
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
@@ -92,7 +92,8 @@ class BlockReconstruction(Reconstruction):
         return dataclasses.replace(quantizer, num_steps=num_steps, lr=quantizer.lr * self.lr_scale)
 
     def begin(self, unit: Unit, bench: Bench) -> "BlockUnit":
-        data = gather(unit, bench, self.batch_size, self.cache_mib, self.loss == "fisher")
+        cache_mib = budget_mib(self.cache_mib, next(bench.teacher.parameters()).device)
+        data = gather(unit, bench, self.batch_size, cache_mib, self.loss == "fisher")
         layers = {name: bench.student.get_submodule(name) for name in unit.layers}
         weights = {name: bench.teacher.get_submodule(name).weight.detach() for name in unit.layers}
         part = segment(bench.student, unit.start, unit.end)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from attnround.reconstruction.cache import batches
+from attnround.calibration.cache import batches
 from attnround.reconstruction.unit_data import UnitData
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from attnround.calibration.moments import Moments, MomentSums
 from attnround.errors import InputError, check_number
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
@@ -14,7 +15,6 @@ from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Objective, Rounding, RoundingMethod
-from attnround.reconstruction.moments import Moments, MomentSums
 from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.unit import UnitWork

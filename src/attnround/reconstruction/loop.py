@@ -9,12 +9,13 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from attnround.calibration.cache import budget_mib
+from attnround.calibration.walk import Walk
 from attnround.graph.trace import executor, graph_of
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.unit import UnitWork
-from attnround.reconstruction.walk import Walk
 
 
 class Callback:
@@ -97,7 +98,8 @@ class ReconstructionLoop:
         held_out = list(images[num_learned:].split(size)) if self.num_held_out else []
         self.num_learned_batches = len(learned)
         models = (executor(model, self.graph) for model in (self.teacher, self.student))
-        self.walk, self.forks = Walk(self.graph, *models, learned + held_out, self.settings.cache_mib), {}
+        cache_mib = budget_mib(self.settings.cache_mib, device)
+        self.walk, self.forks = Walk(self.graph, *models, learned + held_out, cache_mib), {}
         self._tell("on_start")
         try:
             yield

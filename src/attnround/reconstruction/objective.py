@@ -14,7 +14,7 @@ One matrix product a step serves the value and the gradient; its cost does not d
 import torch
 from torch import Tensor
 
-from attnround.reconstruction.moments import Moments
+from attnround.calibration.moments import Moments
 
 ROUNDING = 1e-5  # the fraction of the inputs' energy by which rounding errors may push H's eigenvalues below zero
 TINY = 1e-30  # keeps H invertible where the inputs are zero

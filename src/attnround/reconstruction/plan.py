@@ -7,12 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from attnround.calibration.walk import Walk
 from attnround.errors import check_number
 from attnround.graph.units import Unit
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.unit import UnitWork
-from attnround.reconstruction.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,19 @@ class Reconstruction(ABC):
 
     observer: the search for a weight's scale; batch_size: images in a forward pass; burst: steps between two readings
     of the loss; held_out: the fraction of the calibration images that is kept from learning, and on which a unit's
-    result must be no worse than its start to be kept; cache_mib: memory for activations.
+    result must be no worse than its start to be kept; cache_mib: memory for activations; None: what `budget_mib` gives.
     """
 
     observer: ClipSearch
     batch_size: int = 64
     burst: int = 100
     held_out: float = 0.125
-    cache_mib: float = 2048
+    cache_mib: float | None = None
 
     def __post_init__(self) -> None:
         check_number("reconstruction.held_out", self.held_out, least=0, most=0.5)
-        check_number("reconstruction.cache_mib", self.cache_mib, least=0)
+        if self.cache_mib is not None:
+            check_number("reconstruction.cache_mib", self.cache_mib, least=0)
         for option in ("batch_size", "burst"):
             check_number(f"reconstruction.{option}", getattr(self, option), least=1, whole=True)
 

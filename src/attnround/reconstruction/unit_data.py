@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from attnround.calibration.cache import ActivationCache, batches, choose_storage
 from attnround.errors import InputError
 from attnround.graph.segment import output_of, segment
 from attnround.graph.units import Unit
-from attnround.reconstruction.cache import ActivationCache, batches, choose_storage
 from attnround.reconstruction.plan import Bench
 
 log = logging.getLogger(__name__)

@@ -1,0 +1,97 @@
+"""Carry the calibration images through the network, the float and the quantized one side by side."""
+
+import copy
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, fx
+
+from attnround.calibration.cache import ActivationCache, Slice
+
+Values = dict[fx.Node, object]
+
+
+class Walk:
+    """The calibration images on their way: for each batch, the values in both models that later nodes still need.
+
+    To reach a node, only the nodes from where the images are up to it are run. The values there replace the earlier
+    ones if they fit into `cache_mib`, so that no node runs twice; if they do not (an expanded activation), the earlier
+    ones stay, and the nodes in between run again for the next place.
+    """
+
+    def __init__(
+        self, graph: fx.Graph, teacher: fx.Interpreter, student: fx.Interpreter, batches: list[Tensor], cache_mib: float
+    ):
+        self.nodes = list(graph.nodes)
+        self.place = {node: i for i, node in enumerate(self.nodes)}
+        self.last_use = {node: max((self.place[user] for user in node.users), default=-1) for node in self.nodes}
+        self.teacher, self.student = teacher, student
+        self.cache_bytes = cache_mib * 2**20
+        start = next(node for node in self.nodes if node.op == "placeholder" and node.users)
+        self.at = self.place[start] + 1
+        self.kept: list[tuple[Values, Values]] = [({start: batch}, {start: batch}) for batch in batches]
+        self.sizes = [len(batch) for batch in batches]
+
+    def fork(self) -> "Walk":
+        """Another walk from here on; what is kept is shared."""
+        walk = copy.copy(self)
+        walk.kept = list(self.kept)
+        return walk
+
+    @torch.no_grad()
+    def values(self, node: fx.Node, keep: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each batch's value of this node, in the float model and in the model quantized so far.
+
+        keep: whether the walk moves here; with None it does if the values fit into the budget.
+        """
+        end = max(self.place[node] + 1, self.at)
+        for i, (teacher_values, student_values) in enumerate(self.kept):
+            x = self._run(self.teacher, teacher_values, end)
+            x_quantized = self._run(self.student, student_values, end)
+            if keep is None:
+                keep = num_bytes(x, x_quantized) * len(self.kept) <= self.cache_bytes
+            if keep:
+                self.kept[i] = (x, x_quantized)
+            yield x[node], x_quantized[node]
+        if keep:
+            self.at = end
+
+    def is_alone(self, node: fx.Node) -> bool:
+        """Whether all nodes after this one need nothing from before it but its value."""
+        place = self.place[node]
+        return all(self.last_use[other] <= place for other in self.nodes[:place] if other.op != "get_attr")
+
+    def adopt(self, node: fx.Node, cache: ActivationCache, quantized: ActivationCache) -> None:
+        """Move to `node`, with its values from these caches; later nodes must need nothing else (`is_alone`)."""
+        ends = list(itertools.accumulate(self.sizes))
+        self.kept = [
+            ({node: Slice(cache, end - size, end)}, {node: Slice(quantized, end - size, end)})
+            for end, size in zip(ends, self.sizes, strict=True)
+        ]
+        self.at = self.place[node] + 1
+
+    def _run(self, interpreter: fx.Interpreter, kept: Values, end: int) -> Values:
+        """The values that the node at `end` and those after it need, from those kept at `self.at`."""
+        values = interpreter.env = {node: _loaded(value) for node, value in kept.items()}
+        for i in range(self.at, end):
+            node = self.nodes[i]
+            if self.last_use[node] >= 0:
+                values[node] = interpreter.run_node(node)
+            for used in node.all_input_nodes:
+                if self.last_use[used] <= i:
+                    values.pop(used, None)
+        return {node: value for node, value in values.items() if self.last_use[node] >= end}
+
+
+def _loaded(value: object) -> object:
+    return value.load() if isinstance(value, Slice) else value
+
+
+def num_bytes(*values: Values) -> int:
+    """Bytes of the tensors, in tuples too, each counted once however many share it."""
+    flat = [
+        part for each in values for value in each.values() for part in (value if isinstance(value, tuple) else [value])
+    ]
+    tensors = {id(part): part for part in flat if isinstance(part, Tensor)}
+    return sum(tensor.nbytes for tensor in tensors.values())

@@ -1,0 +1,143 @@
+"""What the entries share: a config composed by Hydra, its task, and one clear line where something is wrong."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hydra.errors import HydraException, InstantiationException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from attnround.errors import InputError
+from attnround.files import CHECKOUT, SHIPPED
+
+if TYPE_CHECKING:
+    from attnround.experiment.record import Run
+
+CONF = str(SHIPPED / "conf")
+ROOT = Path(os.environ.setdefault("ATTNROUND_ROOT", str(CHECKOUT or Path.cwd())))  # below it lie outputs and results
+os.environ.setdefault("ATTNROUND_SHIPPED", str(SHIPPED))
+# What a launcher starts in another process finds the package too, where it is not installed.
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(Path(__file__).parents[2])])
+)
+OmegaConf.register_new_resolver("first", lambda *values: next(value for value in values if value), replace=True)
+
+
+def start(main: Callable[[], object]) -> None:
+    """Call `main`, which Hydra wraps; exit with one clear line where the user can mend what is wrong."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
+    try:
+        check_launcher(sys.argv[1:])
+        main()
+    except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
+        if "debug=true" in sys.argv:
+            raise
+        sys.exit(f"error: {in_a_line(error)}")
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        if type(error).__name__ != "BrokenProcessPool":  # loky's own, which is not there where joblib is not used
+            raise
+        sys.exit("error: a job was lost: its process died, for want of memory perhaps; its pool ended with it")
+
+
+def perform(cfg: DictConfig) -> float:
+    """Run the config's task; return the metric that a sweep optimises."""
+    with failing_in_a_line(cfg):
+        metrics = carry_out(cfg, run_of(cfg))
+        if cfg.metric not in metrics:
+            raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
+        return metrics[cfg.metric]
+
+
+@contextlib.contextmanager
+def failing_in_a_line(cfg: DictConfig) -> Iterator[None]:
+    """Within a job, exit with one line where the user can mend what is wrong; a job among several raises InputError.
+
+    Hydra says something of its own about a job that raises.
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    try:
+        yield
+    except (InputError, InstantiationException, OmegaConfBaseException, OSError) as error:
+        if cfg.debug:
+            raise
+        line = in_a_line(error)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
+            raise InputError(line) from error
+        sys.exit(f"error: {line}")
+
+
+def in_a_line(error: BaseException) -> str:
+    """What a user can mend, without line breaks."""
+    mendable = error.__cause__ if isinstance(error.__cause__, InputError) else error
+    return " ".join(str(mendable).split())
+
+
+def run_of(cfg: DictConfig) -> "Run":
+    """The run that a job's config is of."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from attnround.experiment.record import Run
+
+    keep_empty(cfg, HydraConfig.get().overrides.task)
+    source = OmegaConf.to_container(cfg, resolve=False)
+    OmegaConf.resolve(cfg)
+    runtime = HydraConfig.get().runtime
+    return Run.of(OmegaConf.to_container(cfg), source, own_choices(runtime.choices), Path(runtime.output_dir))
+
+
+def own_choices(choices: DictConfig) -> dict[str, str]:
+    """The option chosen in each group, without Hydra's own groups."""
+    return {group: option for group, option in choices.items() if not group.startswith("hydra")}
+
+
+def keep_empty(cfg: DictConfig, overrides: Sequence[str]) -> None:
+    """Let `bits.pinned={}` mean an empty dictionary: Hydra merges it into the default one, which changes nothing."""
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    given = OverridesParser.create().parse_overrides(list(overrides))
+    for place, override in enumerate(given):
+        path = override.key_or_group
+        if override.is_delete() or override.value() != {} or OmegaConf.select(cfg, path) is None:
+            continue
+        OmegaConf.update(cfg, path, {}, merge=False)
+        for later in given[place + 1 :]:
+            if not later.is_delete() and f"{later.key_or_group}.".startswith(f"{path}."):
+                OmegaConf.update(cfg, later.key_or_group, later.value(), force_add=True)
+
+
+def carry_out(cfg: DictConfig, run: "Run") -> dict[str, float]:
+    """Run the config's task with the groups that its signature names."""
+    import inspect
+
+    from hydra.utils import instantiate
+
+    from attnround.experiment import task_of
+
+    task = task_of(cfg.task)
+    named = [name for name in inspect.signature(task).parameters if name in cfg]
+    return task(**instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"), run=run)
+
+
+def check_launcher(overrides: Sequence[str]) -> None:
+    """Raise InputError where these choose a launcher that is not installed."""
+    chosen = [each.partition("=")[2] for each in overrides if each.startswith("hydra/launcher=")]
+    if not chosen:
+        return
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.plugins import Plugins
+
+    Plugins.instance()  # the launchers that are installed enter the store
+    known = sorted(name.removesuffix(".yaml") for name in ConfigStore.instance().list("hydra/launcher"))
+    if chosen[-1] not in known:
+        needs_extra = chosen[-1] in ("submitit_local", "submitit_slurm")
+        way = "pip install 'attnround[cluster]'" if needs_extra else f"give one of {', '.join(known)}"
+        raise InputError(f"hydra/launcher={chosen[-1]} is not installed: {way}")

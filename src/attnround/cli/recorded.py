@@ -1,0 +1,71 @@
+"""Entries on the folder of a finished run: they take the run's own data unless told otherwise."""
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from attnround.cli.entry import CONF, ROOT, failing_in_a_line, perform, start
+from attnround.errors import InputError
+from attnround.files import SHIPPED
+
+RECORDED: dict[str, object] = {}  # of the run that was given: the values of its data's options
+
+
+def start_on_run(main: Callable[[], object]) -> None:
+    """`start` with the folder of a run as an argument, whose data `main` then takes unless told otherwise."""
+    folders = [each for each in sys.argv[1:] if "=" not in each and not each.startswith("-")]
+    options = [each for each in sys.argv[1:] if each not in folders]
+    if len(folders) > 1:
+        sys.exit(f"error: {' '.join(folders)}: give the folder of one run")
+    if folders:
+        try:
+            sys.argv[1:] = recorded(folders[0], options) + options
+        except InputError as error:
+            sys.exit(f"error: {error}")
+    start(main)
+
+
+def recorded(folder: str, given: list[str]) -> list[str]:
+    """Overrides that choose the run's folder and, unless `given` has others, its kind of data; keep the rest for
+    `perform_on_run`. Raises InputError where the folder has no such record."""
+    from attnround.experiment.schema import read_record
+
+    overrides = [f"folder={quoted(folder)}"]
+    if any(each.startswith("data=") for each in given):
+        return overrides
+    record = read_record(Path(folder))
+    choice, known = record["choices"]["data"], sorted(each.stem for each in Path(CONF, "data").glob("*.yaml"))
+    if choice not in known:
+        names = ", ".join(known)
+        raise InputError(f"{folder}/record.json: choices.data is {choice}, not one of {names}: give data=...")
+    said = {each.lstrip("+").partition("=")[0] for each in given}
+    RECORDED.update({key: value for key, value in record["config"]["data"].items() if f"data.{key}" not in said})
+    paths = record["config"]["paths"]
+    for then, now in ((paths["root"], str(ROOT)), (paths.get("shipped"), str(SHIPPED))):  # the project may have moved
+        for key, value in RECORDED.items():
+            if isinstance(value, str) and then and (value == then or value.startswith(f"{then}/")):
+                RECORDED[key] = now + value[len(then) :]
+    return [*overrides, f"data={choice}"]
+
+
+def perform_on_run(cfg: DictConfig) -> float:
+    """`perform`; the run's own data has its recorded values: the option's own file says what is called with them.
+
+    Raises InputError for one that the option has not.
+    """
+    with failing_in_a_line(cfg):
+        for key, value in RECORDED.items():
+            if key == "_target_":
+                continue
+            if key not in list(cfg.data):  # `in` the node says no for what is still to be given
+                raise InputError(f"record.json: config.data.{key} is no option of that data: give data=... for others")
+            cfg.data[key] = value
+    return perform(cfg)
+
+
+def quoted(value: object) -> str:
+    """As Hydra's grammar takes it."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,105 @@
+"""Run a W&B sweep file here, without a server, and draw what it found.
+
+python src/sweep.py sweeps/sigma.yaml
+python src/sweep.py sweeps/sigma.yaml hydra/launcher=joblib model=mobilenetv2_050 hydra.sweep.dir=outputs/mine
+"""
+
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from attnround.cli.entry import start
+
+if TYPE_CHECKING:
+    from attnround.study.row import Row
+    from attnround.study.runner import Planned
+    from attnround.study.sweep import Sweep
+
+
+def run() -> None:
+    """Run what is not there yet of the sweep; write its CSV and its picture."""
+    from attnround.cli.rows import cost_by, failed_of, missing_of, plan, run_rows, workers_of
+    from attnround.errors import InputError
+    from attnround.study.row import read_rows
+    from attnround.study.sweep import fixed, points, read_sweep
+
+    files = [each for each in sys.argv[1:] if "=" not in each]
+    given = [each for each in sys.argv[1:] if "=" in each]
+    if len(files) != 1 or files[0].startswith("-"):
+        raise InputError("give one W&B sweep file, such as sweeps/sigma.yaml, and then options as key=value")
+    sweep = read_sweep(Path(files[0]))
+    launcher = [each for each in given if each.startswith(("hydra/launcher=", "hydra.launcher."))]
+    workers = workers_of(launcher)
+    folder = Path(_last(given, "hydra.sweep.dir=", f"outputs/sweeps/{sweep.name}"))
+    loggers = _last(given, "logger=", "csv").strip("[]").split(",")
+    more = [each for each in given if not each.startswith(("hydra", "logger="))]
+    sweep = fixed(sweep, more)
+    every = points(sweep)
+    runs = plan(sweep.name, [_overrides(sweep, point, more) for point in every], files[0])
+    rows = read_rows(folder / "rows")
+    missing, cost = missing_of(runs, rows), cost_by(rows, folder / "rows")
+    kind = "grid" if sweep.method == "grid" else "random search"
+    if sweep.method == "bayes":
+        kind += " (bayes takes W&B's server, which would learn from run to run)"
+    estimate = cost.estimate([each.source for each in missing.values()], workers.count)
+    print(f"{sweep.name}: {kind}, {len(runs)} runs, {len(missing)} to run{estimate}; to {folder}", flush=True)
+    run_rows(missing, folder / "rows", folder / "runs", cost, workers, loggers)
+    rows = read_rows(folder / "rows", {run.config_hash for run in runs})
+    _report(sweep, list(zip(every, runs, strict=True)), rows, folder)
+    failed = failed_of(rows.values())
+    if failed:
+        sys.exit(f"error: {failed} of {len(runs)} runs failed; the same command runs these again")
+
+
+def _last(given: Sequence[str], start: str, default: str) -> str:
+    return next((each.removeprefix(start) for each in reversed(given) if each.startswith(start)), default)
+
+
+def _overrides(sweep: "Sweep", point: Mapping[str, object], more: Sequence[str]) -> list[str]:
+    """What all runs share, then the point's, then what was given here; of an option that is named twice the last."""
+    from attnround.study.sweep import arguments
+
+    named = {}
+    for each in (*sweep.shared, *arguments(point), *more):
+        key = each.partition("=")[0]
+        named.pop(key, None)
+        named[key] = each
+    return list(named.values())
+
+
+def _report(sweep: "Sweep", runs: Sequence[tuple[dict, "Planned"]], rows: Mapping[str, "Row"], folder: Path) -> None:
+    """Write the CSV of the points and their metrics, and the picture of those that did not fail."""
+    from attnround.errors import InputError
+    from attnround.files import write_atomically
+    from attnround.study.gather import METRICS
+    from attnround.study.pictures.sweep import draw_sweep
+    from attnround.study.sweep import arguments
+    from attnround.table import csv_text
+
+    names, lines, values = dict.fromkeys((sweep.metric, *METRICS)), [], []
+    for point, run in runs:
+        row = rows[run.config_hash]
+        if row.metrics and sweep.metric not in row.metrics:
+            known = ", ".join(row.metrics)
+            raise InputError(f"metric.name={sweep.metric} is none of {known}; the runs are in {folder}")
+        metrics = {name: f"{row.metrics[name]:.6g}" if name in row.metrics else "" for name in names}
+        about = {"config_hash": row.config_hash, "git_revision": row.git_revision, "error": row.error or ""}
+        lines.append(point | metrics | about)
+        if math.isfinite(row.metrics.get(sweep.metric, math.nan)):
+            values.append((point, row.metrics[sweep.metric]))
+    target = folder / f"{sweep.name}.csv"
+    write_atomically(target, csv_text(lines))
+    print(f"rows: {target}")
+    if values:
+        for end in (".png", ".svg"):
+            draw_sweep(sweep, values, target.with_suffix(end))
+        best = (max if sweep.goal == "maximize" else min)(values, key=lambda each: each[1])
+        print(f"picture: {target.with_suffix('.png')}, .svg")
+        print(f"best {sweep.metric}: {best[1]:.6g} at {' '.join(arguments(best[0]))}")
+
+
+def main() -> None:
+    """The entry."""
+    start(run)

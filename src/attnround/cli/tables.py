@@ -1,0 +1,118 @@
+"""Run what is missing of the tables' rows, and write the tables anew from the rows.
+
+python src/tables.py tables=rounding
+python src/tables.py profile=quick hydra/launcher=joblib
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from omegaconf import DictConfig, ListConfig
+
+from attnround.cli.entry import CONF, failing_in_a_line, start
+
+if TYPE_CHECKING:
+    from attnround.study.row import Row
+    from attnround.study.runner import Planned, Workers
+    from attnround.study.tables.cost import Cost
+    from attnround.study.tables.grid import Grid
+    from attnround.study.tables.published import Published
+
+STANDARD = ("embedded", "full")  # whose tables are the committed ones
+
+
+@hydra.main(version_base="1.3", config_path=CONF, config_name="tables")
+def run(cfg: DictConfig) -> None:
+    """Run and write; the exit status is not 0 where a row failed."""
+    from hydra.core.hydra_config import HydraConfig
+
+    launcher = [each for each in HydraConfig.get().overrides.hydra if each.startswith(("hydra/laun", "hydra.laun"))]
+    with failing_in_a_line(cfg):
+        failed = make_tables(cfg, launcher)
+    if failed:
+        sys.exit(f"error: {failed} rows failed; the next call runs them again")
+
+
+def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
+    """Run what is missing, unless dry_run says not to, and write the tables; the number of rows that failed."""
+    from attnround.cli.rows import cost_by, failed_of, missing_of, plan, run_rows, workers_of
+    from attnround.study.row import read_rows
+    from attnround.study.tables.published import read_published
+
+    grids, published = read_grids(cfg), read_published(Path(cfg.published))
+    runs = {grid.name: plan(grid.name, grid.jobs, f"table {grid.name}") for grid in grids}
+    wanted = {run.config_hash: run for some in runs.values() for run in some}
+    rows = read_rows(Path(cfg.rows))
+    missing, cost = missing_of(wanted.values(), rows), cost_by(rows, Path(cfg.rows))
+    workers = workers_of(launcher)
+    tell(runs | {"together": list(wanted.values())}, missing, cost, workers)
+    if cfg.dry_run:
+        return 0
+    run_rows(missing, Path(cfg.rows), Path(cfg.outputs), cost, workers, names_of(cfg.logger))
+    rows = read_rows(Path(cfg.rows), wanted)
+    write(cfg, grids, {name: [run.config_hash for run in some] for name, some in runs.items()}, rows, published)
+    return failed_of(rows.values())
+
+
+def tell(
+    runs: Mapping[str, Sequence["Planned"]], missing: Mapping[str, "Planned"], cost: "Cost", workers: "Workers"
+) -> None:
+    """Say how many rows each table has, how many are to be run, and how long that may take."""
+    for name, some in runs.items():
+        lacking = [run.source for run in some if run.config_hash in missing]
+        estimate = cost.estimate(lacking, workers.count)
+        print(f"{name:<20} {len(some):4} rows, {len(lacking):4} to run{estimate}", flush=True)
+
+
+def write(
+    cfg: DictConfig,
+    grids: Sequence["Grid"],
+    hashes: Mapping[str, Sequence[str]],
+    rows: Mapping[str, "Row"],
+    published: Sequence["Published"],
+) -> None:
+    """Write the tables; the README shows those of the embedded models. hashes: table -> of its runs, in their order."""
+    from attnround.files import write_atomically
+    from attnround.study.tables.grid import cells_of
+    from attnround.study.tables.write import put_into, write_tables
+
+    special = {"DATA": cfg.models, "PROFILE": cfg.profile}
+    special = {name: each for name, each in special.items() if each not in STANDARD}
+    folder = Path(cfg.results) / (cfg.models if "DATA" in special else "")
+    tables = [(grid, cells_of(grid, hashes[grid.name], rows)) for grid in grids]
+    write_tables(tables, folder, published, "".join(f" {name}={each}" for name, each in special.items()))
+    print(f"{', '.join(grid.name for grid in grids)}: written to {folder}")
+    readme = Path(cfg.readme)
+    if not special and readme.exists():
+        write_atomically(readme, put_into(readme.read_text(), folder))
+
+
+def read_grids(cfg: DictConfig) -> list["Grid"]:
+    """The tables that were asked for. Raises InputError where one is not as it should be."""
+    from attnround.errors import InputError
+    from attnround.study.pictures.wanted import pictures_of
+    from attnround.study.tables.grid import PROFILES, read_grid, read_models
+
+    if cfg.profile not in PROFILES:
+        raise InputError(f"profile={cfg.profile}: give one of {', '.join(PROFILES)}")
+    folder = Path(cfg.grids)
+    models = read_models(Path(CONF) / "table/models" / f"{cfg.models}.yaml")
+    names = names_of(cfg.tables)
+    names = sorted(each.stem for each in folder.glob("*.yaml")) if names == ["all"] else names
+    grids = [read_grid(folder / f"{name}.yaml", models, cfg.profile) for name in names]
+    for grid in grids:
+        pictures_of(grid)
+    return grids
+
+
+def names_of(given: object) -> list[str]:
+    """A list, or one name."""
+    return [str(each) for each in given] if isinstance(given, ListConfig) else [str(given)]
+
+
+def main() -> None:
+    """The entry."""
+    start(run)

@@ -1,0 +1,92 @@
+"""The tasks of `src/evaluate.py` and `src/verify.py`: what a file of a run gives, and whether its integers give it."""
+
+import logging
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from torch import Tensor
+
+from attnround.data import ImageData
+from attnround.deploy import build, fingerprint, open_model, prove, read
+from attnround.deploy.report import findings, layer_table, verdict
+from attnround.errors import InputError, check_number
+from attnround.evaluation import evaluate
+from attnround.evaluation.interval import wilson
+from attnround.experiment.card import write_card
+from attnround.experiment.record import Run
+from attnround.experiment.schema import read_record
+from attnround.files import json_floats, json_text, write_atomically
+from attnround.progress import bar
+from attnround.table import csv_text
+from attnround.trainer import TrainerSettings
+
+log = logging.getLogger(__name__)
+
+
+def evaluate_file(*, checkpoint: str, data: ImageData, trainer: TrainerSettings, run: Run) -> dict[str, float]:
+    """Top-1 of an exported model on the evaluation images, as `quantized/top1`, as in the record of its run."""
+    model = open_model(checkpoint)
+    data.match(model.preprocessing, model.num_classes)
+    outputs = evaluate(model, data, trainer, Path(checkpoint).name)
+    low, high = wilson(outputs.top1, len(outputs.labels))
+    log.info(
+        "%s on %d images of %s: top-1 %.2f %%, 95 %% interval %.2f to %.2f",
+        checkpoint, len(outputs.labels), run.choices["data"], outputs.top1, low, high,
+    )  # fmt: skip
+    return {"quantized/top1": outputs.top1}
+
+
+def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[str, float]:
+    """Prove a run's file in integer arithmetic; write verify.json, verify.csv and the card; return the agreement.
+
+    Raises InputError, after all is written, where something contradicts the proof.
+    """
+    check_number("batch_size", batch_size, least=1, whole=True)
+    begun = time.perf_counter()
+    record = read_record(Path(folder))
+    path = Path(folder) / record["deployed"]["file"]
+    content = read(path)
+    model = build(content, str(path))
+    data.match(model.preprocessing, model.num_classes)
+    proof = prove(model, content.layers, watched(data, "verify"), batch_size)
+    same_data = {**record["config"]["data"], "licence": None} == {**run.config["data"], "licence": None}
+    faults = proof.faults
+    if content.about["sha256"] != record["deployed"]["sha256"]:
+        faults.append(f"{path.name} is not the file that the record is of")
+    if fingerprint(model) != record["deployed"]["fingerprint"]:
+        faults.append("the loaded model is not, bit for bit, the one that was measured")
+    network = asdict(proof.network)
+    network["integer_right"] = network.pop("right")
+    report = {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "sha256": content.about["sha256"],
+        "data": run.choices["data"],
+        "verdict": verdict(proof, faults),
+        "findings": findings(proof, json_floats(record["metrics"])["quantized/top1"] if same_data else None),
+        "faults": faults,
+        "network": network | {"disagreeing": proof.disagreeing},
+        "layers": [asdict(layer) for layer in proof.layers],
+    }
+    write_atomically(Path(folder) / "verify.json", json_text(report, indent=2) + "\n")
+    write_atomically(Path(folder) / "verify.csv", csv_text(report["layers"]))
+    write_card(Path(folder))
+    log.info("\n%s\n\n%s\n", layer_table(proof), "\n".join(report["findings"]))
+    log.info("%s (%.0f s; verify.json, verify.csv, model_card.md)", report["verdict"], time.perf_counter() - begun)
+    if faults:
+        raise InputError(f"{path}: the proof fails: {'; '.join(faults)}")
+    return {"agreement": proof.network.agreement}
+
+
+def watched(data: ImageData, name: str) -> Iterator[list[Tensor]]:
+    """The evaluation batches, with a bar that counts them, and then what there is to say of the images."""
+    loader = data.val_dataloader()
+    progress = bar(len(loader), name, "batch")
+    for batch in loader:
+        if batch is not None:
+            yield batch
+        progress.update()
+    progress.close()
+    data.say_remarks()

@@ -1,0 +1,112 @@
+"""The record of a run: what was run, on what, and what it gave."""
+
+import base64
+import platform
+import subprocess
+import zlib
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from attnround.experiment.identity import identity
+from attnround.files import json_text, write_atomically
+from attnround.machine import processor
+
+PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a task.
+
+    choices: group -> the option chosen; config: with interpolations resolved, as the record keeps it; identity: the
+    same for every run that must give the same result; output_dir: its folder; root: of the project.
+    """
+
+    task: str
+    choices: dict[str, str]
+    seed: int
+    resume: bool
+    config: dict
+    identity: str
+    output_dir: Path
+    root: Path
+
+    @classmethod
+    def of(cls, config: dict, source: dict, choices: dict[str, str], output_dir: Path) -> "Run":
+        """The run of a composed config. source: the same with its interpolations unresolved."""
+        return cls(
+            task=config["task"],
+            choices=choices,
+            seed=config["seed"],
+            resume=bool(config.get("resume")),
+            config=config,
+            identity=identity(source, choices),
+            output_dir=output_dir,
+            root=Path(config["paths"]["root"]),
+        )
+
+    def write_record(self, metrics: dict[str, float], **more: object) -> None:
+        """Write record.json, whole or not at all."""
+        record = {
+            "config_hash": self.identity,
+            "choices": self.choices,
+            "seed": self.seed,
+            "date": datetime.now(UTC).isoformat(timespec="seconds"),
+            **provenance(self.root),
+            "metrics": metrics,
+            **more,
+            "config": self.config,
+        }
+        write_atomically(self.output_dir / "record.json", json_text(record, indent=2) + "\n")
+
+
+def provenance(root: Path) -> dict[str, object]:
+    """Git revision of the project in `root` ('+' if files differ from it), versions and the processor."""
+    return {
+        "git_revision": git_revision(root),
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+        "processor": processor(),
+    }
+
+
+def git_revision(root: Path) -> str:
+    """Short revision, with a '+' for uncommitted changes; 'unknown' outside a git checkout."""
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        return git("rev-parse", "--short=12", "HEAD") + ("+" if git("status", "--porcelain", "-uno") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+
+
+def model_of(choices: dict[str, str], config: dict) -> str:
+    """The model's name: its option's, or timm's."""
+    return config["model"]["name"] if choices["model"] == "timm" else choices["model"]
+
+
+def device_of(record: dict) -> str:
+    """What computed: the GPU, or the processor."""
+    return record["processor"] if record["device"] == "cpu" else record["device"]
+
+
+def pack(right: np.ndarray) -> dict[str, object]:
+    """Booleans [N] as text, a bit each, compressed.
+
+    >>> unpack(pack(np.array([True, False, True])))
+    array([ True, False,  True])
+    """
+    bits = base64.b85encode(zlib.compress(np.packbits(right).tobytes(), 9)).decode()
+    return {"images": len(right), "bits": bits}
+
+
+def unpack(packed: dict) -> np.ndarray:
+    """bool [N]: what `pack` packed."""
+    packed_bits = np.frombuffer(zlib.decompress(base64.b85decode(packed["bits"])), np.uint8)
+    return np.unpackbits(packed_bits, count=packed["images"]).astype(bool)

@@ -1,7 +1,0 @@
-"""timm's side: build a float model, with weights from a checkpoint."""
-
-from attnround.lazy import lazily
-from attnround.models.blueprint import Blueprint
-
-__all__ = ["Blueprint", "TimmModel"]
-__getattr__ = lazily(__name__, {"TimmModel": "build"})  # which needs timm

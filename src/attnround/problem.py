@@ -1,0 +1,58 @@
+"""The problem that a float model poses to a bit allocator: its layers, and measurements on calibration images."""
+
+from functools import cache
+
+from torch import Tensor, nn
+
+from attnround.bits import Layer, Problem
+from attnround.bits.allocation import FLOAT_BITS
+from attnround.calibration.sensitivity import fisher_traces, input_covariances, logit_noise, logits
+from attnround.graph.costs import count_macs, residual_groups
+from attnround.graph.layers import find_layers
+from attnround.quantization.layers import float_state
+from attnround.quantization.observer import ClipSearch
+from attnround.quantization.storage import float_bytes
+
+NUM_IMAGES = 256  # that are measured on: more hardly change the order of the layers
+
+
+def bit_problem(
+    model: nn.Module,
+    images: Tensor,
+    observer: ClipSearch,
+    input_bits: dict[str, int],
+    unfolded: dict[str, Tensor],
+    seed: int,
+) -> Problem:
+    """The problem of a folded float model on the CPU; images [N, C, H, W] of the calibration set.
+
+    input_bits: layer name -> bits of its input, where that is quantized; unfolded: layer name -> its weight before the
+    batch norms were folded in. What takes time is measured when it is first asked for.
+    """
+    weights = find_layers(model)
+    names = list(weights)
+    macs = count_macs(model, names, images[:1])
+    inside = tuple(f"{name}." for name in names)
+    others = {key: value for key, value in float_state(model).items() if not key.startswith(inside)}
+    shown = images[:NUM_IMAGES]
+
+    reference = cache(lambda: logits(model, shown))
+
+    return Problem(
+        layers=[
+            Layer(
+                name,
+                weight,
+                unfolded=unfolded.get(name),
+                macs=macs[name],
+                input_bits=input_bits.get(name, FLOAT_BITS),
+            )
+            for name, weight in weights.items()
+        ],
+        observer=observer,
+        other_bits=8 * float_bytes(others),
+        sums=cache(lambda: residual_groups(model)),
+        second_moments=cache(lambda: input_covariances(model, names, shown, seed)),
+        fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),
+        logit_noise=lambda name, weight: logit_noise(model, name, weight, shown, reference()),
+    )

@@ -1,0 +1,57 @@
+"""Gather the records of runs into a CSV file, a line a run.
+
+python -m attnround.study.gather outputs/cost results/cost.csv
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from attnround.experiment.record import device_of, model_of
+from attnround.files import json_floats, write_atomically
+from attnround.table import csv_text
+
+METRICS = (
+    "fp32/top1", "nearest/top1", "nearest/agreement", "nearest/sqnr_db", "quantized/top1", "quantized/agreement",
+    "quantized/sqnr_db", "bits/mean", "bits/size_mib", "time/allocation_s", "time/scales_s", "time/reconstruction_s",
+    "time/total_s", "memory/peak_mib",
+)  # fmt: skip
+
+
+def line_of(record: dict) -> dict[str, object]:
+    """The choices that make the run, its metrics, and where they come from."""
+    config = record["config"]
+    bits, metrics = config["bits"], json_floats(record["metrics"])
+    return {
+        "model": model_of(record["choices"], config),
+        "quantizer": record["choices"]["quantizer"],
+        "bits": record["choices"]["bits"],
+        "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{metrics['bits/mean']:.3f}",
+        "reconstruction": record["choices"].get("reconstruction", "layer"),
+        "activation": record["choices"].get("activation", "none"),
+        "activation_bits": config.get("activation", {}).get("bit_width", 32),
+        "qat": record["choices"].get("qat", "none"),
+        "seed": record["seed"],
+        **{name: f"{metrics[name]:.6g}" for name in METRICS},
+        "config_hash": record["config_hash"],
+        "git_revision": record["git_revision"],
+        "torch": record["versions"]["torch"],
+        "device": device_of(record),
+        "num_threads": record["num_threads"],
+        "date": record["date"],
+    }
+
+
+def collect(folder: Path) -> list[dict[str, object]]:
+    """The lines of all records below a folder, in the order of their choices and seeds."""
+    lines = [line_of(json.loads(path.read_text())) for path in folder.rglob("record.json")]
+    return sorted(lines, key=lambda line: [str(value) for value in list(line.values())[:9]])
+
+
+def main(source: str, target: str) -> None:
+    """Write the records below `source` as the CSV file `target`."""
+    write_atomically(Path(target), csv_text(collect(Path(source))))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,154 @@
+"""What is drawn into a panel: lines, bars or points that colour-blind readers and a grey print can tell apart."""
+
+from dataclasses import dataclass
+from textwrap import fill
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
+from matplotlib.transforms import Bbox
+
+from attnround.experiment.pictures import COLOURS, MARKERS
+
+STYLES = ("-", "--", "-.", (0, (1, 1)))
+HATCHES = ("", "///", "...", "\\\\\\", "xxx", "---", "+++", "|||")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mean in x and y with its standard deviations, and what it is called where the line does not say so."""
+
+    x: float
+    y: float
+    x_spread: float
+    y_spread: float
+    name: str
+
+
+@dataclass(frozen=True)
+class Line:
+    """Points ascending in x. place: which colour and marker; strong: the one the others are compared with."""
+
+    label: str | None
+    place: int
+    strong: bool
+    points: list[Point]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """The lines of one panel, and the level at which the float model stands."""
+
+    title: str | None
+    lines: list[Line]
+    level: float | None
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What is around the lines. ticks: place on x -> its label, where x is an axis; names: of x and y."""
+
+    kind: str
+    scale: str
+    title: str | None
+    ticks: dict[float, str]
+    names: tuple[str, str]
+    legend: str | None
+
+
+def draw_lines(axes: Axes, panel: Panel, frame: Frame) -> None:
+    """The points of each line, joined."""
+    for line in panel.lines:
+        _plot(axes, line, linestyle=STYLES[line.place % len(STYLES)], linewidth=2.4 if line.strong else 1.4)
+    _scale(axes, frame)
+
+
+def draw_points(axes: Axes, panel: Panel, frame: Frame) -> None:
+    """The points, with room for a name beside each."""
+    for line in panel.lines:
+        _plot(axes, line, linestyle="none", linewidth=1)
+    axes.margins(0.12)
+    _scale(axes, frame)
+
+
+def _plot(axes: Axes, line: Line, **style: object) -> None:
+    x, y, x_spread, y_spread = zip(*[(p.x, p.y, p.x_spread, p.y_spread) for p in line.points], strict=True)
+    axes.errorbar(
+        x, y, y_spread, x_spread if any(x_spread) else None, label=line.label,
+        color=COLOURS[line.place % len(COLOURS)], marker=MARKERS[line.place % len(MARKERS)],
+        markersize=6.5 if line.strong else 5.5, markeredgecolor="white", markeredgewidth=0.5,
+        elinewidth=1, capsize=2.5, zorder=4 if line.strong else 3, **style,
+    )  # fmt: skip
+
+
+def draw_bars(axes: Axes, panel: Panel, frame: Frame) -> None:
+    """Bars from zero, their values on them; the lines of a label of x stand side by side."""
+    width = 0.8 / len(panel.lines)
+    count = sum(len(line.points) for line in panel.lines)
+    for number, line in enumerate(panel.lines):
+        shift = (number - (len(panel.lines) - 1) / 2) * width
+        places, heights = [point.x + shift for point in line.points], [point.y for point in line.points]
+        axes.bar(
+            places, heights, 0.92 * width, label=line.label,
+            color=COLOURS[line.place % len(COLOURS)], hatch=HATCHES[line.place % len(HATCHES)], edgecolor="white",
+        )  # fmt: skip
+        axes.errorbar(
+            places, heights, [p.y_spread for p in line.points], fmt="none", ecolor="#333333", capsize=2, elinewidth=1
+        )
+        for place, point in zip(places, line.points, strict=True):
+            up = point.y >= 0
+            axes.annotate(
+                f"{point.y:.2f}", (place, point.y + (point.y_spread if up else -point.y_spread)), (0, 3 if up else -3),
+                textcoords="offset points", ha="center", va="bottom" if up else "top", fontsize=7.5,
+                rotation=90 if count > 8 else 0,
+            )  # fmt: skip
+    room = max(8, 44 // len(frame.ticks))  # characters
+    axes.set_xticks(list(frame.ticks), [fill(label, room, break_long_words=False) for label in frame.ticks.values()])
+    axes.set_xlim(-0.5, len(frame.ticks) - 0.5)
+    axes.grid(visible=False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    axes.margins(y=0.2 if count > 8 else 0.12)
+    axes.axhline(0, color="#666666", linewidth=0.8)
+
+
+def _scale(axes: Axes, frame: Frame) -> None:
+    """A logarithmic x, with plain numbers: at an axis's labels, or at 1, 2 and 5 of few decades."""
+    if frame.scale == "linear":
+        return
+    axes.set_xscale("log", base=int(frame.scale[3:]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    if frame.ticks:
+        axes.xaxis.set_major_locator(FixedLocator(list(frame.ticks)))
+    elif frame.scale == "log10":
+        low, high = axes.get_xlim()
+        axes.xaxis.set_major_locator(LogLocator(subs=(1,) if high > 100 * low else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: frame.ticks.get(x, f"{x:g}")))
+
+
+def name_points(axes: Axes, panel: Panel) -> None:
+    """Write each point's name beside it, where it covers least of what is there already. The layout must be final."""
+    points = [point for line in panel.lines for point in line.points]
+    places = axes.transData.transform([(point.x, point.y) for point in points])
+    taken = [Bbox.from_extents(x - 6, y - 6, x + 6, y + 6) for x, y in places]
+    for point in points:
+        if point.name:
+            taken.append(_name(axes, point, taken))
+
+
+def _name(axes: Axes, point: Point, taken: list[Bbox]) -> Bbox:
+    texts = [
+        axes.annotate(
+            point.name, (point.x, point.y), (5 * right, 5 * up), textcoords="offset points", fontsize=7.5,
+            color="#333333", ha=("center", "left", "right")[right], va=("center", "bottom", "top")[up],
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.3},
+        )
+        for right, up in ((1, 0), (-1, 0), (0, 1), (0, -1), (1, 1), (-1, 1), (1, -1), (-1, -1))
+    ]  # fmt: skip
+    boxes = [text.get_window_extent() for text in texts]
+    costs = [box.count_overlaps(taken) + (box.x0 < axes.bbox.x0) + (box.x1 > axes.bbox.x1) for box in boxes]
+    best = costs.index(min(costs))
+    for number, text in enumerate(texts):
+        if number == best:
+            text.set_in_layout(False)
+        else:
+            text.remove()
+    return boxes[best]

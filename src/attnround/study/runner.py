@@ -1,0 +1,190 @@
+"""Runs of a table or sweep as processes of the ordinary entry: what comes of each is its exit status and its record."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+
+from attnround.errors import InputError
+from attnround.files import PACKAGE
+from attnround.machine import num_cores
+from attnround.study.row import Row, failed_row, row_of
+
+KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # not taken up: an unfinished row runs anew, and its seconds count all
+BEGUN = "begun"  # lies in a run's folder until its row is written
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run that is wanted: its overrides, its config as written, the option chosen in each group.
+
+    group: the table's or sweep's name.
+    """
+
+    group: str
+    overrides: tuple[str, ...]
+    config_hash: str
+    source: dict
+    choices: dict[str, str]
+
+    @property
+    def command(self) -> str:
+        """What a person would type for this run; where else it is logged does not belong to it."""
+        return " ".join(["python src/train.py", *(each for each in self.overrides if not each.startswith("logger"))])
+
+
+@dataclass(frozen=True)
+class Workers:
+    """What runs the processes: `count` at a time on this machine, or submitit's executor of this kind.
+
+    cluster: None, "local" or "slurm"; parameters: of `submitit.AutoExecutor.update_parameters`.
+    """
+
+    count: int = 1
+    cluster: str | None = None
+    parameters: Mapping[str, object] | None = None
+
+
+def run_all(
+    runs: Iterable[Planned],
+    folder: Path,
+    workers: Workers,
+    write: Callable[[Row], None],
+    logged: Callable[[Planned], Sequence[str]] = lambda planned: (),
+    root: Path = Path(),
+) -> None:
+    """Run these, each in a folder of its own below `folder`; `write` is given the row of each as soon as it ends.
+
+    A run that fails, or whose process dies, stops no other: its row has the error. A run that had ended when whoever
+    waited for it was killed is not run again. logged: more overrides, which say where a run is logged; root: of the
+    project.
+    """
+    todo = []
+    for planned in runs:
+        place = folder / planned.config_hash
+        row = left_behind(planned, place)
+        if row:
+            write(row)
+            tidy(place)
+        else:
+            todo.append((planned, place, [*planned.overrides, *logged(planned)]))
+    with _pool(workers, folder) as start:
+        waiting: dict[Future, tuple[Planned, Path]] = {}
+        for planned, place, overrides in todo:
+            shutil.rmtree(place, ignore_errors=True)
+            place.mkdir(parents=True)
+            (place / BEGUN).touch()
+            waiting[start(command(overrides, place), place)] = planned, place
+        while waiting:
+            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+                planned, place = waiting.pop(future)
+                write(outcome(planned, place, future.result(), root))
+                tidy(place)
+
+
+def command(overrides: Sequence[str], place: Path) -> list[str]:
+    """The ordinary entry with these overrides, writing into `place`."""
+    quoted = str(place.resolve()).replace("\\", "\\\\").replace("'", "\\'")
+    return [sys.executable, "-m", "attnround.cli", "train", *overrides, f"hydra.run.dir='{quoted}'"]
+
+
+def execute(words: Sequence[str], place: str, environment: Mapping[str, str]) -> int:
+    """Run a command, what it prints going into files of the folder `place`; its exit status."""
+    with Path(place, "stdout.log").open("w") as out, Path(place, "stderr.log").open("w") as err:
+        return subprocess.run(words, stdout=out, stderr=err, env=os.environ | environment).returncode
+
+
+def outcome(planned: Planned, place: Path, status: int | str, root: Path) -> Row:
+    """The row of a run that ended. status: its exit status, or a line that says how it was lost."""
+    record = place / "record.json"
+    if status == 0 and record.exists():
+        return row_of(json.loads(record.read_text()), planned.source, planned.command)
+    return failed_row(planned.source, planned.choices, planned.command, fault(status, place), root)
+
+
+def fault(status: int | str, place: Path) -> str:
+    """A line that says how a run failed."""
+    log = place / "stderr.log"
+    if isinstance(status, str):
+        return status
+    if status < 0:
+        return f"its process died ({signal.Signals(-status).name}), for want of memory perhaps: {log}"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    return lines[-1].removeprefix("error: ") if lines else f"exit status {status} without a word: {log}"
+
+
+def left_behind(planned: Planned, place: Path) -> Row | None:
+    """The row of a run that ended after whoever waited for it had been killed; None where there is none."""
+    try:
+        record = json.loads((place / "record.json").read_text())
+        ended = (place / BEGUN).exists() and record["config_hash"] == planned.config_hash
+        return row_of(record, planned.source, planned.command) if ended else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def tidy(place: Path) -> None:
+    """Once its row is written: remove what only a run that is to go on would need."""
+    (place / BEGUN).unlink(missing_ok=True)
+    for name in KEPT_FOR_RESUME:
+        path = place / name
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+class _pool:  # noqa: N801 (used like a function)
+    """Within, a function that starts a command and returns its future; at the end all that runs has ended."""
+
+    def __init__(self, workers: Workers, folder: Path):
+        self.workers, self.folder = workers, folder
+
+    def __enter__(self) -> Callable[[list[str], Path], Future]:
+        path = os.pathsep.join(
+            dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(PACKAGE.parent)])
+        )
+        environment = {"PYTHONPATH": path}  # the package is found where it is not installed
+        if self.workers.cluster:
+            executor = _submitit(self.workers, self.folder)
+            self.threads = ThreadPoolExecutor(1024)  # they only wait
+
+            def submit(words: list[str], place: Path) -> Future:
+                job = executor.submit(execute, words, str(place), environment)
+                return self.threads.submit(_result, job)
+
+            return submit
+        share = max(1, num_cores() // self.workers.count)
+        environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
+        self.threads = ThreadPoolExecutor(self.workers.count)
+        return lambda words, place: self.threads.submit(execute, words, str(place), environment)
+
+    def __exit__(self, *failure: object) -> None:
+        self.threads.shutdown(wait=True, cancel_futures=failure[0] is not None)
+
+
+def _submitit(workers: Workers, folder: Path) -> object:
+    """Raises InputError where submitit is not installed, or does not take the parameters."""
+    try:
+        import submitit
+    except ImportError as error:
+        raise InputError("submitit is not installed: pip install 'attnround[cluster]'") from error
+    try:
+        executor = submitit.AutoExecutor(folder / "submitit", cluster=workers.cluster)
+        executor.update_parameters(**(workers.parameters or {}))
+    except (NameError, ValueError, RuntimeError) as error:
+        raise InputError(f"submitit, cluster {workers.cluster}: {' '.join(str(error).split())}") from error
+    return executor
+
+
+def _result(job: object) -> int | str:
+    """The exit status of a command that ran as a job of submitit, or a line that says how the job was lost."""
+    from submitit.core.utils import FailedJobError, UncompletedJobError
+
+    try:
+        return job.result()
+    except (FailedJobError, UncompletedJobError):
+        return f"its process died, for want of memory perhaps: {job.paths.stderr}"

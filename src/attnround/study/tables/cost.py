@@ -1,0 +1,51 @@
+"""What a run will cost, by what runs like it did."""
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+
+from attnround.experiment.identity import computing
+from attnround.study.row import Row
+
+
+class Cost:
+    """Estimates the seconds of a run by those of the runs of its model that differ from it in the fewest options."""
+
+    def __init__(self, rows: Iterable[Row]):
+        self.known = defaultdict(lambda: defaultdict(list))  # model -> options, seed aside -> seconds of each such run
+        for row in rows:
+            if not row.error:
+                options = _options(row.config)
+                self.known[_model(options)][options].append(row.metrics["time/total_s"])
+
+    def seconds(self, config: dict) -> float | None:
+        """None where no run of its model is known. config: as written."""
+        wanted = _options(computing(config))
+        unlike = [(len(wanted ^ each), seconds) for each, seconds in self.known.get(_model(wanted), {}).items()]
+        least = min((count for count, _ in unlike), default=None)
+        near = [each for count, seconds in unlike if count == least for each in seconds]
+        return sum(near) / len(near) if near else None
+
+    def estimate(self, configs: Sequence[dict], workers: int) -> str:
+        """`, about 12 minutes`, where so many run at a time, and how many are like nothing that was run yet."""
+        seconds = [self.seconds(each) for each in configs]
+        known = [each for each in seconds if each is not None]
+        text = f", about {sum(known) / 60 / workers:.0f} minutes" if known else ""
+        return text + (f", {len(seconds) - len(known)} of unknown cost" if len(known) < len(seconds) else "")
+
+
+def _options(config: dict) -> frozenset[tuple[str, str]]:
+    """Option -> value, of all groups; the seed costs nothing."""
+    return frozenset((key, value) for key, value in _leaves(config, "") if key != "seed")
+
+
+def _model(options: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
+    return frozenset(each for each in options if each[0].startswith("model."))
+
+
+def _leaves(value: object, key: str) -> Iterator[tuple[str, str]]:
+    if not isinstance(value, dict):
+        yield key, json.dumps(value)
+        return
+    for name, each in value.items():
+        yield from _leaves(each, f"{key}.{name}" if key else name)

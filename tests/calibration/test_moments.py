@@ -1,0 +1,159 @@
+"""Moments and the layer objective against all patches in float64, by torch's own unfold and convolution."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.functional import unfold
+
+from attnround.calibration.moments import MomentSums, gather_moments
+from attnround.graph.kinds import grouped_rows
+from attnround.graph.patches import Patches
+from attnround.quantization.grid import Grid, dequantize, quantize
+from attnround.quantization.observer import ClipSearch
+from attnround.reconstruction.objective import LayerObjective, corrected_bias, output_error
+from attnround.reconstruction.report import decibel
+
+LAYERS = {
+    "padded": nn.Conv2d(4, 6, 3, padding=1),
+    "strided": nn.Conv2d(4, 6, 3, stride=2),
+    "grouped": nn.Conv2d(4, 6, 3, padding=1, groups=2),
+    "depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4),
+    "linear": nn.Linear(4, 6),
+}
+
+
+def all_columns(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    """[G, N*L, n] in float64, with torch's unfold."""
+    x = x.double()
+    if isinstance(layer, nn.Linear):
+        return x[None]
+    columns = unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
+    rows = columns.permute(0, 2, 1).flatten(0, 1)
+    return rows.reshape(len(rows), layer.groups, -1).permute(1, 0, 2)
+
+
+@pytest.fixture(params=LAYERS)
+def case(request):
+    torch.manual_seed(0)
+    layer = LAYERS[request.param]
+    shape = (40, 4) if request.param == "linear" else (10, 4, 7, 8)
+    x = torch.randn(shape) + 0.5
+    x_quantized = x + 0.1 * torch.randn(shape)
+    inputs = list(zip(x.split(4), x_quantized.split(4), strict=True))
+    moments = gather_moments(layer, inputs, Patches(layer, 10_000, torch.Generator()))
+    return layer, x, x_quantized, moments
+
+
+def test_moments_are_those_of_all_patches(case):
+    layer, x, x_quantized, moments = case
+    columns, columns_quantized = all_columns(layer, x), all_columns(layer, x_quantized)
+    assert moments.num_samples == columns.shape[1]
+    for mean, values in ((moments.mean, columns), (moments.mean_quantized, columns_quantized)):
+        torch.testing.assert_close(mean, values.mean(1), rtol=0, atol=1e-5)
+    centred = columns - columns.mean(1, keepdim=True)
+    centred_quantized = columns_quantized - columns_quantized.mean(1, keepdim=True)
+    count = columns.shape[1]
+    torch.testing.assert_close(moments.second, centred_quantized.mT @ centred_quantized / count, rtol=0, atol=1e-4)
+    drift = centred_quantized - centred
+    torch.testing.assert_close(moments.drift, drift.mT @ centred_quantized / count, rtol=0, atol=1e-4)
+    rows = grouped_rows(layer, layer.weight.detach()).double()
+    for energy, values in ((moments.signal, centred), (moments.carried, drift)):
+        assert energy == pytest.approx((values @ rows.mT).square().sum(2).mean(1).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("bit_width", [3, 8])
+def test_the_objective_is_the_output_error_of_the_layer_with_its_bias_corrected(case, bit_width):
+    layer, x, x_quantized, moments = case
+    grid = Grid(bit_width)
+    weight = layer.weight.detach()
+    scale, zero_point = ClipSearch().search(weight, grid)
+    levels = quantize(weight, scale, zero_point, grid)
+    quantized = dequantize(levels, scale, zero_point)
+    rows, quantized_rows = grouped_rows(layer, weight), grouped_rows(layer, quantized)
+    bias = corrected_bias(layer.bias.detach(), rows, quantized_rows, moments)
+
+    wanted = all_columns(layer, x) @ rows.double().mT + layer.bias.detach().double().reshape(rows.shape[0], 1, -1)
+    given = all_columns(layer, x_quantized) @ quantized_rows.double().mT + bias.double().reshape(rows.shape[0], 1, -1)
+    torch.testing.assert_close(given.mean(1), wanted.mean(1), rtol=0, atol=1e-5)
+    energy = (wanted - wanted.mean(1, keepdim=True)).square().sum(2).mean(1).sum()
+    error = 100 * (given - wanted).square().sum(2).mean(1).sum() / energy
+
+    objective = LayerObjective(rows, moments, scale, zero_point, ridge=1e-9)
+    assert objective(levels).item() + objective.floor == pytest.approx(error.item(), rel=1e-3)
+    expected_db = -10 * torch.log10(error / 100).item()
+    reported_db = decibel(output_error(rows, quantized_rows, moments))
+    assert reported_db == pytest.approx(expected_db, abs=0.01)  # the ridge steers, it is not reported
+
+
+def test_the_variance_term_is_the_mean_error_of_random_levels(case, generator):
+    layer, _, _, moments = case
+    grid = Grid(4)
+    weight = layer.weight.detach()
+    scale, zero_point = ClipSearch().search(weight, grid)
+    objective = LayerObjective(grouped_rows(layer, weight), moments, scale, zero_point, ridge=0.01)
+    mean = quantize(weight, scale, zero_point, grid)
+    draws = [mean + torch.randint(0, 2, mean.shape, generator=generator) * 2 - 1 for _ in range(3000)]
+    drawn = torch.stack([objective(each) for each in draws]).mean()
+    assert drawn.item() == pytest.approx(objective(mean, torch.ones_like(mean)).item(), rel=0.03)
+
+
+def test_the_gradient_is_that_of_finite_differences(case):
+    layer, _, _, moments = case
+    weight = layer.weight.detach().double()
+    scale, zero_point = torch.ones(len(weight)) * 0.1, torch.zeros(len(weight))
+    objective = LayerObjective(grouped_rows(layer, weight), moments, scale, zero_point, ridge=0.01)
+    mean = (weight / 0.1).round().requires_grad_()
+    variance = torch.rand_like(mean).requires_grad_()
+    assert torch.autograd.gradcheck(objective, (mean, variance), rtol=1e-3)
+
+
+def test_a_dead_layer_is_no_division_by_zero():
+    layer = nn.Conv2d(2, 3, 3)
+    x = torch.zeros(4, 2, 5, 5)
+    moments = gather_moments(layer, [(x, x)], Patches(layer, 100, torch.Generator()))
+    weight = layer.weight.detach()
+    scale, zero_point = ClipSearch().search(weight, Grid(4))
+    objective = LayerObjective(grouped_rows(layer, weight), moments, scale, zero_point, ridge=0.01)
+    assert torch.isfinite(objective(quantize(weight, scale, zero_point, Grid(4))))
+
+
+def test_the_small_error_of_eight_bits_is_told_exactly_where_the_inputs_are_the_same():
+    torch.manual_seed(0)
+    layer = nn.Conv2d(1, 16, 3, padding=1)
+    x = torch.randn(64, 1, 28, 28).clamp(min=-0.8)
+    moments = gather_moments(layer, [(each, each) for each in x.split(16)], Patches(layer, 10_000, torch.Generator()))
+    weight, grid = layer.weight.detach(), Grid(8)
+    scale, zero_point = ClipSearch().search(weight, grid)
+    levels = quantize(weight, scale, zero_point, grid)
+    rows = grouped_rows(layer, weight)
+    quantized = dequantize(levels, scale, zero_point)
+    difference = layer.weight.detach() - quantized
+    noise = nn.functional.conv2d(x.double(), difference.double(), padding=1)
+    signal = nn.functional.conv2d(x.double(), weight.double(), padding=1)
+    energies = [(each - each.mean((0, 2, 3), keepdim=True)).square().sum() for each in (signal, noise)]
+    expected_db = 10 * torch.log10(energies[0] / energies[1]).item()
+    assert 40 < expected_db < 60
+    reported_db = decibel(output_error(rows, grouped_rows(layer, quantized), moments))
+    assert reported_db == pytest.approx(expected_db, abs=0.05)
+
+
+def test_constant_inputs_have_no_variance():
+    """Products of large equal values, summed in float32, must not leave an H that is below zero."""
+    layer = nn.Conv2d(16, 4, 1)
+    x = torch.randn(16, 1, 1).expand(64, 16, 12, 12) * 100
+    patches = Patches(layer, 144, torch.Generator().manual_seed(0))
+    moments = gather_moments(layer, [(x, x + 1)] * 2, patches)
+    assert torch.linalg.eigvalsh(moments.second).abs().max() < 1e-6
+    torch.testing.assert_close(moments.mean_quantized[0], x[0, :, 0, 0].double() + 1, rtol=1e-6, atol=1e-4)
+
+
+def test_moments_of_several_calls_are_those_of_all_their_patches():
+    torch.manual_seed(0)
+    layer, calls = nn.Conv2d(3, 4, 3, padding=1), [torch.randn(5, 3, 6, 6), 2 + torch.randn(5, 3, 4, 5)]
+    sums = MomentSums(layer, Patches(layer, 10_000, torch.Generator()))
+    for x in calls:
+        sums.add(x, x)
+    columns = torch.cat([all_columns(layer, x) for x in calls], 1)
+    moments, centred = sums.moments(), columns - columns.mean(1, keepdim=True)
+    torch.testing.assert_close(moments.second, centred.mT @ centred / columns.shape[1], rtol=0, atol=1e-4)
+    assert moments.num_samples == columns.shape[1]

@@ -1,0 +1,66 @@
+import pytest
+import torch
+
+from attnround.calibration.walk import Walk
+from attnround.graph import find_layers, fold_batch_norms, swap_layers
+from attnround.graph.trace import calls, executor, graph_of
+from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.observer import ClipSearch
+
+
+def recorded_inputs(model, names, x):
+    """Each layer's input in an ordinary forward pass."""
+    seen = {}
+    hooks = [
+        model.get_submodule(name).register_forward_hook(
+            lambda _, args, __, name=name: seen.update({name: args[0].clone()})
+        )
+        for name in names
+    ]
+    with torch.no_grad():
+        model(x)
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+@pytest.fixture
+def pair(network):
+    fold_batch_norms(network)
+    names = list(find_layers(network))
+    return network, swap_layers(network, dict.fromkeys(names, 3), ClipSearch()), names
+
+
+@pytest.mark.parametrize("cache_mib", [0, 0.01, 100], ids=["keeps nothing", "keeps some", "keeps all"])
+def test_inputs_are_those_of_a_forward_pass_however_little_is_kept(pair, cache_mib):
+    teacher, student, names = pair
+    x = torch.randn(10, 3, 16, 16)
+    graph = graph_of(teacher)
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), list(x.split(4)), cache_mib)
+    expected, expected_quantized = recorded_inputs(teacher, names, x), recorded_inputs(student, names, x)
+    for node in calls(graph, student, (QuantizedLayer,)):
+        inputs = list(walk.values(node.all_input_nodes[0]))
+        torch.testing.assert_close(torch.cat([a for a, _ in inputs]), expected[node.target])
+        torch.testing.assert_close(torch.cat([b for _, b in inputs]), expected_quantized[node.target])
+
+
+def test_where_all_is_kept_no_layer_runs_twice(pair):
+    teacher, student, names = pair
+    graph = graph_of(teacher)
+    counts = dict.fromkeys(names, 0)
+    for name in names:
+        student.get_submodule(name).register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), list(torch.randn(4, 3, 16, 16).split(2)), 100)
+    for node in calls(graph, student, (QuantizedLayer,)):
+        list(walk.values(node.all_input_nodes[0]))
+    assert counts == {**dict.fromkeys(names, 2), names[-1]: 0}  # two batches; nothing is behind the last layer
+
+
+def test_the_cache_holds_only_what_later_layers_need(pair):
+    teacher, student, _ = pair
+    graph = graph_of(teacher)
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), [torch.randn(4, 3, 16, 16)], 100)
+    for node in calls(graph, student, (QuantizedLayer,)):
+        list(walk.values(node.all_input_nodes[0]))
+    (values, quantized_values) = walk.kept[0]
+    assert len(values) == len(quantized_values) == 1  # the last layer's input

@@ -1,0 +1,230 @@
+"""evaluate.py and verify.py on the folder that a run leaves: in this process, and once as a user calls them."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from tests import processes
+from tests.conftest import ROOT
+from tests.deploy.conftest import exported
+from tests.experiment.test_card import RECORD
+
+from attnround.data import FashionMNIST
+from attnround.deploy import fingerprint, save
+from attnround.errors import InputError
+from attnround.experiment.checks import evaluate_file, verify
+from attnround.experiment.exporting import export
+from attnround.experiment.record import Run
+from attnround.trainer import TrainerSettings
+
+DATA = {"root": str(ROOT / "assets/fashion_mnist"), "limit": 40, "num_calibration": 4, "batch_size": 20, "seed": 0}
+
+
+def data() -> FashionMNIST:
+    return FashionMNIST(**DATA)
+
+
+def run_with(folder) -> Run:
+    return Run("verify", {"data": "fashion_mnist"}, 0, False, {"data": DATA}, "", folder, ROOT)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run's folder, without the minutes that a run takes."""
+    folder = tmp_path_factory.mktemp("run")
+    model, about = exported("resnet")
+    deployed = save(model, folder / "quantized.safetensors", about)
+    images = data()
+    images.match(model.preprocessing, model.num_classes)
+    with torch.no_grad():
+        right = sum((model(x).argmax(1) == y).sum().item() for x, y in images.val_dataloader())
+    parts = RECORD["deployed"]["parts"]
+    record = RECORD | {
+        "deployed": deployed | {"fingerprint": fingerprint(model), "parts": parts},
+        "metrics": RECORD["metrics"] | {"quantized/top1": 100 * right / 40},
+        "config": {"model": {"name": "resnet18"}, "data": DATA, "paths": {"root": str(ROOT)}},
+    }
+    (folder / "record.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.fixture
+def folder(finished, tmp_path):
+    return shutil.copytree(finished, tmp_path / "run")
+
+
+def test_a_file_is_evaluated_to_the_number_of_its_record(folder):
+    metrics = evaluate_file(
+        checkpoint=str(folder / "quantized.safetensors"), data=data(), trainer=TrainerSettings(), run=run_with(folder)
+    )
+    assert metrics["quantized/top1"] == json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]
+
+
+def test_a_run_is_verified(folder):
+    metrics = verify(folder=str(folder), data=data(), batch_size=16, run=run_with(folder))
+    report = json.loads((folder / "verify.json").read_text())
+    assert metrics["agreement"] == 100 * report["network"]["agreeing"] / 40
+    assert report["faults"] == []
+    assert report["network"]["images"] == 40
+    assert {"simulation_right", "integer_right", "disagreeing"} <= report["network"].keys()
+    assert len(report["layers"]) + 1 == len((folder / "verify.csv").read_text().splitlines())
+    assert "every quantized layer is proven" in (folder / "model_card.md").read_text()
+    top1 = json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]
+    assert any(f"recorded {top1:.2f} %" in line for line in report["findings"])
+
+
+def test_another_model_than_the_measured_one_is_no_proof(folder):
+    model, about = exported("resnet")
+    changed = copy.deepcopy(model)
+    with torch.no_grad():
+        changed.fc.layer.bias[0] += 1
+    save(changed, folder / "quantized.safetensors", about)
+    with pytest.raises(InputError, match=r"not the file that the record is of.*not, bit for bit"):
+        verify(folder=str(folder), data=data(), batch_size=40, run=run_with(folder))
+    assert json.loads((folder / "verify.json").read_text())["faults"]
+    assert "Not yet verified" in (folder / "model_card.md").read_text()
+
+
+def test_a_folder_without_a_record(tmp_path):
+    with pytest.raises(InputError, match="no record that can be read"):
+        verify(folder=str(tmp_path), data=data(), batch_size=40, run=run_with(tmp_path))
+
+
+def exported_from(folder, kind: str, opset: int | None = None) -> dict[str, float]:
+    return export(folder=str(folder), format=kind, opset=opset, data=data(), run=run_with(folder))
+
+
+@pytest.mark.parametrize(("kind", "suffix"), [("onnx", "onnx"), ("torch", "pt2")])
+def test_an_export_is_evaluated_to_the_number_of_the_record(folder, kind, suffix):
+    assert exported_from(folder, kind)["agreement"] == 100
+    path = folder / f"quantized.{suffix}"
+    report = json.loads((folder / f"export_{kind}.json").read_text())
+    assert report["bytes"] == path.stat().st_size
+    metrics = evaluate_file(checkpoint=str(path), data=data(), trainer=TrainerSettings(), run=run_with(folder))
+    assert metrics["quantized/top1"] == report["top1"]
+    assert metrics["quantized/top1"] == json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "opset", "word"),
+    [("onnx", 12, "opset=12: give a whole number"), ("onnx", 99, "opset=99"), ("tflite", None, "none of")],
+)
+def test_what_cannot_be_exported_is_a_line(folder, kind, opset, word):
+    with pytest.raises(InputError, match=word):
+        exported_from(folder, kind, opset)
+    assert not list(folder.glob("quantized.[!s]*"))
+
+
+def test_a_full_disk_leaves_no_part_of_an_export(folder, monkeypatch):
+    def full(_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        exported_from(folder, "torch")
+    assert not list(folder.glob("quantized.[!s]*"))
+
+
+def test_an_export_that_computes_otherwise_is_not_kept(folder, monkeypatch):
+    monkeypatch.setattr("attnround.deploy.comparison.LEAST", 100.1)
+    with pytest.raises(InputError, match=r"quantized.pt2 is not written: it agrees"):
+        exported_from(folder, "torch")
+    assert not list(folder.glob("quantized.[!s]*"))
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"), [("evaluate", "checkpoint=x"), ("verify", "folder=x"), ("export", "folder=x")]
+)
+def test_the_configs_compose_with_every_data(name, needs):
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        for option in sorted(each.stem for each in (ROOT / "conf/data").glob("*.yaml")):
+            root = ["data.root=/images"] if option in ("image_folder", "imagenet") else []
+            config = compose(name, [needs, f"data={option}", *root])
+            assert instantiate(config.data, _convert_="all") is not None
+    assert config.task == name
+
+
+def entry(name: str, *arguments: str, cwd) -> subprocess.CompletedProcess:
+    return processes.run([str(ROOT / "src" / f"{name}.py"), *arguments], cwd)
+
+
+def test_bad_input_is_one_line(tmp_path):
+    torch.save({"weight": torch.zeros(2)}, tmp_path / "model.pth")
+    for done, word in (
+        (entry("evaluate", "checkpoint=model.pth", cwd=tmp_path), "pickle"),
+        (entry("verify", "nowhere", cwd=tmp_path), "give the folder of a finished run"),
+        (entry("verify", "one", "two", cwd=tmp_path), "one run"),
+        (entry("export", "nowhere", cwd=tmp_path), "give the folder of a finished run"),
+    ):
+        assert done.returncode == 1
+        assert done.stderr.startswith("error: ")
+        assert word in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    assert [each.name for each in tmp_path.iterdir()] == ["model.pth"]
+
+
+def calls(record: dict) -> None:
+    path = {"_target_": "pathlib.Path", "_args_": ["ran"]}
+    record["config"]["data"]["num_calibration"] = {"_target_": "pathlib.Path.touch", "_args_": [path]}
+
+
+def reads_the_environment(record: dict) -> None:
+    record["config"]["data"]["licence"] = "${oc.env:HOME}"
+
+
+def names_another_group(record: dict) -> None:
+    record["choices"]["data"] = "../model/timm"
+
+
+def has_a_foreign_option(record: dict) -> None:
+    record["config"]["data"]["transform"] = "os.system"
+
+
+def names_a_file_elsewhere(record: dict) -> None:
+    record["deployed"]["file"] = "../quantized.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        (calls, "config.data.num_calibration is"),
+        (reads_the_environment, "config.data.licence is"),
+        (names_another_group, "choices.data is ../model/timm, not one of cifar10"),
+        (has_a_foreign_option, "config.data.transform is no option"),
+        (names_a_file_elsewhere, 'deployed.file is "../quantized.safetensors"'),
+    ],
+)
+def test_a_foreign_record_is_data_and_calls_nothing(folder, tmp_path, change, word):
+    record = json.loads((folder / "record.json").read_text())
+    change(record)
+    (folder / "record.json").write_text(json.dumps(record))
+    before = {each: each.read_bytes() for each in folder.iterdir()}
+    shutil.copy(folder / "quantized.safetensors", tmp_path)
+    done = entry("export", "run", "format=torch", cwd=tmp_path)
+    assert (done.returncode, len(done.stderr.strip().splitlines())) == (1, 1), done.stderr
+    assert word in done.stderr
+    assert before == {each: each.read_bytes() for each in folder.iterdir()}
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["quantized.safetensors", "run"]
+
+
+def test_the_record_of_a_project_that_moved_finds_its_data(folder, tmp_path):
+    record = json.loads((folder / "record.json").read_text())
+    moved = json.dumps(record).replace(str(ROOT), "/somewhere/else")
+    assert "/somewhere/else" in moved
+    (folder / "record.json").write_text(moved)
+    done = entry("verify", "run", "data.limit=10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_verify_takes_the_runs_own_data(folder, tmp_path):
+    done = entry("verify", str(folder), "data.limit=10", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "every quantized layer is proven" in done.stdout
+    assert json.loads((folder / "verify.json").read_text())["network"]["images"] == 10
+    assert [each.name for each in tmp_path.iterdir()] == ["run"]

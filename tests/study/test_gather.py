@@ -1,0 +1,47 @@
+import csv
+import json
+
+import pytest
+
+from attnround.study.gather import METRICS, line_of, main
+
+
+def record(seed: int, quantizer: str, top1: float) -> dict:
+    metrics = dict.fromkeys(METRICS, 1.0) | {"fp32/top1": 94.0, "nearest/top1": 80.0, "quantized/top1": top1}
+    return {
+        "choices": {"model": "m", "quantizer": quantizer, "bits": "uniform"}, "seed": seed, "metrics": metrics,
+        "config_hash": f"{quantizer}{seed}", "git_revision": "abc", "versions": {"torch": "2"}, "device": "cpu",
+        "processor": "p, 2 cores", "num_threads": 2, "date": "2026-01-01",
+        "config": {"bits": {"bit_width": 3}, "model": {"name": "n"}},
+    }  # fmt: skip
+
+
+def test_the_records_below_a_folder_are_lines_in_order(tmp_path):
+    for i, (seed, quantizer, top1) in enumerate([(1, "b", 93.0), (0, "b", 92.0), (0, "a", 90.0)]):
+        (tmp_path / "runs" / str(i)).mkdir(parents=True)
+        (tmp_path / "runs" / str(i) / "record.json").write_text(json.dumps(record(seed, quantizer, top1)))
+    main(str(tmp_path / "runs"), str(tmp_path / "lines.csv"))
+    with (tmp_path / "lines.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    assert [(line["quantizer"], line["seed"], line["quantized/top1"]) for line in lines] == [
+        ("a", "0", "90"),
+        ("b", "0", "92"),
+        ("b", "1", "93"),
+    ]
+    assert {line["device"] for line in lines} == {"p, 2 cores"}
+
+
+@pytest.mark.parametrize(
+    ("bits", "shown"),
+    [
+        ({"bit_width": 3}, "3"),
+        ({"bit_width": 4, "budget": None}, "4"),
+        ({"bit_width": 4, "budget": 2.5}, "2.5"),
+        ({"path": "mine.json"}, "3.124"),
+    ],
+)
+def test_the_bits_of_a_line_are_what_was_asked_for(bits, shown):
+    one = record(0, "b", 90.0)
+    one["config"]["bits"] = bits
+    one["metrics"]["bits/mean"] = 3.1239
+    assert str(line_of(one)["weight_bits"]) == shown

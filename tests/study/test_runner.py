@@ -1,0 +1,115 @@
+"""Lists of runs as processes: these are real; the entry is a script that does as its overrides say."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from attnround.errors import InputError
+from attnround.study import runner
+from attnround.study.runner import BEGUN, Planned, Workers, run_all
+
+ENTRY = """
+import json, os, pathlib, signal, sys, time
+kind, place = sys.argv[1], pathlib.Path(sys.argv[2])
+if kind == "fails":
+    sys.exit("a warning\\nerror: one and a half")
+if kind == "dies":
+    os.kill(os.getpid(), signal.SIGKILL)
+if kind == "silent":
+    sys.exit(3)
+if kind.startswith("meets"):  # each waits for the other to begin, which takes two processes at once
+    (place.parent / kind).touch()
+    for _ in range(90_000):
+        if len(list(place.parent.glob("meets?"))) == 2:
+            break
+        time.sleep(0.02)
+(place / "qat").mkdir()
+(place / "reconstruction.pt").touch()
+record = {"config_hash": place.name, "choices": {}, "seed": 0, "num_threads": int(os.environ["OMP_NUM_THREADS"])}
+record |= {"date": "", "metrics": {"quantized/top1": 90.0}, "evaluation": {"correct": {}}, "device": "cpu"}
+record |= {"processor": str(os.getpid()), "git_revision": "", "versions": {}}
+(place / "record.json").write_text(json.dumps(record))
+"""
+
+
+def planned(kind: str) -> Planned:
+    return Planned("table", (kind,), kind, {"seed": 0, "paths": {}}, {})
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Run these kinds; kind -> its row."""
+    (tmp_path / "entry.py").write_text(ENTRY)
+    monkeypatch.setattr(
+        runner, "command", lambda overrides, place: [sys.executable, str(tmp_path / "entry.py"), *overrides, str(place)]
+    )
+
+    def run(kinds, workers=Workers()):  # noqa: B008
+        rows = []
+        run_all(map(planned, kinds), tmp_path / "runs", workers, rows.append, root=tmp_path)
+        return dict(zip([row.command.rsplit(" ", 1)[-1] for row in rows], rows, strict=True))
+
+    return run
+
+
+ALL = ["one", "fails", "dies", "silent", "two"]
+
+
+@pytest.mark.parametrize("workers", [Workers(), Workers(2)], ids=["one after another", "two at a time"])
+def test_a_run_that_fails_or_dies_stops_no_other(run, workers, tmp_path):
+    rows = run(ALL, workers)
+    assert {kind for kind, row in rows.items() if row.error is None} == {"one", "two"}
+    assert rows["fails"].error == "one and a half"
+    assert rows["dies"].error.startswith("its process died (SIGKILL), for want of memory perhaps: ")
+    assert rows["silent"].error.startswith("exit status 3 without a word")
+    assert [each.name for each in (tmp_path / "runs/one").iterdir() if each.suffix != ".log"] == ["record.json"]
+
+
+def test_two_processes_share_the_machine(run, monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    monkeypatch.setattr(runner, "num_cores", lambda: 6)
+    rows = run(["meets1", "meets2"], Workers(2))
+    assert {row.num_threads for row in rows.values()} == {3}
+    assert len({row.device for row in rows.values()}) == 2
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    assert run(["three"])["three"].num_threads == 1
+
+
+def test_what_ended_while_nobody_waited_is_not_run_again(run, tmp_path):
+    first = run(["one"])["one"].device
+    assert run(["one"])["one"].device != first  # its row was written: who asks again wants it anew
+    last = json.loads((tmp_path / "runs/one/record.json").read_text())["processor"]
+    (tmp_path / "runs/one" / BEGUN).touch()  # as a killed parent leaves it
+    assert run(["one"])["one"].device == last
+    assert not (tmp_path / "runs/one" / BEGUN).exists()
+    (tmp_path / "runs/one" / BEGUN).touch()
+    (tmp_path / "runs/one/record.json").write_text("{")  # a run that was killed as well
+    assert run(["one"])["one"].device != last
+
+
+def test_no_runs_start_nothing(run):
+    assert run([]) == {}
+
+
+@pytest.mark.slow
+def test_submitit_on_this_machine(run):
+    rows = run(ALL, Workers(cluster="local", parameters={"timeout_min": 5}))
+    assert {kind for kind, row in rows.items() if row.error is None} == {"one", "two"}
+    assert rows["fails"].error == "one and a half"
+    assert "SIGKILL" in rows["dies"].error
+
+
+def test_submitits_own_error_is_one_line(run):
+    with pytest.raises(InputError, match="submitit, cluster local: "):
+        run(["one"], Workers(cluster="local", parameters={"timeout_minutes": 5}))
+
+
+def test_the_command_is_the_ordinary_entry(tmp_path):
+    words = runner.command(["quantizer=gptq"], tmp_path / "it's, a = place")
+    assert words[:5] == [sys.executable, "-m", "attnround.cli", "train", "quantizer=gptq"]
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    (override,) = OverridesParser.create().parse_overrides(words[5:])
+    assert Path(override.value()) == tmp_path / "it's, a = place"
