@@ -18,6 +18,8 @@ NEEDS = {
     "data=image_folder": ["data.root=/images"],
     "data=imagenet": ["data.root=/images"],
     "bits=file": ["bits.path=allocation.json"],
+    "model=module": ["model.factory=nets:small"],
+    "data=module": ["data.factory=sets:labelled"],
 }
 OTHERS = ("hydra", "table")  # a table is a grid of runs
 OPTIONS = [

@@ -10,13 +10,13 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "src/attnround"
-GROUND = ("errors", "files", "lazy", "machine", "progress", "table")
+GROUND = ("errors", "factory", "files", "lazy", "machine", "progress", "table")
 MAY_IMPORT = {
     **{room: set() for room in GROUND},
     "quantization": set(),
     "trainer": set(),
     "graph": {"quantization"},
-    "zoo": set(),
+    "zoo": {"graph"},
     "data": set(),
     "bits": {"quantization"},
     "calibration": {"graph", "quantization"},

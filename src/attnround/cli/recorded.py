@@ -41,6 +41,9 @@ def recorded(folder: str, given: list[str]) -> list[str]:
     if choice not in known:
         names = ", ".join(known)
         raise InputError(f"{folder}/record.json: choices.data is {choice}, not one of {names}: give data=...")
+    if choice == "module":  # what a record names is not run
+        named = record["config"]["data"].get("factory", "package.module:function")
+        raise InputError(f"{folder} is of data of your own: give data=module data.factory={named} to have it made")
     said = {each.lstrip("+").partition("=")[0] for each in given}
     RECORDED.update({key: value for key, value in record["config"]["data"].items() if f"data.{key}" not in said})
     paths = record["config"]["paths"]

@@ -11,6 +11,7 @@ import hydra
 from omegaconf import DictConfig
 
 from attnround.cli.entry import CONF, perform, start
+from attnround.cli.summary import summarised
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="train")
@@ -24,4 +25,5 @@ def main() -> None:
     for folder in (each.removeprefix("resume=") for each in sys.argv[1:] if each.startswith("resume=")):
         if folder not in ("", "null") and not Path(folder).is_dir():  # Hydra would make it
             sys.exit(f"error: resume={folder} is not there: give the folder of the run that is to go on")
-    start(run)
+    with summarised():
+        start(run)

@@ -10,6 +10,7 @@ PLACES = {
     "HeldOut": "held_out",
     "ImageData": "base",
     "ImageFolder": "image_folder",
+    "OwnData": "own",
     "LabelledPair": "labelled",
     "draw": "base",
     "draw_balanced": "base",

@@ -19,7 +19,8 @@ EXTENSIONS = ", ".join(READ_HERE)
 
 
 class ImageFolder(ImageData):
-    """root: a folder with val/<class>/<images>; calibration: any folder of images, at any depth, labels unknown.
+    """root: a folder with val/<class>/<images>; calibration: any folder of images, at any depth, labels unknown;
+    validation: what the folder is called where it is not val, a name below root or another path.
 
     Class folders are WordNet ids or class indices of the model's outputs, so that a subset of ImageNet evaluates
     rightly on a model of 1,000 classes; other names stand for the classes in their order, if there are as many.
@@ -41,6 +42,7 @@ class ImageFolder(ImageData):
         licence: str | None = None,
         class_order: str | None = None,
         class_map: str | None = None,
+        validation: str = "val",
     ):
         super().__init__(num_calibration, batch_size, seed, limit, num_workers, licence)
         self.root = Path(root)
@@ -48,6 +50,7 @@ class ImageFolder(ImageData):
         if class_order is not None and class_map is not None:
             raise InputError(f"data.class_order={class_order} and data.class_map={class_map}: give one of them")
         self.class_order, self.class_map = class_order, class_map
+        self.validation = self.root / validation
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Read the folders' lists now, so that what is wrong with them is said before the work begins."""
@@ -107,10 +110,12 @@ class ImageFolder(ImageData):
         return dataclasses.replace(plain, transform=augment), plain
 
     def _evaluation_set(self) -> LabelledFiles:
-        folder = self.root / "val"
+        folder = self.validation
         if not folder.is_dir():
-            what = "has no folder val" if self.root.is_dir() else "is not there"
-            raise InputError(f"data.root={self.root} {what}: give a folder with val/<class>/<images>")
+            what = f"has no folder {folder.name}" if self.root.is_dir() else "is not there"
+            raise InputError(
+                f"data.root={self.root} {what}: give a folder with val/<class>/<images>, or data.validation=<its name>"
+            )
         if self.map is None and not list_folders(folder) and (flat := list_images(folder)[0]):
             raise InputError(
                 f"{folder} has {len(flat)} images and no class folders: sort them into one folder a class, or give "
@@ -145,11 +150,11 @@ class ImageFolder(ImageData):
 
     def _places(self, names: list[str]) -> dict[str, int]:
         """Class folder -> output. Where val lacks some of the classes, the folders of train tell which there are."""
-        known = {*names, *list_folders(self.root / "val")}
+        known = {*names, *list_folders(self.validation)}
         train = self.root / "train"
         both = known | set(list_folders(train)) if train.is_dir() else known
         known = both if len(both) == self.num_classes else known
-        return class_places(sorted(known), self.num_classes, self.root / "val", self.class_order)
+        return class_places(sorted(known), self.num_classes, self.validation, self.class_order)
 
     def _calibration_files(self) -> list[str]:
         folder = self.calibration_root

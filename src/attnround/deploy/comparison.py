@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from attnround.evaluation import is_right
-from attnround.graph import joined
+from attnround.graph import Output, joined, logits_in
 
 ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
 LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
@@ -27,16 +27,21 @@ class Comparison:
     largest_logit: float = 0.0
     logit_difference: float = 0.0
 
-    def add(self, simulated: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
-        """Count a batch: logits [N, classes, ...] of both, and labels [N] or [N, K]. Where classes differ: bool [N]."""
+    def add(self, expected: object, found: object, labels: Tensor, output: Output = None) -> Tensor:
+        """Count a batch: what simulation and exported model give, labels [N] or [N, K]. Where classes differ: bool [N].
+
+        output: which of several tensors are the logits [N, classes, ...]; None takes all of them side by side. The
+        largest difference is over all of them.
+        """
+        simulated, logits = (joined(each) if output is None else logits_in(each, output) for each in (expected, found))
         same = (simulated.argmax(1) == logits.argmax(1)).reshape(len(labels), -1)
         self.images += len(labels)
         self.agreeing += int(same.sum()) if logits.ndim == 2 else same.double().mean(1).sum().item()
         if logits.ndim == 2:  # else a label would be a picture
             self.simulation_right += int(is_right(simulated, labels).sum())
             self.right += int(is_right(logits, labels).sum())
-        self.largest_logit = max(self.largest_logit, simulated.abs().max().item())
-        self.logit_difference = max(self.logit_difference, (logits - simulated).abs().max().item())
+        self.largest_logit = max(self.largest_logit, joined(expected).abs().max().item())
+        self.logit_difference = max(self.logit_difference, (joined(found) - joined(expected)).abs().max().item())
         return ~same.all(1)
 
     @property
@@ -74,7 +79,7 @@ def compare(
     """
     results = [Comparison() for _ in exported]
     for images, labels in batches:
-        expected = joined(simulated(images))
+        expected = simulated(images)
         for model, result in zip(exported, results, strict=True):
-            result.add(expected, joined(model(images)), labels)
+            result.add(expected, model(images), labels, getattr(simulated, "logits_at", None))
     return results

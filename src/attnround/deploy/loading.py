@@ -55,6 +55,8 @@ def _own_model(own: nn.Module | Factory, about: dict, source: str) -> Captured:
     preprocessing = preprocessing_of(about)
     model = capture(net, torch.zeros(1, *preprocessing["input_size"]))
     model.preprocessing = preprocessing
+    model.num_classes = about["model"].get("num_classes", getattr(model, "num_classes", None))
+    model.logits_at = about["model"].get("output")
     return model
 
 
@@ -79,7 +81,7 @@ def _timm_model(content: Content, source: str) -> Captured:
     if "module" in architecture:
         raise InputError(
             f"{source} is of a module that timm has not, {architecture['module']}: give model=<that module, or a "
-            "function that makes it> to attnround.load"
+            "function that makes it> to attnround.load, factory=<package.module:function> to an entry"
         )
     if set(architecture) != ARCHITECTURE or ":" in architecture["name"] or READS_FILES & set(architecture["arguments"]):
         raise InputError(f"{source}: its model asks for other files than itself ({architecture}): refused")
@@ -133,15 +135,17 @@ def fingerprint(model: nn.Module) -> str:
     return state_digest(model.state_dict())
 
 
-LOADERS: dict[str, Callable[[Path], nn.Module]] = {  # suffix -> what opens such a file
+LOADERS: dict[str, Callable[[Path, Factory | None], nn.Module]] = {  # suffix -> what opens such a file
     ".safetensors": load,
-    ".onnx": load_onnx,
-    ".pt2": load_program,
+    ".onnx": lambda path, own: load_onnx(path),
+    ".pt2": lambda path, own: load_program(path),
 }
 
 
-def open_model(path: str) -> nn.Module:
+def open_model(path: str, own: Factory | None = None) -> nn.Module:
     """The model of an exported file, by its suffix: images [N, C, H, W] -> logits, `preprocessing`, `num_classes`.
+
+    own: makes the float module of a .safetensors file that is of the caller's own one.
 
     Raises InputError where no loader takes it, and as the loaders do.
     """
@@ -151,4 +155,4 @@ def open_model(path: str) -> nn.Module:
             f"checkpoint={path} is not of a kind that is evaluated: give one of {', '.join(LOADERS)}; a .pt or .pth "
             "file is a pickle, which may run code when it is loaded, and is refused"
         )
-    return loader(Path(path))
+    return loader(Path(path), own)

@@ -75,7 +75,7 @@ class Program(nn.Module):
         super().__init__()
         self.about = about
         self.preprocessing = preprocessing_of(about)
-        self.num_classes = about["model"].get("num_classes")
+        self.num_classes, self.logits_at = about["model"].get("num_classes"), about["model"].get("output")
         self.module = program.module()
 
     def forward(self, images: Tensor) -> Tensor:

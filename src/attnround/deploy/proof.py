@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from attnround.deploy.comparison import Comparison
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.integer import IntegerLayer, integer_model
-from attnround.graph import joined
 from attnround.quantization.grid import per_channel
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 
@@ -98,7 +97,7 @@ def prove(
         for images, labels in batches:
             for some, right in zip(images.split(batch_size), labels.split(batch_size), strict=True):
                 inputs.clear()
-                logits = joined(model(some))
+                expected = model(some)
                 for record in proof.layers:
                     layers[record.name].watch = partial(_alone, record, layers[record.name], inputs)
                 if inputs:
@@ -106,7 +105,7 @@ def prove(
                 for record in proof.layers:
                     layers[record.name].watch = partial(_together, record, inputs)
                 first = proof.network.images
-                differing = proof.network.add(logits, joined(integer(some)), right)
+                differing = proof.network.add(expected, integer(some), right, model.logits_at)
                 proof.disagreeing += [first + int(each) for each in differing.nonzero()]
     finally:
         for hook in hooks:

@@ -112,7 +112,7 @@ class OnnxModel(nn.Module):
         super().__init__()
         self.about = about
         self.preprocessing = preprocessing_of(about)
-        self.num_classes = about["model"].get("num_classes")
+        self.num_classes, self.logits_at = about["model"].get("num_classes"), about["model"].get("output")
         self.session = session(raw, source, settings)
 
     def forward(self, images: Tensor) -> Tensor:

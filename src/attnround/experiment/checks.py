@@ -2,9 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -18,6 +19,7 @@ from attnround.evaluation.interval import wilson
 from attnround.experiment.card import write_card
 from attnround.experiment.record import Run
 from attnround.experiment.schema import read_record
+from attnround.factory import made
 from attnround.files import json_floats, json_text, write_atomically
 from attnround.progress import bar
 from attnround.table import csv_text
@@ -26,9 +28,20 @@ from attnround.trainer import TrainerSettings
 log = logging.getLogger(__name__)
 
 
-def evaluate_file(*, checkpoint: str, data: ImageData, trainer: TrainerSettings, run: Run) -> dict[str, float]:
-    """Top-1 of an exported model on the evaluation images, as `quantized/top1`, as in the record of its run."""
-    model = open_model(checkpoint)
+def evaluate_file(
+    *,
+    checkpoint: str,
+    factory: str | None,
+    arguments: dict | None,
+    data: ImageData,
+    trainer: TrainerSettings,
+    run: Run,
+) -> dict[str, float]:
+    """Top-1 of an exported model on the evaluation images, as `quantized/top1`, as in the record of its run.
+
+    factory, arguments: what makes the float module where the file is of the user's own one.
+    """
+    model = open_model(checkpoint, own_model(factory, arguments))
     data.match(model.preprocessing, model.num_classes)
     outputs = evaluate(model, data, trainer, Path(checkpoint).name)
     low, high = wilson(outputs.top1, len(outputs.labels))
@@ -39,17 +52,19 @@ def evaluate_file(*, checkpoint: str, data: ImageData, trainer: TrainerSettings,
     return {"quantized/top1": outputs.top1}
 
 
-def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[str, float]:
+def verify(
+    *, folder: str, factory: str | None, arguments: dict | None, data: ImageData, batch_size: int, run: Run
+) -> dict[str, float]:
     """Prove a run's file in integer arithmetic; write verify.json, verify.csv and the card; return the agreement.
 
-    Raises InputError, after all is written, where something contradicts the proof.
+    factory, arguments: what makes the float module where it is the user's own. Raises InputError, after all is written,
+    where something contradicts the proof.
     """
     check_number("batch_size", batch_size, least=1, whole=True)
     begun = time.perf_counter()
-    record = read_record(Path(folder))
-    path = Path(folder) / record["deployed"]["file"]
+    record, path = of_run(folder, factory)
     content = read(path)
-    model = build(content, str(path))
+    model = build(content, str(path), own_model(factory, arguments))
     data.match(model.preprocessing, model.num_classes)
     proof = prove(model, content.layers, watched(data, "verify"), batch_size)
     same_data = {**record["config"]["data"], "licence": None} == {**run.config["data"], "licence": None}
@@ -78,6 +93,23 @@ def verify(*, folder: str, data: ImageData, batch_size: int, run: Run) -> dict[s
     if faults:
         raise InputError(f"{path}: the proof fails: {'; '.join(faults)}")
     return {"agreement": proof.network.agreement}
+
+
+def of_run(folder: str, factory: str | None) -> tuple[dict, Path]:
+    """The record of a run and its model's file.
+
+    Raises InputError where the model is the user's own and nothing says what makes it: what a record names is not run.
+    """
+    record = read_record(Path(folder))
+    if record["choices"]["model"] == "module" and factory is None:
+        named = record["config"]["model"].get("factory", "package.module:function")
+        raise InputError(f"{folder} is of a model of your own: give factory={named}, if that function is to make it")
+    return record, Path(folder) / record["deployed"]["file"]
+
+
+def own_model(factory: str | None, arguments: dict | None) -> Callable[[], object] | None:
+    """What makes the user's own float module; None where it is timm's."""
+    return partial(made, "factory", factory, arguments) if factory else None
 
 
 def watched(data: ImageData, name: str) -> Iterator[list[Tensor]]:

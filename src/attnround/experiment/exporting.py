@@ -18,9 +18,8 @@ from attnround.deploy.qdq import NARROW, OLDEST, storage_bits, wanted_opset
 from attnround.deploy.runtime import latency, need_onnx, newest_opset, onnx_file, open_onnx, session
 from attnround.deploy.seal import about_export
 from attnround.errors import InputError, check_number
-from attnround.experiment.checks import watched
+from attnround.experiment.checks import of_run, own_model, watched
 from attnround.experiment.record import Run
-from attnround.experiment.schema import read_record
 from attnround.files import json_text, write_atomically
 from attnround.machine import processor
 
@@ -28,18 +27,27 @@ log = logging.getLogger(__name__)
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
-def export(*, folder: str, format: str, opset: int | None, data: ImageData, run: Run) -> dict[str, float]:  # noqa: A002
+def export(
+    *,
+    folder: str,
+    format: str,  # noqa: A002 (what it is called on the command line)
+    opset: int | None,
+    factory: str | None,
+    arguments: dict | None,
+    data: ImageData,
+    run: Run,
+) -> dict[str, float]:
     """Write a run's model in another format, and export_<format>.json beside it; return its agreement.
 
-    The file is kept only where it gives what the simulation does. opset: None takes the oldest that has the types.
+    The file is kept only where it gives what the simulation does. opset: None takes the oldest that has the types;
+    factory, arguments: what makes the float module where it is the user's own.
     Raises InputError.
     """
     if format not in FORMATS:
         raise InputError(f"format={format} is none of {', '.join(FORMATS)}")
-    record = read_record(Path(folder))
-    source = Path(folder) / record["deployed"]["file"]
+    record, source = of_run(folder, factory)
     content = read(source)
-    model = build(content, str(source))
+    model = build(content, str(source), own_model(factory, arguments))
     data.match(model.preprocessing, model.num_classes)
     about = about_export(content.about) | {"source": content.about["sha256"]}
     target = source.with_suffix(FORMATS[format])

@@ -11,7 +11,9 @@ from collections.abc import Mapping
 NO_RESULT = ("paths", "logger", "debug", "metric", "resume", "hydra")  # what changes no result
 UNCOUNTED = ("_target_", "licence")  # keys that compute nothing, in any group
 # Options that came after runs had been recorded: at these values a run is the one it was before they came.
-NEUTRAL = {"model.weights_key": None, "data.class_order": None, "data.class_map": None}
+NEUTRAL = {
+    "model.weights_key": None, "data.class_order": None, "data.class_map": None, "data.validation": "val",
+}  # fmt: skip
 
 
 def identity(config: Mapping[str, object], choices: Mapping[str, str | None]) -> str:

@@ -87,7 +87,9 @@ def git_revision(root: Path) -> str:
 
 
 def model_of(choices: dict[str, str], config: dict) -> str:
-    """The model's name: its option's, or timm's."""
+    """The model's name: its option's, timm's, or that of one's own."""
+    if choices["model"] == "module":
+        return config["model"]["name"] or config["model"]["factory"].rpartition(":")[2]
     return config["model"]["name"] if choices["model"] == "timm" else choices["model"]
 
 

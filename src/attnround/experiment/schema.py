@@ -39,7 +39,7 @@ RECORD = {
     "evaluation": {"images": int},
     "licence": {"weights": (str, type(None)), "data": (str, type(None))},
     "deployed": {"file": FileName, "bytes": int, "sha256": str, "fingerprint": str, "parts": {str: int}},
-    "config": {"model": {"name": str}, "data": {str: Plain}, "paths": {"root": str}},
+    "config": {"model": {"name": (str, type(None))}, "data": {str: Plain}, "paths": {"root": str}},
 }  # fmt: skip
 WORDS = {
     Number: "a number", FileName: "the name of a .safetensors file in this folder", int: "a whole number", str: "text",

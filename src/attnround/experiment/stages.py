@@ -36,7 +36,7 @@ LOST_DB = 1.0  # of a weight; with zeros in its place it has 0 dB
 def prepare(model: TimmModel, data: ImageData) -> tuple[Prepared, Calibration]:
     """Build, capture and fold the float model, and draw its calibration images."""
     teacher = captured(model.build())
-    say("model", f"{model.name}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
+    say("model", f"{model.called}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     say("weights", teacher.weights_from)
     data.match(teacher.preprocessing, teacher.num_classes)
     calibration = data.calibration()

@@ -4,7 +4,7 @@ from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.layers import channels_last, find_layers, left_float, swap_layers
-from attnround.graph.outputs import Output, class_logits, joined, tensors
+from attnround.graph.outputs import Output, class_logits, joined, logits_in, tensors
 from attnround.graph.units import Unit, cut
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "fold_batch_norms",
     "joined",
     "left_float",
+    "logits_in",
     "norms_to_fold",
     "swap_layers",
     "tensors",

@@ -173,8 +173,10 @@ def _why(error: Exception) -> str:
 
 
 def captured(model: nn.Module) -> Captured:
-    """Capture a model that `TimmModel.build` made, for images of its preprocessing."""
-    return capture(model, torch.zeros(1, *model.preprocessing["input_size"]))
+    """Capture a model that a `Blueprint` built, for images of its preprocessing."""
+    found = capture(model, torch.zeros(1, *model.preprocessing["input_size"]))
+    found.logits_at = getattr(model, "logits_at", None)
+    return found
 
 
 def _shape(node: fx.Node) -> tuple[int | None, ...]:

@@ -49,12 +49,16 @@ def joined(outputs: object) -> Tensor:
 
 
 def class_logits(model: nn.Module, images: Tensor) -> Tensor:
-    """The logits [N, classes, ...] of a model for a batch, found by its `logits_at`, if it has one.
+    """The logits [N, classes, ...] of a model for a batch, found by its `logits_at`, if it has one."""
+    return logits_in(model(images), getattr(model, "logits_at", None))
 
-    That is their key or index in what the model gives, or a function that takes them out. Raises InputError where it is
-    None and there is more than one tensor, and where it names nothing.
+
+def logits_in(outputs: object, output: Output) -> Tensor:
+    """The logits [N, classes, ...] in what a model gives for a batch.
+
+    output: their key or index, a function that takes them out, or None where there is one tensor; a number that is no
+    key is a place among the tensors. Raises InputError where it names nothing.
     """
-    outputs, output = model(images), getattr(model, "logits_at", None)
     if callable(output):
         return output(outputs)
     found = tensors(outputs)
@@ -62,6 +66,8 @@ def class_logits(model: nn.Module, images: Tensor) -> Tensor:
         return next(iter(found.values()))
     if str(output) in found:
         return found[str(output)]
+    if isinstance(output, int) and output < len(found):
+        return list(found.values())[output]
     names = ", ".join(found) or "no floating tensor"
     raise InputError(f"output={output}: the model gives {names}; name the one that is the logits, or give a function")
 

@@ -1,7 +1,7 @@
-"""timm's side: build a float model, with weights from a checkpoint."""
+"""Float models: timm's by name, one's own by a function; weights from a checkpoint."""
 
 from attnround.lazy import lazily
 from attnround.zoo.blueprint import Blueprint
 
-__all__ = ["Blueprint", "TimmModel"]
-__getattr__ = lazily(__name__, {"TimmModel": "build"})  # which needs timm
+__all__ = ["Blueprint", "ModuleModel", "TimmModel"]
+__getattr__ = lazily(__name__, {"TimmModel": "build", "ModuleModel": "module"})  # the first needs timm

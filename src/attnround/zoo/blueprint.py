@@ -9,6 +9,10 @@ from torch import nn
 class Blueprint(Protocol):
     """`TimmModel`, and any other factory that a saved file is to rebuild its model by."""
 
+    @property
+    def called(self) -> str:
+        """What a person calls the model."""
+
     def build(self) -> nn.Module:
         """The float model in eval mode, with `preprocessing`, `num_classes`, `licence` and `weights_from`."""
 

@@ -77,6 +77,11 @@ class TimmModel:
         model.licence = self.licence or own
         return model.eval()
 
+    @property
+    def called(self) -> str:
+        """What a person calls the model."""
+        return self.name
+
     def architecture(self, model: nn.Module) -> dict:
         """What builds the modules of `model`, made by `build`, again: arguments of TimmModel, but for its weights."""
         hub = ":" in self.name  # its config is out there; the architecture it names is timm's own

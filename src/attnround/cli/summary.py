@@ -1,0 +1,114 @@
+"""What `-m` ends with: one table of all its runs, seeds apart as a spread, and the same as a CSV."""
+
+import json
+import math
+import statistics
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+COLUMNS = {  # of the table -> metric, digits
+    "top-1 %": ("quantized/top1", 2),
+    "agreement %": ("quantized/agreement", 2),
+    "SQNR dB": ("quantized/sqnr_db", 2),
+    "bits": ("bits/mean", 2),
+    "MiB": ("bits/size_mib", 2),
+}
+SECONDS = ("time/allocation_s", "time/scales_s", "time/reconstruction_s", "time/qat_s")
+folders: list[Path] = []  # of the multirun that this process has begun
+
+
+class Noted(Callback):
+    """Tells `summarised` where the runs of a multirun lie."""
+
+    def on_multirun_start(self, config: DictConfig, **_: object) -> None:
+        folders[:] = [Path(config.hydra.sweep.dir)]
+
+
+@contextmanager
+def summarised() -> Iterator[None]:
+    """After what is many runs, the table of those that ended, also where one failed."""
+    try:
+        yield
+    finally:
+        for folder in folders:
+            summarise(folder)
+        folders.clear()
+
+
+def summarise(folder: Path) -> None:
+    """Print the table of a multirun's records, and write its summary.csv."""
+    from attnround.files import write_atomically
+    from attnround.study.gather import line_of
+    from attnround.table import csv_text, text_table
+
+    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/record.json")}
+    runs = {name: found[name] for name in sorted(found, key=_number) if "quantized/top1" in found[name]["metrics"]}
+    if not runs:
+        return
+    csv = csv_text([{"run": name} | line_of(record) for name, record in runs.items()])
+    write_atomically(folder / "summary.csv", csv)
+    alike: dict[str, list[dict]] = {}
+    for label, record in zip(labels(list(runs.values())), runs.values(), strict=True):
+        alike.setdefault(label, []).append(record["metrics"])
+    print("\n" + text_table(["", "runs", *COLUMNS, "seconds"], [[k, len(v), *_cells(v)] for k, v in alike.items()]))
+    print(f"\n{'summary':12} {folder / 'summary.csv'}")
+
+
+def labels(records: Sequence[dict]) -> list[str]:
+    """What tells each record from the others, such as `quantizer=gptq bits.bit_width=3`, seeds aside.
+
+    Of a group whose choice differs, the choice alone.
+    """
+    from attnround.experiment.identity import computing
+
+    choices = [{group: choice for group, choice in each["choices"].items() if choice is not None} for each in records]
+    chosen = _differing(choices)
+    options = [dict(_leaves(computing(each["config"]))) for each in records]
+    for each in options:
+        for name in [name for name in each if name.split(".")[0] in chosen or name.split(".")[-1] == "seed"]:
+            del each[name]
+    told = [one | other for one, other in zip(choices, options, strict=True)]
+    names = [*chosen, *_differing(options)]
+    return [" ".join(f"{name}={each[name]}" for name in names if name in each) or "all" for each in told]
+
+
+def _differing(given: Sequence[dict]) -> list[str]:
+    """Keys whose values are not the same in all."""
+    keys = dict.fromkeys(key for each in given for key in each)
+    return [key for key in keys if len({str(each.get(key)) for each in given}) > 1]
+
+
+def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
+    if not isinstance(value, dict):
+        yield path, value
+        return
+    for key, each in value.items():
+        yield from _leaves(each, f"{path}.{key}".lstrip("."))
+
+
+def _cells(some: Sequence[dict]) -> Iterator[str | None]:
+    for metric, digits in COLUMNS.values():
+        yield _spread([float(each[metric]) for each in some if metric in each], digits)
+    yield _spread([sum(float(each.get(name, 0)) for name in SECONDS) for each in some], 1)
+
+
+def _spread(values: Sequence[float], digits: int) -> str | None:
+    """Mean, and the standard deviation where there are several.
+
+    >>> _spread([93.1, 93.3], 2), _spread([4.0], 1), _spread([], 1)
+    ('93.20 ± 0.14', '4.0', None)
+    """
+    if not values:
+        return None
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    spread = len(values) > 1 and all(map(math.isfinite, values))
+    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if spread else mean
+
+
+def _number(name: str) -> tuple[int, str]:
+    """Jobs in their order: 2 before 10."""
+    return (int(name), "") if name.isdigit() else (10**9, name)

@@ -1,0 +1,132 @@
+"""One's own model and data from the command line, without editing the package: run, verified, exported, evaluated."""
+
+import json
+import subprocess
+
+import pytest
+
+from tests import processes
+from tests.conftest import ROOT
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, width, 3, padding=1), nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, 5)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.conv(x)))
+        return {"features": x, "logits": self.fc(x.mean((2, 3)))}
+
+def small(width=8):
+    torch.manual_seed(0)
+    return Net(width)
+"""
+SETS = """
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+def labelled(count=40):
+    generator = torch.Generator().manual_seed(1)
+    return TensorDataset(
+        torch.randn(count, 3, 16, 16, generator=generator), torch.randint(0, 5, (count,), generator=generator)
+    )
+
+class Photos(Dataset):
+    def __len__(self):
+        return 30
+
+    def __getitem__(self, index):
+        return Image.fromarray(np.random.default_rng(index).integers(0, 256, (20, 24, 3), dtype=np.uint8))
+
+class Module(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(labelled(64), 8)
+
+    def val_dataloader(self):
+        return DataLoader(labelled(), 8)
+"""
+MODEL = ("model=module", "model.factory=nets.py:small", "model.input_size=[3,16,16]", "model.output=logits")
+DATA = ("data=module", "data.factory=sets:labelled")
+RUN = (*MODEL, "data.num_calibration=16", "bits=uniform", "activation=mse", "quantizer=gptq", "hydra.run.dir=run")
+
+
+@pytest.fixture
+def entry(tmp_path):
+    """Run an entry in a folder with a model and data of one's own."""
+    (tmp_path / "nets.py").write_text(NETS)
+    (tmp_path / "sets.py").write_text(SETS)
+
+    def run(name: str, *arguments: str) -> subprocess.CompletedProcess:
+        return processes.run([str(ROOT / f"src/{name}.py"), *arguments], tmp_path)
+
+    return run
+
+
+def test_a_module_and_its_data_go_all_the_way(entry, tmp_path):
+    done = entry("train", *RUN, *DATA, "data.calibration=sets.py:Photos")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    top1 = record["metrics"]["quantized/top1"]
+    assert record["calibration"]["source"] == "sets.py:Photos"
+    assert "model        small, " in done.stdout
+
+    given = (*DATA, "factory=nets.py:small")
+    verified = entry("verify", "run", *given)
+    assert verified.returncode == 0, verified.stderr
+    assert f"top-1: {top1:.2f} % in integers, {top1:.2f} % in simulation" in verified.stdout
+    exported = entry("export", "run", *given)
+    assert exported.returncode == 0, exported.stderr
+    for file in ("quantized.safetensors", "quantized.onnx"):
+        evaluated = entry("evaluate", f"checkpoint=run/{file}", *given)
+        assert f"top-1 {top1:.2f} %" in evaluated.stdout, evaluated.stderr
+
+
+def test_what_a_record_names_is_not_run(entry):
+    assert entry("train", *RUN, *DATA, "data.calibration=sets.py:Photos").returncode == 0
+    of_data = entry("verify", "run")
+    assert "data of your own: give data=module data.factory=sets:labelled" in of_data.stderr
+    of_model = entry("verify", "run", *DATA)
+    assert "model of your own: give factory=nets.py:small" in of_model.stderr
+    other = entry("verify", "run", *DATA, "factory=nets.py:small", "arguments={width: 12}")
+    assert "the model given differs in conv" in other.stderr
+    assert {each.returncode for each in (of_data, of_model, other)} == {1}
+    assert {len(each.stderr.strip().splitlines()) for each in (of_data, of_model, other)} == {1}
+
+
+def test_a_data_module_calibrates_evaluates_and_trains(entry, tmp_path):
+    qat = ("qat=lsq", "qat.num_epochs=1", "qat.batch_size=8")
+    done = entry("train", *RUN, "data=module", "data.factory=sets:Module", *qat)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    assert record["evaluation"]["images"] == 40
+    assert record["metrics"]["qat/labels"] == 64
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (["model.factory=nets.py:smal"], "model.factory=nets.py:smal: nets.py has no smal; it has small"),
+        (["model.input_size=null"], "model.input_size=None: give the shape of an image, such as [3,224,224]"),
+        (["model.input_size=[1,16,16]"], "its forward on an image of [1, 16, 16] raised RuntimeError"),
+        (["model.output=null"], "model.output=None: the model gives features, logits; name the one"),
+        (["model.factory=sets:labelled"], "gives a TensorDataset: it must return an nn.Module"),
+        (["data.factory=nets.py:small"], "it must return a Dataset with a length, or a LightningDataModule"),
+        (["data.factory=sets.py:Photos"], "a batch has no labels"),
+        (["data.calibration=null"], "data.calibration is not given: give a function"),
+        (["data.num_calibration=31"], "sets.py:Photos offers 30 images"),
+        (["qat=lsq"], "data.training is not given"),
+    ],
+)
+def test_bad_input_is_one_line(entry, options, line):
+    done = entry("train", *RUN, *DATA, "data.calibration=sets.py:Photos", *options)
+    assert done.returncode == 1
+    assert line in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
