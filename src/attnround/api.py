@@ -8,14 +8,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from attnround.bits import Allocator, Fisher, Mixed, RateDistortion, Sensitivity, Uniform
+from attnround.bits import Allocator, Auto, Fisher, Mixed, RateDistortion, Sensitivity, Uniform
 from attnround.data.images import NUM_IMAGES
 from attnround.errors import InputError
 from attnround.graph import (
     Captured,
     Output,
 )
-from attnround.prepared import Prepared, start
+from attnround.prepared import Prepared, start, start_at_smallest
 from attnround.progress import silent
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float, Mse, RangeSearch
@@ -75,7 +75,7 @@ def quantize(
     model: nn.Module | Blueprint | Prepared,
     images: object = None,
     *,
-    bits: int | str | Allocator = 4,
+    bits: int | str | Allocator | Auto = 4,
     rounding: str | RoundingMethod = "attention_round",
     activation: int | RangeSearch | None = None,
     reconstruction: str | Reconstruction = "layer",
@@ -106,7 +106,7 @@ def quantize(
         bits = Uniform(bit_width=bits, pinned=ENDS)
     if isinstance(activation, int) and not isinstance(activation, bool):
         activation = Mse(activation, pinned=ENDS)
-    allocator = _chosen("bits", bits, ALLOCATORS, Allocator)
+    allocator = bits if isinstance(bits, Auto) else _chosen("bits", bits, ALLOCATORS, Allocator)
     method = _chosen("rounding", rounding, ROUNDINGS, RoundingMethod)
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)
     settings = _chosen("reconstruction", reconstruction, RECONSTRUCTIONS, Reconstruction)
@@ -118,7 +118,10 @@ def quantize(
         return reconstruct(prepared.teacher, student, prepared.images, method, settings, device=on, seed=seed)
 
     with silent(not progress), torch.random.fork_rng():  # who calls keeps the state of the global generator
-        found = start(prepared, allocator, search, settings, device=on, seed=seed, rounded=rounded)
+        if isinstance(allocator, Auto):
+            found = start_at_smallest(prepared, allocator, search, settings, device=on, seed=seed, rounded=rounded)
+        else:
+            found = start(prepared, allocator, search, settings, device=on, seed=seed)
         reports = rounded(found.student)
     student = found.student.eval()
     report = Report(unit_rows(reports, [layer.name for layer in found.layers]), prepared, student)

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import logging
 import time
 import warnings
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from attnround.bits import Allocation, Allocator, Layer, Problem
+from attnround.bits import Allocation, Allocator, Auto, Layer, Problem
 from attnround.calibration import attach_activations, calibrate_activations
 from attnround.data.images import NUM_IMAGES, gather_images
 from attnround.errors import InputError
@@ -35,6 +36,7 @@ from attnround.quantization.ranges import RangeSearch
 from attnround.reconstruction import Reconstruction
 from attnround.zoo import Blueprint
 
+log = logging.getLogger(__name__)
 BYTE_RANGE = 50  # no normalised image reaches this, one of 0 to 255 does
 
 
@@ -165,32 +167,62 @@ def start(
     *,
     device: torch.device | str,
     seed: int,
-    rounded: Callable[[Captured], object],
 ) -> Start:
-    """Find the scales of the inputs, the bits of the weights and their scales.
-
-    rounded: rounds a student in place as it will be, for allocators that try what they allocate.
-    """
+    """Find the scales of the inputs, the bits of the weights and their scales."""
     clock = time.perf_counter()
-    activations = prepared.activations(activation, reconstruction.batch_size, device)
-    input_bits = {name: each.bit_width for name, each in activations.items()}
-    scales_s = time.perf_counter() - clock
-
-    def student_of(allocation: Allocation) -> Captured:
-        student = swap_layers(prepared.teacher, allocation.bit_width, reconstruction.observer)
-        attach_activations(student, copy.deepcopy(activations))
-        return student
-
-    def agreement_of(allocation: Allocation) -> float:
-        student = student_of(allocation)
-        rounded(student)
-        return agreement(prepared.logits, logits(student, prepared.images))
-
+    activations, input_bits = _of_inputs(prepared, activation, reconstruction, device)
+    ranges_s = time.perf_counter() - clock
     clock = time.perf_counter()
     problem = prepared.problem(reconstruction.observer, input_bits, seed)
-    allocation = bits.allocate(dataclasses.replace(problem, agreement=agreement_of))
+    allocation = bits.allocate(problem)
     allocation_s = time.perf_counter() - clock
     clock = time.perf_counter()
-    student = student_of(allocation)
-    scales_s += time.perf_counter() - clock
+    student = swap_layers(prepared.teacher, allocation.bit_width, reconstruction.observer)
+    attach_activations(student, copy.deepcopy(activations))
+    scales_s = ranges_s + time.perf_counter() - clock
     return Start(student, list(problem.layers), allocation, activations, allocation_s, scales_s)
+
+
+def start_at_smallest(
+    prepared: Prepared,
+    auto: Auto,
+    activation: RangeSearch,
+    reconstruction: Reconstruction,
+    *,
+    device: torch.device | str,
+    seed: int,
+    rounded: Callable[[Captured], object],
+) -> Start:
+    """`start` at the smallest budget whose quantized model still agrees with the float one.
+
+    Whole quantizations are tried, budget by budget; their time is that of the allocation. rounded: rounds a student in
+    place, as it will be.
+    """
+    begun = time.perf_counter()
+    trials: list[dict[str, float]] = []
+
+    def at(budget: float) -> Start:
+        return start(prepared, auto.at(budget), activation, reconstruction, device=device, seed=seed)
+
+    def agreement_at(budget: float) -> float:
+        found = at(budget)
+        rounded(found.student)
+        percent = agreement(prepared.logits, logits(found.student, prepared.images))
+        trials.append({"budget": budget, "mean_bits": found.mean_bits, "agreement": percent})
+        log.info("%-12s auto: %.3g %s agree to %.2f %%", "bits", budget, auto.unit, percent)
+        return percent
+
+    _, input_bits = _of_inputs(prepared, activation, reconstruction, device)
+    budget = auto.smallest(agreement_at, prepared.problem(reconstruction.observer, input_bits, seed))
+    tried_s = time.perf_counter() - begun
+    best = at(budget)
+    allocation = dataclasses.replace(best.allocation, trials=trials)
+    return dataclasses.replace(best, allocation=allocation, allocation_s=tried_s + best.allocation_s)
+
+
+def _of_inputs(
+    prepared: Prepared, activation: RangeSearch, reconstruction: Reconstruction, device: torch.device | str
+) -> tuple[dict[str, ActivationQuantizer], dict[str, int]]:
+    """Layer name -> the quantizer of its input, and that one's bits."""
+    found = prepared.activations(activation, reconstruction.batch_size, device)
+    return found, {name: each.bit_width for name, each in found.items()}

@@ -191,25 +191,26 @@ def test_a_sweep_of_budgets_measures_once(problem):
 def test_auto_finds_the_smallest_budget_that_agrees(drop, problem):
     """Agreement grows with the bits spent, from 50 % at 2 to 100 % at 8."""
 
-    def agreement(allocation) -> float:
-        return 50 + 50 * (allocation.mean_bits(problem.layers) - 2) / 6
+    auto, tried = Auto(allocator=Mixed(), max_drop=drop, num_trials=10), {}
 
-    judged = dataclasses.replace(problem, agreement=agreement)
-    allocation = Auto(allocator=Mixed(), max_drop=drop, num_trials=10).allocate(judged)
-    assert agreement(allocation) >= 100 - drop
+    def agreement(budget: float) -> float:
+        mean_bits = auto.at(budget).allocate(problem).mean_bits(problem.layers)
+        tried[budget] = 50 + 50 * (mean_bits - 2) / 6
+        return tried[budget]
+
+    found = auto.smallest(agreement, problem)
+    assert tried[found] >= 100 - drop
     wanted = 8 - 6 * drop / 50
-    assert wanted - 0.02 <= allocation.mean_bits(problem.layers) + 0.2
-    assert allocation.trials[0]["budget"] == 8
-    assert len(allocation.trials) == 11
-    failed = [trial["budget"] for trial in allocation.trials if trial["agreement"] < 100 - drop]
-    kept = [trial["budget"] for trial in allocation.trials if trial["agreement"] >= 100 - drop]
-    assert max(failed, default=0) < min(kept)
+    assert wanted - 0.02 <= auto.at(found).allocate(problem).mean_bits(problem.layers) + 0.2
+    assert next(iter(tried)) == 8
+    assert len(tried) == 11
+    assert max((budget for budget, percent in tried.items() if percent < 100 - drop), default=0) < found
+    assert found == min(budget for budget, percent in tried.items() if percent >= 100 - drop)
 
 
 def test_auto_says_how_far_the_most_on_offer_falls_short(problem):
-    hopeless = dataclasses.replace(problem, agreement=lambda allocation: 97.0)
     with pytest.raises(InputError, match=r"max_drop=0.5 is out of reach: .* 8 mean bits .* by 3.00"):
-        Auto(allocator=Mixed()).allocate(hopeless)
+        Auto(allocator=Mixed()).smallest(lambda budget: 97.0, problem)
 
 
 @each_allocator

@@ -144,7 +144,8 @@ def test_an_export_that_computes_otherwise_is_not_kept(folder, monkeypatch):
 def test_the_configs_compose_with_every_data(name, needs):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for option in sorted(each.stem for each in (ROOT / "conf/data").glob("*.yaml")):
-            root = ["data.root=/images"] if option in ("image_folder", "imagenet") else []
+            root = {"module": ["data.factory=sets:val"]}.get(option, [])
+            root = ["data.root=/images"] if option in ("image_folder", "imagenet") else root
             config = compose(name, [needs, f"data={option}", *root])
             assert instantiate(config.data, _convert_="all") is not None
     assert config.task == name

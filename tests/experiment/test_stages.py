@@ -7,12 +7,15 @@ from torch import nn
 
 from attnround.bits import Allocation, Layer, Uniform, allocation_json
 from attnround.errors import InputError
+from attnround.experiment.job import Job
 from attnround.experiment.record import Run
-from attnround.experiment.stages import fold, start
+from attnround.experiment.stages import find_start, fold
 from attnround.graph import capture
 from attnround.prepared import Prepared
+from attnround.qat import NoTraining
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float
+from attnround.quantization.rounding import Nearest
 from attnround.reconstruction import LayerReconstruction
 from attnround.trainer import TrainerSettings
 
@@ -72,7 +75,12 @@ def warnings_of(tmp_path, caplog):
         settings = LayerReconstruction(observer=ClipSearch())
         bits = Uniform(bit_width=2, pinned={})
         with caplog.at_level(logging.WARNING):
-            start(prepared, bits, Float(), settings, TrainerSettings(), lambda student: None, run)
+            job = Job(
+                model=None, data=None, quantizer=Nearest(), bits=bits, activation=Float(), reconstruction=settings,
+                qat=NoTraining(), trainer=TrainerSettings(), loggers=[], run=run,
+            )  # fmt: skip
+            job.prepared = prepared
+            find_start(job)
         return [each.getMessage() for each in caplog.records if each.levelno == logging.WARNING]
 
     return warned

@@ -57,8 +57,7 @@ class Problem:
     sums: names of the layers that feed one residual sum; answers: what was asked before of this problem;
     second_moments: layer name -> covariance of its inputs in the float model [G, n, n], G groups of n inputs;
     fisher_traces: layer name -> trace of the Fisher information of its weight, from a number of probes;
-    logit_noise: of the float model with this weight for this layer's, mean square, relative to the logits' variance;
-    agreement: of a model quantized by an allocation with the float one, on the calibration images, in percent.
+    logit_noise: of the float model with this weight for this layer's, mean square, relative to the logits' variance.
     """
 
     layers: Sequence[Layer]
@@ -69,7 +68,6 @@ class Problem:
     second_moments: Callable[[], dict[str, Tensor]] | None = None
     fisher_traces: Callable[[int], dict[str, float]] | None = None
     logit_noise: Callable[[str, Tensor], float] | None = None
-    agreement: Callable[[Allocation], float] | None = None
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> "Problem":

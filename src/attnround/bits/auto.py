@@ -1,19 +1,17 @@
 """Automatic mixed precision: the smallest budget whose quantized model still agrees with the float one."""
 
 import dataclasses
-import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from attnround.bits.allocation import Allocation, Allocator, Problem
+from attnround.bits.allocation import Problem
 from attnround.bits.budget import UNITS, Budgeted
 from attnround.errors import InputError, check_number
 
-log = logging.getLogger(__name__)
-
 
 @dataclass(frozen=True, kw_only=True)
-class Auto(Allocator):
-    """Bisects the budget of another allocator; agreement is taken to grow with the budget.
+class Auto:
+    """Bisects the budget of an allocator; agreement is taken to grow with the budget.
 
     max_drop: of the agreement with FP32 on the calibration images, from 100 %, no labels asked; num_trials: budgets
     that are tried below the highest, each a whole quantization of the model; allocator: whose budget is found.
@@ -27,27 +25,28 @@ class Auto(Allocator):
         check_number("bits.max_drop", self.max_drop, least=0, most=100)
         check_number("bits.num_trials", self.num_trials, least=1, whole=True)
 
-    def allocate(self, problem: Problem) -> Allocation:
-        """Raises InputError where even the highest budget drops by more."""
-        trials: list[dict[str, float]] = []
+    @property
+    def unit(self) -> str:
+        """Of a budget, as a person reads it."""
+        return UNITS[self.allocator.unit]
 
-        def attempt(budget: float) -> Allocation | None:
-            """The allocation for a budget, if it agrees well enough."""
-            allocation = dataclasses.replace(self.allocator, budget=budget).allocate(problem)
-            agreement = problem.agreement(allocation)
-            trials.append({"budget": budget, "mean_bits": allocation.mean_bits(problem.layers), "agreement": agreement})
-            log.info("%-12s auto: %.3g %s agree to %.2f %%", "bits", budget, UNITS[self.allocator.unit], agreement)
-            return allocation if agreement >= 100 - self.max_drop else None
+    def at(self, budget: float) -> Budgeted:
+        """The allocator with this budget."""
+        return dataclasses.replace(self.allocator, budget=budget)
 
+    def smallest(self, agreement: Callable[[float], float], problem: Problem) -> float:
+        """The smallest budget found that agrees well enough. agreement: of a budget, in percent.
+
+        Raises InputError where even the highest budget drops by more.
+        """
         low, high = self.allocator.reach(problem)
-        best = attempt(high)
-        if best is None:
+        first = agreement(high)
+        if first < 100 - self.max_drop:
             raise InputError(
-                f"bits.max_drop={self.max_drop} is out of reach: at the most on offer, {high:.4g} "
-                f"{UNITS[self.allocator.unit]}, agreement drops by {100 - trials[-1]['agreement']:.2f}"
+                f"bits.max_drop={self.max_drop} is out of reach: at the most on offer, {high:.4g} {self.unit}, "
+                f"agreement drops by {100 - first:.2f}"
             )
         for _ in range(self.num_trials):
             budget = (low + high) / 2
-            found = attempt(budget)
-            low, high, best = (budget, high, best) if found is None else (low, budget, found)
-        return dataclasses.replace(best, trials=trials)
+            low, high = (low, budget) if agreement(budget) >= 100 - self.max_drop else (budget, high)
+        return high

@@ -31,11 +31,11 @@ log = logging.getLogger(__name__)
 def evaluate_file(
     *,
     checkpoint: str,
-    factory: str | None,
-    arguments: dict | None,
     data: ImageData,
     trainer: TrainerSettings,
     run: Run,
+    factory: str | None = None,
+    arguments: dict | None = None,
 ) -> dict[str, float]:
     """Top-1 of an exported model on the evaluation images, as `quantized/top1`, as in the record of its run.
 
@@ -53,7 +53,13 @@ def evaluate_file(
 
 
 def verify(
-    *, folder: str, factory: str | None, arguments: dict | None, data: ImageData, batch_size: int, run: Run
+    *,
+    folder: str,
+    data: ImageData,
+    batch_size: int,
+    run: Run,
+    factory: str | None = None,
+    arguments: dict | None = None,
 ) -> dict[str, float]:
     """Prove a run's file in integer arithmetic; write verify.json, verify.csv and the card; return the agreement.
 

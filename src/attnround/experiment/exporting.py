@@ -32,10 +32,10 @@ def export(
     folder: str,
     format: str,  # noqa: A002 (what it is called on the command line)
     opset: int | None,
-    factory: str | None,
-    arguments: dict | None,
     data: ImageData,
     run: Run,
+    factory: str | None = None,
+    arguments: dict | None = None,
 ) -> dict[str, float]:
     """Write a run's model in another format, and export_<format>.json beside it; return its agreement.
 

@@ -1,29 +1,28 @@
-"""What the float model is prepared with, how its bits are found, and how it is rounded: each stage says its line."""
+"""The stages of a quantization: each goes on from what those before it found, says its line and returns its metrics."""
 
+import copy
 import logging
 import time
 from collections.abc import Callable, Sequence
 
 import torch
-from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from attnround import prepared as library
-from attnround.bits import Allocator, Layer, allocation_json
-from attnround.data import Calibration, ImageData
+from attnround.bits import Allocation, Auto, Layer, allocation_json, weight_rate
+from attnround.calibration import activation_columns
+from attnround.data import HeldOut
 from attnround.errors import InputError, listed
+from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib
+from attnround.experiment.job import Job
 from attnround.experiment.logs import say
-from attnround.experiment.record import Run
 from attnround.files import write_atomically
 from attnround.graph import Captured, captured, joined
-from attnround.prepared import Prepared, Start
+from attnround.prepared import Prepared, start, start_at_smallest
+from attnround.qat import finetune
 from attnround.quantization.observer import sqnr_db
-from attnround.quantization.ranges import RangeSearch
-from attnround.quantization.rounding import RoundingMethod
-from attnround.reconstruction import Checkpoint, Reconstruction, UnitReport
+from attnround.reconstruction import Checkpoint, UnitReport, reconstruct
 from attnround.reconstruction.lightning import fit_reconstruction
-from attnround.trainer import TrainerSettings
-from attnround.zoo import TimmModel
+from attnround.table import csv_text
 
 log = logging.getLogger(__name__)
 
@@ -32,19 +31,23 @@ HUGE = 1e6  # a logit: a softmax is decided by differences of some tens
 DWARFED = 1e6  # times the median channel
 LOST_DB = 1.0  # of a weight; with zeros in its place it has 0 dB
 
+Metrics = dict[str, float]
 
-def prepare(model: TimmModel, data: ImageData) -> tuple[Prepared, Calibration]:
+
+def prepare(job: Job) -> Metrics:
     """Build, capture and fold the float model, and draw its calibration images."""
-    teacher = captured(model.build())
-    say("model", f"{model.called}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
+    teacher = captured(job.model.build())
+    say("model", f"{job.model.called}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     say("weights", teacher.weights_from)
-    data.match(teacher.preprocessing, teacher.num_classes)
-    calibration = data.calibration()
-    skipped = f", {len(calibration.skipped)} unreadable files skipped" if calibration.skipped else ""
-    say("calibration", f"{len(calibration.images)} images of {calibration.source}, no labels{skipped}")
+    job.data.match(teacher.preprocessing, teacher.num_classes)
+    job.calibration = job.data.calibration()
+    skipped = f", {len(job.calibration.skipped)} unreadable files skipped" if job.calibration.skipped else ""
+    say("calibration", f"{len(job.calibration.images)} images of {job.calibration.source}, no labels{skipped}")
     for remark in teacher.remarks:
         say("model", remark)
-    return fold(teacher, calibration.images, model.architecture(teacher)), calibration
+    job.prepared = fold(teacher, job.calibration.images, job.model.architecture(teacher))
+    job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
+    return {}
 
 
 def fold(model: Captured, images: Tensor, architecture: dict[str, object]) -> Prepared:
@@ -72,32 +75,41 @@ def fold(model: Captured, images: Tensor, architecture: dict[str, object]) -> Pr
     return prepared
 
 
-def start(
-    prepared: Prepared,
-    bits: Allocator,
-    activation: RangeSearch,
-    reconstruction: Reconstruction,
-    trainer: TrainerSettings,
-    reconstructed: Callable[[nn.Module], object],
-    run: Run,
-) -> Start:
-    """As the library's `start`; write allocation.json.
-
-    reconstructed: rounds a student as the run does, for allocators that try what they allocate.
-    """
-    found = library.start(
-        prepared, bits, activation, reconstruction,
-        device=trainer.device, seed=run.seed, rounded=reconstructed,
-    )  # fmt: skip
+def find_start(job: Job) -> Metrics:
+    """Find the bits and the scales; write allocation.json. The student is rounded to nearest then."""
+    given = (job.prepared, job.bits, job.activation, job.reconstruction)
+    settings = {"device": job.trainer.device, "seed": job.run.seed}
+    if isinstance(job.bits, Auto):
+        found = start_at_smallest(*given, **settings, rounded=_rounded_alone(job))
+    else:
+        found = start(*given, **settings)
     allocation = found.allocation
-    write_atomically(run.output_dir / "allocation.json", allocation_json(allocation, found.layers))
+    write_atomically(job.run.output_dir / "allocation.json", allocation_json(allocation, found.layers))
     warn_of_lost(found.student, found.layers)
     basis = f" by {allocation.convention}" if allocation.convention else ""
-    say("bits", f"{run.choices['bits']}, {found.mean_bits:.3f} a weight over {len(found.layers)} layers{basis}")
+    say("bits", f"{job.run.choices['bits']}, {found.mean_bits:.3f} a weight over {len(found.layers)} layers{basis}")
     say("bits", f"found in {found.allocation_s:.1f} s{allocation.budget and f'; {allocation.budget}'}")
-    inputs = f", inputs at {activation.bit_width} bits by {run.choices['activation']}" if found.activations else ""
-    say("scales", f"found in {found.scales_s:.1f} s{inputs}")
-    return found
+    inputs = f", inputs at {job.activation.bit_width} bits by {job.run.choices['activation']}"
+    say("scales", f"found in {found.scales_s:.1f} s{inputs if found.activations else ''}")
+    job.start, job.student = found, found.student
+    job.untrained = copy.deepcopy(found.student) if job.labelled and job.qat.start == "fp32" else found.student
+    return {
+        "bits/mean": found.mean_bits,
+        "time/allocation_s": found.allocation_s,
+        "time/scales_s": found.scales_s,
+    }
+
+
+def _rounded_alone(job: Job) -> Callable[[Captured], list[UnitReport]]:
+    """What rounds a student as the run will, for a budget that is tried."""
+
+    def rounded(student: Captured) -> list[UnitReport]:
+        return reconstruct(
+            job.prepared.teacher, student, job.prepared.images, job.quantizer, job.reconstruction,
+            device=job.trainer.device, autocast=job.trainer.autocast, seed=job.run.seed,
+        )  # fmt: skip
+
+    return rounded
 
 
 def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
@@ -121,28 +133,97 @@ def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
         log.warning("%-12s %s", "scales", text.format(listed(lost)))
 
 
-def round_weights(
-    prepared: Prepared,
-    student: nn.Module,
-    quantizer: RoundingMethod,
-    reconstruction: Reconstruction,
-    trainer: TrainerSettings,
-    loggers: Sequence[Logger],
-    run: Run,
-) -> tuple[list[UnitReport], float]:
-    """Reconstruct the student in place, from its last finished unit where the run goes on; reports and seconds."""
+def evaluate_start(job: Job) -> Metrics:
+    """The float model and the one rounded to nearest, on the evaluation images."""
+    job.reference = evaluate(job.prepared.teacher, job.data, job.trainer, "fp32")
+    job.nearest = evaluate(job.student, job.data, job.trainer, "nearest")
+    fp32, nearest = job.reference.top1, job.nearest.top1
+    say("evaluate", f"{len(job.reference.labels)} images: fp32 {fp32:.2f} %, nearest {nearest:.2f} %")
+    own = {"fp32/top1": fp32, "fp32/size_mib": size_mib(job.prepared.teacher)}
+    return own | compare("nearest", job.nearest, job.reference)
+
+
+def round_weights(job: Job) -> Metrics:
+    """Reconstruct the student in place, from its last finished unit where the run goes on."""
+    run = job.run
     checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.identity)
     if run.resume:
-        say("resume", f"{len(checkpoint.restore(student))} finished units of {checkpoint.path}")
+        say("resume", f"{len(checkpoint.restore(job.student))} finished units of {checkpoint.path}")
     else:
         checkpoint.path.unlink(missing_ok=True)  # an earlier run's, in a folder given twice
     begun = time.perf_counter()
-    reports = fit_reconstruction(
-        prepared.teacher, student, prepared.images, quantizer, reconstruction, trainer,
-        seed=run.seed, loggers=loggers, checkpoint=checkpoint,
+    job.reports = fit_reconstruction(
+        job.prepared.teacher, job.student, job.prepared.images, job.quantizer, job.reconstruction, job.trainer,
+        seed=run.seed, loggers=job.loggers, checkpoint=checkpoint,
     )  # fmt: skip
     seconds = time.perf_counter() - begun
-    fallbacks = sum(not report.kept for report in reports)
-    worse = f", {fallbacks} of {len(reports)} units kept their start, which was better" if fallbacks else ""
-    say("reconstruct", f"{run.choices['quantizer']} in {seconds:.1f} s{worse}")
-    return reports, seconds
+    fallbacks = sum(not report.kept for report in job.reports)
+    worse = f", {fallbacks} of {len(job.reports)} units kept their start, which was better" if fallbacks else ""
+    say("reconstruct", f"{job.method} in {seconds:.1f} s{worse}")
+    job.rows = layer_rows(job)
+    write_atomically(run.output_dir / "layers.csv", csv_text(job.rows))
+    return {"reconstruction/fallbacks": fallbacks, "time/reconstruction_s": seconds}
+
+
+def evaluate_quantized(job: Job) -> Metrics:
+    """The quantized model, on the evaluation images."""
+    job.quantized = evaluate(job.student, job.data, job.trainer, job.method)
+    return compare("quantized", job.quantized, job.reference) | {"bits/size_mib": size_mib(job.student)}
+
+
+def train_with_labels(job: Job) -> Metrics:
+    """Train the quantized model, or the float one, with labels if asked; it is then what `quantized` stands for."""
+    if not job.labelled:
+        return {}
+    before = compare("ptq", job.quantized, job.reference)
+    prepared = job.prepared
+    job.tuned = finetune(
+        prepared.teacher, job.untrained, job.labelled, prepared.images, prepared.norms, job.qat, job.trainer,
+        job.run.output_dir / "qat", job.loggers, job.run.identity, job.run.resume,
+    )  # fmt: skip
+    job.student = job.tuned.student
+    after = evaluate_quantized(job)
+    curve, seconds = job.tuned.curve, job.tuned.seconds
+    write_atomically(job.run.output_dir / "qat.csv", csv_text(curve))
+    best = curve[job.tuned.best]["held_out_top1"]
+    say("qat", f"{len(curve)} epochs in {seconds:.1f} s, held out {best:.2f} % at its best")
+    costs = {
+        "qat/epochs": len(curve),
+        "qat/images": len(curve) * job.labelled.images_an_epoch,
+        "qat/labels": len(job.labelled.training) + len(job.labelled.held_out),
+        "time/qat_s": seconds,
+    }
+    return before | after | costs
+
+
+STAGES: Sequence[Callable[[Job], Metrics]] = (
+    find_start,
+    evaluate_start,
+    round_weights,
+    evaluate_quantized,
+    train_with_labels,
+)  # after `prepare`, without which no logger knows what to begin
+
+
+def compare(name: str, outputs: Outputs, reference: Outputs) -> Metrics:
+    """top1 and agreement with the reference in percent, logit SQNR in dB."""
+    return {
+        f"{name}/top1": outputs.top1,
+        f"{name}/agreement": agreement(reference.logits, outputs.logits),
+        f"{name}/sqnr_db": logit_sqnr_db(reference.logits, outputs.logits),
+    }
+
+
+def layer_rows(job: Job) -> list[dict]:
+    """A row for each layer, of the last unit that had it in.
+
+    Its coding length is that of its weight alone; its score is what the allocator went by, if by any.
+    """
+    rows = {row["name"]: row for report in job.reports for row in report.rows()}
+    allocation: Allocation = job.start.allocation
+    return [
+        rows[layer.name]
+        | {"coding_length": weight_rate(layer.weight), "score": allocation.score.get(layer.name)}
+        | activation_columns(job.student, layer.name)
+        for layer in job.start.layers
+    ]
