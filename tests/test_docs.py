@@ -4,15 +4,17 @@ import re
 import tomllib
 
 import pytest
+import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from torch import nn
 
 from attnround.study.sweep import read_sweep
 from tests.conftest import ROOT
 from tests.pages import PAGES, TEXTS, anchors, blocks, commands, links, name_of
 
 COMMANDS = sorted({each for text in TEXTS.values() for each in commands(text)})
-RUNNING = [path for path in PAGES if path.parent.name == "docs" and blocks(TEXTS[path])]
+RUNNING = [path for path in PAGES if blocks(TEXTS[path])]
 
 
 @pytest.mark.parametrize(
@@ -39,12 +41,22 @@ def test_there_are_commands_of_every_entry():
 def test_the_python_of_a_page_runs(path, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "page"}
+    if path.name == "README.md":  # whose lines are of a model and images that the reader has
+        names |= {"model": nn.Sequential(nn.Flatten(), nn.Linear(48, 5)), "images": torch.randn(32, 3, 4, 4)}
     for block in blocks(TEXTS[path]):
         exec(compile(block, name_of(path), "exec"), names)
 
 
 def test_there_are_pages_with_python():
-    assert {path.stem for path in RUNNING} >= {"quickstart", "bits", "activations", "deployment", "own", "extending"}
+    assert {path.stem for path in RUNNING} >= {
+        "README",
+        "quickstart",
+        "bits",
+        "activations",
+        "deployment",
+        "own",
+        "extending",
+    }
 
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)

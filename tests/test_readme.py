@@ -126,6 +126,28 @@ def test_the_committed_accuracies_with_quantized_inputs_are_shown(model):
     assert shown == [f"{float(found[width]['top1_mean']):.2f}" for width in ("W4A8", "W4A4", "W3A3", "W2A4")]
 
 
+SLIM = {"model": ["resnet18_slim"]}
+COARSE = {"bits": ["uniform"], "budget": ["4", "3"]}
+SAID = [  # page, what it says, and of which lines of which table the least and the largest difference in dB are meant
+    ("results.md", "Attention Round is 1.9 dB closer", "headline", SLIM | {"weights": ["W2"], "method": ["AdaRound"]}),
+    ("results.md", "there AdaRound is 0.2 dB closer", "headline", SLIM | {"weights": ["W4"], "method": ["AdaRound"]}),
+    ("results.md", "by 1.5 to 1.9 dB at 4 and 3 bits", "mixed", COARSE),
+    ("bits.md", "it is 1.5 to 1.9 dB better than equal bits", "mixed", COARSE),
+    ("methods.md", "blocks are 0.7 and 1.4 dB better", "granularity", {"objective": ["block"]}),
+    ("methods.md", "half as wide loses 0.5 to 1.3 dB", "sigma", {"sigma": ["0.25"]}),
+    ("methods.md", "twice as wide 1.5 to 2.8 dB", "sigma", {"sigma": ["1"]}),
+    ("methods.md", "ahead of draws by 0.4 dB", "estimator", SLIM | {"estimator": ["sampled"]}),
+]
+
+
+@pytest.mark.parametrize(("where", "sentence", "table", "labels"), SAID, ids=[each[1] for each in SAID])
+def test_differences_in_words_are_those_of_the_tables(where, sentence, table, labels):
+    assert sentence in page(where).replace("\n", " ")
+    lines = [row for row in rows(f"tables/{table}.csv") if all(row[key] in some for key, some in labels.items())]
+    found = [abs(float(row["difference_db_mean"])) for row in lines]
+    assert re.findall(r"\d\.\d", sentence) == [f"{each:.1f}" for each in sorted({min(found), max(found)})]
+
+
 def test_every_family_works_as_the_page_says():
     found = rows("families.csv")
     counts = {name: sum(row["collection"] == name for row in found) for name in ("timm", "torchvision", "transformers")}
