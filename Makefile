@@ -31,6 +31,14 @@ format: $(STAMP) ## put the code into the project's form
 test-slow: $(STAMP) ## the tests that take minutes
 	$(BIN)/python -m pytest -q -m slow
 
+DOCS := .venv/.docs
+$(DOCS): $(STAMP) pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
+	touch $(DOCS)
+
+docs: $(DOCS) ## the documentation as a site that needs no network, site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+
 LOWEST := .venv-lowest
 test-lowest: PYTHON = python3.12
 test-lowest: ## the fast tests with the lowest versions that pyproject.toml allows, in .venv-lowest: PYTHON=python3.12
@@ -91,9 +99,9 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 	  $(BIN)/python src/train.py experiment=pretrain model=$$model hydra.run.dir=outputs/pretrain/$$model && \
 	  cp outputs/pretrain/$$model/model.safetensors assets/checkpoints/$$model.safetensors || exit 1; done
 
-clean: ## remove .venv, .venv-lowest and all outputs
-	rm -rf .venv $(LOWEST) outputs downloads
+clean: ## remove .venv, .venv-lowest, the site and all outputs
+	rm -rf .venv $(LOWEST) site outputs downloads
 
-.PHONY: help setup run tables sweep report test lint format test-slow test-lowest conventions tuning qat-tuning allocation-speed block-step families \
+.PHONY: help setup run tables sweep report docs test lint format test-slow test-lowest conventions tuning qat-tuning allocation-speed block-step families \
 	layer-step cost gpu-check checkpoints clean
 .DEFAULT_GOAL := help
