@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from attnround.data.fashion_mnist import read_idx
+from attnround.files import alone_in
 from attnround.zoo import TimmModel
 from tests.conftest import ROOT
 from tests.wandb_file import WandbFile, run_files
@@ -200,6 +201,15 @@ def test_wandb_online_without_a_key_is_one_clear_line_before_work_starts(train, 
     assert "run `wandb login`, or set WANDB_MODE=offline" in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert done.stdout == ""
+
+
+def test_two_runs_in_one_folder_are_refused(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    with alone_in(tmp_path / "run"):
+        done = train("hydra.run.dir=run")
+    assert done.returncode == 1
+    assert done.stderr.endswith("run: another run is writing there: wait for it, or give another folder\n")
+    assert len(done.stderr.splitlines()) == 1
 
 
 def test_debug_shows_the_traceback(train):

@@ -1,9 +1,14 @@
 """Where this project's own files lie; files as it writes them: whole or not at all, and JSON that any reader takes."""
 
+import contextlib
+import fcntl
 import json
 import math
 import os
+from collections.abc import Iterator
 from pathlib import Path
+
+from attnround.errors import InputError
 
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf/train.yaml").exists() else None  # None: installed
@@ -41,6 +46,20 @@ def json_floats(content: object) -> object:
     if isinstance(content, list):
         return [json_floats(value) for value in content]
     return float(content) if content in NON_FINITE else content
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within, no other process that asks the same may write into the folder, which must be there.
+
+    The lock is gone with the process, however that ends. Raises InputError where another has it.
+    """
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise InputError(f"{folder}: another run is writing there: wait for it, or give another folder") from error
+        yield
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:

@@ -27,11 +27,16 @@ if kind.startswith("meets"):  # each waits for the other to begin, which takes t
         time.sleep(0.02)
 (place / "qat").mkdir()
 (place / "reconstruction.pt").touch()
-record = {"config_hash": place.name, "choices": {}, "seed": 0, "num_threads": int(os.environ["OMP_NUM_THREADS"])}
-record |= {"date": "", "metrics": {"quantized/top1": 90.0}, "evaluation": {"correct": {}}, "device": "cpu"}
-record |= {"processor": str(os.getpid()), "git_revision": "", "versions": {}}
+record = {"config_hash": place.name.split("-")[0], "choices": {}, "seed": 0, "date": ""}
+record |= {"num_threads": int(os.environ["OMP_NUM_THREADS"]), "metrics": {"quantized/top1": 90.0}, "device": "cpu"}
+record |= {"evaluation": {"correct": {}}, "processor": str(os.getpid()), "git_revision": "", "versions": {}}
 (place / "record.json").write_text(json.dumps(record))
 """
+
+
+def folder_of(kind: str, runs: Path) -> Path:
+    (found,) = runs.glob(f"{kind}-*")
+    return found
 
 
 def planned(kind: str) -> Planned:
@@ -64,7 +69,9 @@ def test_a_run_that_fails_or_dies_stops_no_other(run, workers, tmp_path):
     assert rows["fails"].error == "one and a half"
     assert rows["dies"].error.startswith("its process died (SIGKILL), for want of memory perhaps: ")
     assert rows["silent"].error.startswith("exit status 3 without a word")
-    assert [each.name for each in (tmp_path / "runs/one").iterdir() if each.suffix != ".log"] == ["record.json"]
+    assert [each.name for each in folder_of("one", tmp_path / "runs").iterdir() if each.suffix != ".log"] == [
+        "record.json"
+    ]
 
 
 def test_two_processes_share_the_machine(run, monkeypatch):
@@ -80,13 +87,24 @@ def test_two_processes_share_the_machine(run, monkeypatch):
 def test_what_ended_while_nobody_waited_is_not_run_again(run, tmp_path):
     first = run(["one"])["one"].device
     assert run(["one"])["one"].device != first  # its row was written: who asks again wants it anew
-    last = json.loads((tmp_path / "runs/one/record.json").read_text())["processor"]
-    (tmp_path / "runs/one" / BEGUN).touch()  # as a killed parent leaves it
+    place = folder_of("one", tmp_path / "runs")  # the earlier one is gone
+    last = json.loads((place / "record.json").read_text())["processor"]
+    orphan = place.with_name("one-elsewhere-1")
+    place.rename(orphan)
+    (orphan / BEGUN).touch()  # as a killed parent leaves it
     assert run(["one"])["one"].device == last
-    assert not (tmp_path / "runs/one" / BEGUN).exists()
-    (tmp_path / "runs/one" / BEGUN).touch()
-    (tmp_path / "runs/one/record.json").write_text("{")  # a run that was killed as well
+    assert not (orphan / BEGUN).exists()
+    (orphan / BEGUN).touch()
+    (orphan / "record.json").write_text("{")  # a run that was killed as well, or is still at work
     assert run(["one"])["one"].device != last
+    assert orphan.exists()
+
+
+def test_what_another_process_has_made_by_now_is_not_run(tmp_path, run):
+    first, rows = run(["one"])["one"], []
+    run_all([planned("two")], tmp_path / "runs", Workers(), rows.append, elsewhere=lambda each: first)
+    assert rows == [first]
+    assert not list((tmp_path / "runs").glob("two-*"))
 
 
 def test_no_runs_start_nothing(run):

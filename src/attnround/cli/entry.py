@@ -12,11 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnround.errors import InputError
-from attnround.files import CHECKOUT, SHIPPED
+from attnround.files import CHECKOUT, SHIPPED, alone_in
 
 if TYPE_CHECKING:
     from attnround.experiment.record import Run
 
+MAKE_A_RUN = ("quantize", "pretrain")  # tasks that fill a folder of their own
 CONF = str(SHIPPED / "conf")
 ROOT = Path(os.environ.setdefault("ATTNROUND_ROOT", str(CHECKOUT or Path.cwd())))  # below it lie outputs and results
 os.environ.setdefault("ATTNROUND_SHIPPED", str(SHIPPED))
@@ -48,8 +49,11 @@ def start(main: Callable[[], object]) -> None:
 
 def perform(cfg: DictConfig) -> float:
     """Run the config's task; return the metric that a sweep optimises."""
-    with failing_in_a_line(cfg):
-        metrics = carry_out(cfg, run_of(cfg))
+    with failing_in_a_line(cfg), contextlib.ExitStack() as locks:
+        run = run_of(cfg)
+        if run.task in MAKE_A_RUN:
+            locks.enter_context(alone_in(run.output_dir))
+        metrics = carry_out(cfg, run)
         if cfg.metric not in metrics:
             raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
         return metrics[cfg.metric]

@@ -128,7 +128,7 @@ def run_rows(
     loggers: Sequence[str] = ("csv",),
 ) -> None:
     """Run these; each one's file is in `folder` when this returns, with its error where it failed."""
-    from attnround.study.row import write_row
+    from attnround.study.row import read_rows, write_row
     from attnround.study.runner import run_all
 
     if not missing:
@@ -140,7 +140,13 @@ def run_rows(
             write_row(row, folder)
             tell(row)
 
-        run_all(missing.values(), outputs, workers, write, lambda each: _logged(loggers, each.group), ROOT)
+        def elsewhere(planned: "Planned") -> "Row | None":
+            row = read_rows(folder, [planned.config_hash]).get(planned.config_hash)
+            return row if row and not row.error else None
+
+        run_all(
+            missing.values(), outputs, workers, write, lambda each: _logged(loggers, each.group), elsewhere, ROOT
+        )  # fmt: skip
 
 
 def writable(folder: Path) -> None:

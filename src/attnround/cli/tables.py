@@ -51,7 +51,7 @@ def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     tell(runs | {"together": list(wanted.values())}, missing, cost, workers)
     if cfg.dry_run:
         return 0
-    run_rows(missing, Path(cfg.rows), Path(cfg.outputs), cost, workers, names_of(cfg.logger))
+    run_rows(missing, Path(cfg.rows), Path(cfg.outputs), cost, workers, names_of(cfg.loggers))
     rows = read_rows(Path(cfg.rows), wanted)
     write(cfg, grids, {name: [run.config_hash for run in some] for name, some in runs.items()}, rows, published)
     return failed_of(rows.values())

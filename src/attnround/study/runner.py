@@ -4,11 +4,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from attnround.errors import InputError
@@ -57,35 +59,41 @@ def run_all(
     workers: Workers,
     write: Callable[[Row], None],
     logged: Callable[[Planned], Sequence[str]] = lambda planned: (),
+    elsewhere: Callable[[Planned], Row | None] = lambda planned: None,
     root: Path = Path(),
 ) -> None:
     """Run these, each in a folder of its own below `folder`; `write` is given the row of each as soon as it ends.
 
     A run that fails, or whose process dies, stops no other: its row has the error. A run that had ended when whoever
-    waited for it was killed is not run again. logged: more overrides, which say where a run is logged; root: of the
-    project.
+    waited for it was killed is not run again. logged: more overrides, which say where a run is logged; elsewhere: the
+    row of a run that another process has made by now, who shares the work; root: of the project.
     """
-    todo = []
-    for planned in runs:
-        place = folder / planned.config_hash
-        row = left_behind(planned, place)
-        if row:
-            write(row)
-            tidy(place)
-        else:
-            todo.append((planned, place, [*planned.overrides, *logged(planned)]))
+    token = f"{socket.gethostname()}-{os.getpid()}"
     with _pool(workers, folder) as start:
-        waiting: dict[Future, tuple[Planned, Path]] = {}
-        for planned, place, overrides in todo:
-            shutil.rmtree(place, ignore_errors=True)
-            place.mkdir(parents=True)
-            (place / BEGUN).touch()
-            waiting[start(command(overrides, place), place)] = planned, place
+        waiting: dict[Future, Planned] = {}
+        for planned in runs:
+            row = left_behind(planned, folder)
+            if row:
+                write(row)
+                continue
+            place = folder / f"{planned.config_hash}-{token}"
+            words = command([*planned.overrides, *logged(planned)], place)
+            waiting[start(planned, words, place, elsewhere)] = planned
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-                planned, place = waiting.pop(future)
-                write(outcome(planned, place, future.result(), root))
+                planned, result = waiting.pop(future), future.result()
+                place = folder / f"{planned.config_hash}-{token}"
+                write(result if isinstance(result, Row) else outcome(planned, place, result, root))
                 tidy(place)
+
+
+def begin(planned: Planned, place: Path) -> None:
+    """Make the folder of a run, and remove those of the same run whose rows were written."""
+    for other in place.parent.glob(f"{planned.config_hash}-*"):
+        if not (other / BEGUN).exists() or other == place:
+            shutil.rmtree(other, ignore_errors=True)
+    place.mkdir(parents=True)
+    (place / BEGUN).touch()
 
 
 def command(overrides: Sequence[str], place: Path) -> list[str]:
@@ -119,14 +127,18 @@ def fault(status: int | str, place: Path) -> str:
     return lines[-1].removeprefix("error: ") if lines else f"exit status {status} without a word: {log}"
 
 
-def left_behind(planned: Planned, place: Path) -> Row | None:
+def left_behind(planned: Planned, folder: Path) -> Row | None:
     """The row of a run that ended after whoever waited for it had been killed; None where there is none."""
-    try:
-        record = json.loads((place / "record.json").read_text())
-        ended = (place / BEGUN).exists() and record["config_hash"] == planned.config_hash
-        return row_of(record, planned.source, planned.command) if ended else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    for place in folder.glob(f"{planned.config_hash}-*"):
+        try:
+            record = json.loads((place / "record.json").read_text())
+            row = row_of(record, planned.source, planned.command) if (place / BEGUN).exists() else None
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        if row:
+            tidy(place)
+            return row
+    return None
 
 
 def tidy(place: Path) -> None:
@@ -138,12 +150,12 @@ def tidy(place: Path) -> None:
 
 
 class _pool:  # noqa: N801 (used like a function)
-    """Within, a function that starts a command and returns its future; at the end all that runs has ended."""
+    """Within, a function that starts a run and returns its future; at the end all that runs has ended."""
 
     def __init__(self, workers: Workers, folder: Path):
         self.workers, self.folder = workers, folder
 
-    def __enter__(self) -> Callable[[list[str], Path], Future]:
+    def __enter__(self) -> Callable[..., Future]:
         path = os.pathsep.join(
             dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(PACKAGE.parent)])
         )
@@ -152,15 +164,23 @@ class _pool:  # noqa: N801 (used like a function)
             executor = _submitit(self.workers, self.folder)
             self.threads = ThreadPoolExecutor(1024)  # they only wait
 
-            def submit(words: list[str], place: Path) -> Future:
-                job = executor.submit(execute, words, str(place), environment)
-                return self.threads.submit(_result, job)
+            def submit(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> Future:
+                begin(planned, place)
+                return self.threads.submit(_result, executor.submit(execute, words, str(place), environment))
 
             return submit
         share = max(1, num_cores() // self.workers.count)
         environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
         self.threads = ThreadPoolExecutor(self.workers.count)
-        return lambda words, place: self.threads.submit(execute, words, str(place), environment)
+
+        def run(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> int | Row:
+            row = elsewhere(planned)
+            if row:
+                return row
+            begin(planned, place)
+            return execute(words, str(place), environment)
+
+        return partial(self.threads.submit, run)
 
     def __exit__(self, *failure: object) -> None:
         self.threads.shutdown(wait=True, cancel_futures=failure[0] is not None)
