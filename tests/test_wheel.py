@@ -1,0 +1,82 @@
+"""The package as `pip install` gives it: built as a wheel, installed into a fresh environment, run outside the checkout.
+
+The environment sees the libraries that are installed here, so that nothing is fetched; the package itself comes from the
+wheel alone.
+"""
+
+import json
+import os
+import site
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+LIBRARY = """
+import pathlib, sys, torch, attnround
+from torch import nn
+assert pathlib.Path(attnround.__file__).is_relative_to(sys.prefix), attnround.__file__
+net, images = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 3)), torch.randn(8, 3, 6, 6)
+found = attnround.quantize(net, images, rounding="gptq", progress=False)
+found.save("q.safetensors")
+assert torch.equal(attnround.load("q.safetensors", model=net)(images), found.model(images))
+"""
+BLOCKED = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("hydra", "omegaconf"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+"""
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory) -> Path:
+    """The bin folder of an environment with the wheel."""
+    place = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    # Built with the hatchling that is installed: nothing is fetched.
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), str(ROOT)]
+    subprocess.run(build, check=True, cwd=place)
+    (wheel,) = place.glob("attnround-*.whl")
+    venv.create(place / "env", symlinks=True)
+    own = next((place / "env").glob("lib/python3*/site-packages"))
+    install = [*pip, "install", "--no-deps", "--no-index", "--target", str(own), str(wheel)]
+    subprocess.run(install, check=True, cwd=place)
+    (libraries,) = {path for path in site.getsitepackages() if Path(path, "torch").exists()}
+    (own / "zz_libraries.pth").write_text(libraries + "\n")  # behind the package's own folder
+    script = place / "env/bin/attnround"
+    script.write_text(f"#!{place / 'env/bin/python'}\nfrom attnround.cli.__main__ import main\nmain()\n")
+    script.chmod(0o755)
+    return place / "env/bin"
+
+
+def run(words: list[str | Path], cwd: Path) -> subprocess.CompletedProcess:
+    """In a clean environment, outside the checkout."""
+    outside = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ATTNROUND_ROOT")}
+    return subprocess.run(list(map(str, words)), cwd=cwd, env=outside, capture_output=True, text=True)
+
+
+def test_the_library_and_the_main_entry_run_from_the_wheel(installed, tmp_path):
+    done = run([installed / "python", "-c", LIBRARY], tmp_path)
+    assert done.returncode == 0, done.stderr
+
+    short = ["quantizer=gptq", "data.limit=200", "data.num_calibration=64", "hydra.run.dir=run"]
+    done = run([installed / "attnround", "train", *short], tmp_path)
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    assert Path(record["config"]["paths"]["shipped"]).is_relative_to(installed.parent)
+    assert record["config"]["paths"]["root"] == str(tmp_path)
+    assert record["metrics"]["fp32/top1"] >= 90
+
+
+def test_an_entry_that_lacks_its_extra_says_which(installed, tmp_path):
+    code = f"{BLOCKED}\nsys.argv = ['attnround', 'train']\nfrom attnround.cli.__main__ import main\nmain()"
+    done = run([installed / "python", "-c", code], tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip() == "error: attnround train needs hydra: pip install 'attnround[suite]'"
