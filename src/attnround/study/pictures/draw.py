@@ -62,9 +62,7 @@ def panels_of(picture: Picture, grid: Grid, cells: Sequence[Cell]) -> list[Panel
 
 def _point(picture: Picture, grid: Grid, cell: Cell) -> Point | None:
     pairs = [(_x(picture, grid, cell, row), COLUMNS[picture.y].of(row)) for row in cell.rows]
-    pairs = [
-        pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))
-    ]  # inf has no place on an axis
+    pairs = [pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))]  # inf has no place
     if not pairs:
         return None
     x, y = (spread(values) for values in zip(*pairs, strict=True))

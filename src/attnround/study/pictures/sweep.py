@@ -53,7 +53,7 @@ def _grid(sweep: Sweep, runs: Runs) -> Panel:
         points = [(places[value], spread(metrics)) for value, metrics in found.items()]
         points = [Point(place, each.mean, y_spread=each.std or 0.0) for place, each in points]
         lines.append(Line(name or None, number, False, sorted(points, key=lambda point: point.x)))
-    ticks = {place: str(value) for value, place in places.items()}
+    ticks = {place: f"{value:g}" if _numbers(sweep) else str(value) for value, place in places.items()}
     return Panel(None, lines, None, Scale(x, "log10" if log else "linear", ticks))
 
 
