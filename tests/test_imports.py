@@ -48,6 +48,7 @@ OUTSIDE = {
     "torchvision": {"data"},
     "wandb": {"experiment"},
     "matplotlib": {"experiment", "study"},
+    "jinja2": {"study"},
     "jaxtyping": {"quantization"},
     "onnx": {"deploy", "experiment"},
     "onnxruntime": {"deploy", "experiment"},

@@ -13,8 +13,9 @@ from attnround.errors import InputError
 from attnround.experiment.identity import identity
 from attnround.experiment.record import pack, unpack
 from attnround.study.row import Row, read_row, read_rows, row_of, write_row
+from attnround.study.tables.fill import fill
+from attnround.study.tables.formats import FORMATS
 from attnround.study.tables.grid import Cell, Grid
-from attnround.study.tables.render import render
 
 
 def row(seed: int = 0, **more: object) -> Row:
@@ -91,10 +92,11 @@ def test_a_table_shows_an_infinite_mean_without_a_spread(values, shown):
     grid = Grid("t", "T", axes, (0, 1), "method", "a", ("sqnr_db", "difference_db"))
     rows = [row(seed, metrics={"quantized/sqnr_db": value}) for seed, value in enumerate(values)]
     plain = [row(seed, metrics={"quantized/sqnr_db": 20.0}) for seed in (0, 1)]
-    rendered = render(grid, [Cell({"method": "a"}, tuple(plain)), Cell({"method": "b"}, tuple(rows))])
-    assert rendered.lines[1][2:] == ((shown, False), (f"+{shown}", False))
-    assert rendered.csv()
-    assert rendered.latex()
+    table = fill(grid, [Cell({"method": "a"}, tuple(plain)), Cell({"method": "b"}, tuple(rows))])
+    entries = table.lines[1].entries[2:]
+    assert [(entry.shown, entry.bold) for entry in entries] == [(shown, False), (f"+{shown}", False)]
+    assert str(entries[0].fields["sqnr_db_mean"]) == shown
+    assert all(form(table) for form in FORMATS.values())
 
 
 def test_a_failed_row_keeps_its_error(tmp_path):

@@ -157,6 +157,20 @@ def test_a_picture_of_either_kind(read, tmp_path, content, end):
     assert path.read_bytes().startswith(b"\x89PNG" if end == "png" else b"<?xml")
 
 
+def test_a_point_of_a_line_is_the_mean_of_its_seeds(read, tmp_path, monkeypatch):
+    """And its bar a standard deviation."""
+    drawn = []
+    monkeypatch.setattr("attnround.study.pictures.sweep.draw_panels", lambda *given: drawn.append(given))
+    sweep = read(GRID)
+    runs = [(point, 2.0 * point["seed"]) for point in points(sweep)]
+    draw_sweep(sweep, runs, tmp_path / "a.png")
+    ((panel,), frame, paths, _), *_ = drawn
+    (line,) = panel.lines
+    assert [(point.x, point.y, round(point.y_spread, 3)) for point in line.points] == [(0.25, 1, 1.414), (2, 1, 1.414)]
+    assert (line.label, frame.kind, panel.x.kind, paths) == (None, "lines", "linear", [tmp_path / "a.png"])
+    assert panel.x.ticks == {0.25: "0.25", 2: "2"}
+
+
 def test_a_line_holds_the_seeds_of_each_value(read):
     sweep = read(GRID)
     runs = [(point, point["quantizer.sigma"] + point["seed"]) for point in points(sweep)]

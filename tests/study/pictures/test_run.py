@@ -1,9 +1,7 @@
-from functools import partial
-
 import matplotlib.pyplot as plt
 import pytest
 
-from attnround.experiment.pictures import draw_layers, draw_lines, draw_losses, draw_moved, draw_trials
+from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_trials
 
 LAYERS = [
     {"name": "conv1", "unit": "conv1", "bits": 8, "start_sqnr_db": 46.0, "output_sqnr_db": 50.0},
@@ -46,7 +44,7 @@ def test_what_moved_and_what_stayed_fill_the_bar(drawn):
 def test_a_panel_a_unit(drawn, count):
     units = [{"name": f"unit{i}", "objective": "layer", "losses": [1.0, 0.1, 0.02]} for i in range(count)]
     panels = [axes for axes in drawn(draw_losses, units).axes if axes.get_visible()]
-    assert [axes.get_title() for axes in panels] == [unit["name"] for unit in units]
+    assert [axes.get_title("left") for axes in panels] == [unit["name"] for unit in units]
     assert all(axes.get_yscale() == "log" for axes in panels)
     assert list(panels[-1].lines[0].get_ydata()) == [1.0, 0.1, 0.02]
 
@@ -63,7 +61,15 @@ def test_stages_are_told_apart(drawn):
     ]
     figure = drawn(draw_losses, units)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["layer", "block mse"]
-    assert figure.axes[0].lines[0].get_color() != figure.axes[1].lines[0].get_color()
+    for look in ("get_color", "get_linestyle", "get_marker"):  # a grey print shows the latter two
+        assert getattr(figure.axes[0].lines[0], look)() != getattr(figure.axes[1].lines[0], look)()
+
+
+def test_a_scale_of_powers_has_plain_numbers(drawn):
+    """The style shows a dollar as a dollar, and no formula."""
+    units = [{"name": "a", "objective": "layer", "losses": [10.0, 1.0, 0.01]}]
+    labels = [label.get_text() for label in drawn(draw_losses, units).axes[0].get_yticklabels()]
+    assert {"0.01", "1", "10"} <= set(labels)
 
 
 def test_trials_are_numbered_in_their_order_and_joined_in_that_of_their_bits(drawn):
@@ -71,12 +77,3 @@ def test_trials_are_numbered_in_their_order_and_joined_in_that_of_their_bits(dra
     (axes,) = drawn(draw_trials, trials).axes
     assert list(axes.lines[0].get_xdata()) == [5.0, 8.0]
     assert [text.get_text() for text in axes.texts] == ["1", "2"]
-
-
-def test_a_line_a_name_with_the_seeds_spread(drawn):
-    lines = {"mixed": [(0.2, [90.0, 92.0]), (0.4, [94.0, 94.0])], "uniform": [(0.2, [89.0])]}
-    (axes,) = drawn(partial(draw_lines, labels=("MiB", "top-1 %")), lines).axes
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["mixed", "uniform"]
-    points, _, (bars,) = axes.containers[0]
-    assert list(points.get_ydata()) == [91.0, 94.0]
-    assert [round(segment[1][1] - segment[0][1], 3) for segment in bars.get_segments()] == [2.828, 0.0]

@@ -1,50 +1,47 @@
-import html
-import re
+import base64
+import csv
+import io
 from collections import Counter
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
+from tests.conftest import ROOT
+from tests.study.tables.made_up import GRID, make_cells
 
 from attnround.errors import InputError
-from attnround.study.report.markup import inline, page_part
-from attnround.study.report.write import main, read_tables, report
+from attnround.study.report.write import main, report
+from attnround.study.tables.grid import Cell
+from attnround.study.tables.published import Published
+from attnround.study.tables.table import Entry, Line, Table, json_lines, read_table
+from attnround.study.tables.write import write_tables
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
-TABLE = """**W3 < W4, & more \\| here**
-
-| model | method | top-1 % | minus ours |
-| --- | --- | --- | --- |
-| net | Attention Round | **93.65 ± 0.03** | reference |
-| net | a\\|b \\<script>alert(1)\\</script> | 93.10 ± 0.04 | -0.55 [-0.71, -0.40] |
-| net | QDrop (published PTQ, README) | 92.00 | - |
-| mobile | GPTQ | failed: out of memory | - |
-
-- `make tables TABLE=weights` makes this table.
-- 3 rows, on a CPU; see [the paper](https://arxiv.org/abs/2207.03088) and [here](../rows/a.json).
-"""
-SVG = """<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg" width="300pt" height="150pt" viewBox="0 0 9 9">
-<metadata xmlns:dc="http://purl.org/dc/elements/1.1/"><dc:title>{} &amp; more</dc:title></metadata>
-<rect width="300" height="150" fill="#0072B2"/></svg>
-"""
-CSV = 'model,config_hashes,git_revision,device\nnet,aa bb,abc123,"EPYC, 2 cores"\nmobile,bb cc,abc123 def456,H200\n'
+SIZE = {"file": "size", "kind": "bars", "x": "weights", "y": "sqnr_db", "line": "method", "panel": "model"}
+TIME = {"file": "time", "kind": "scatter", "x": "seconds", "y": "top1", "line": "method", "title": "Time & top-1"}
+PICTURES = {"weights": (SIZE, TIME), "weights_low": (SIZE,), "headline": ()}
+LSQ = Published("LSQ", "qat", 2, 32, None, "ResNet-18", 66.31, 70.0, "LSQ's page")
 
 
-@pytest.fixture
-def folder(tmp_path):
-    for name in ("weights", "weights_low", "headline"):
-        (tmp_path / f"{name}.md").write_text(TABLE)
-    (tmp_path / "weights.csv").write_text(CSV)
-    for name in ("weights_size", "weights_low_size", "weights_time"):
-        (tmp_path / f"{name}.svg").write_text(SVG.format(name))
-    return tmp_path
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Three tables with pictures; the second line failed, and a published number stands below some."""
+    folder, cells = tmp_path_factory.mktemp("tables"), make_cells()
+    lost = replace(
+        cells[1].rows[0], error="out of memory", metrics={}, correct={}, git_revision="def456", device="H200"
+    )
+    cells[1] = Cell(cells[1].place, (lost,))
+    grids = [replace(GRID, name=name, pictures=pictures) for name, pictures in PICTURES.items()]
+    write_tables([(grid, cells) for grid in grids], folder, [LSQ])
+    return folder
 
 
 class Page(HTMLParser):
-    """Checks that every element that is opened is closed in its turn, and notes elements, ids and text."""
+    """Checks that every element that is opened is closed in its turn; notes elements, text and the tables' cells."""
 
     def __init__(self, text: str):
         super().__init__()
-        self.open, self.elements, self.said = [], [], []
+        self.open, self.elements, self.said, self.tables = [], [], [], []
         self.feed(text)
         assert self.open == []
 
@@ -52,15 +49,36 @@ class Page(HTMLParser):
         self.elements.append((tag, dict(attributes)))
         if tag not in VOID:
             self.open.append(tag)
+        if tag in ("table", "tr", "th", "td"):
+            places = [self.tables]
+            for _ in range(("table", "tr").index(tag) if tag in ("table", "tr") else 2):
+                places.append(places[-1][-1])
+            places[-1].append("" if tag in ("th", "td") else [])
 
     def handle_endtag(self, tag):
         assert self.open.pop() == tag
 
     def handle_data(self, data):
         self.said.append(data)
+        if {"th", "td"} & set(self.open):
+            self.tables[-1][-1][-1] += data
 
     def all(self, tag: str) -> list[dict]:
         return [attributes for name, attributes in self.elements if name == tag]
+
+
+def check_tables(folder) -> None:
+    """Every table of a folder is in its page, with all it says."""
+    page = Page(report(folder))
+    paths = {path.stem: path for path in folder.glob("*.jsonl")}
+    names = [each["id"] for each in page.all("section")]
+    assert sorted(names) == sorted(paths)
+    for name, (header, *lines) in zip(names, page.tables, strict=True):
+        table = read_table(paths[name])
+        assert header == table.header
+        assert lines == [[entry.shown for entry in line.entries] for line in table.lines]
+        for text in (table.caption, table.command, *table.notes):
+            assert text in page.said
 
 
 def test_the_page_is_whole_and_holds_every_table_and_picture(folder):
@@ -69,48 +87,69 @@ def test_the_page_is_whole_and_holds_every_table_and_picture(folder):
     assert text.startswith("<!DOCTYPE html>\n")
     ids = Counter(attributes["id"] for _, attributes in page.elements if "id" in attributes)
     assert set(ids.values()) == {1}
-    sections = [each["id"] for each in page.all("section")]
-    assert sections == ["headline", "weights", "weights_low"]
+    assert [each["id"] for each in page.all("section")] == ["headline", "weights", "weights_low"]
     assert [each["href"] for each in page.all("a")][:3] == ["#headline", "#weights", "#weights_low"]
-    assert len(page.all("table")) == 3
-    images = page.all("img")
-    assert [each["alt"] for each in images] == [
-        "weights_size & more", "weights_time & more", "weights_low_size & more",
-    ]  # fmt: skip
-    assert {(each["width"], each["height"]) for each in images} == {("400", "200")}
-    assert all(each["src"].startswith("data:image/svg+xml;base64,") for each in images)
+    alts = ["SQNR of the logits, dB against weights", "Time & top-1", "SQNR of the logits, dB against weights"]
+    assert [each["alt"] for each in page.all("img")] == alts
+    check_tables(folder)
+
+
+def test_the_committed_tables_are_in_their_page():
+    check_tables(ROOT / "results/tables")
 
 
 def test_nothing_is_fetched(folder):
     page = Page(report(folder))
     assert not page.all("link")
-    assert not any("src" in each for each in page.all("script"))
-    targets = [each["href"] for each in page.all("a")]
-    assert all(target.startswith(("#", "https://arxiv.org/")) for target in targets)  # no file that may not be there
+    for _, attributes in page.elements:
+        for name in ("src", "href"):
+            assert attributes.get(name, "#").startswith(("#", "data:"))
     (policy,) = [each["content"] for each in page.all("meta") if "http-equiv" in each]
     assert policy.startswith("default-src 'none'")
+    assert "url(" not in report(folder)
 
 
-def test_what_a_table_says_is_text_and_no_code(folder):
-    page = Page(report(folder))
-    assert len(page.all("script")) == 1  # our own
-    said = "".join(page.said)
-    for words in ("W3 < W4, & more | here", "a|b <script>alert(1)</script>", "make tables TABLE=weights"):
-        assert words in said
+def test_it_reads_on_a_phone_and_in_the_dark(folder):
+    text = report(folder)
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in Page(text).all("meta")
+    assert "@media (prefers-color-scheme: dark)" in text
+
+
+def test_the_data_of_a_table_can_be_taken_from_the_page(folder):
+    files = {each["download"]: each["href"] for each in Page(report(folder)).all("a") if "download" in each}
+    assert sorted(files) == sorted(f"{name}.{end}" for name in PICTURES for end in ("csv", "tex"))
+    for name, address in files.items():
+        text = base64.b64decode(address.partition(";base64,")[2]).decode()
+        assert text == (folder / name).read_text()
+    assert len(list(csv.DictReader(io.StringIO((folder / "weights.csv").read_text())))) == len(make_cells()) + 1
+
+
+def test_a_cell_is_ordered_by_its_number(folder):
+    values = [each.get("data-value") for each in Page(report(folder)).all("td")]
+    entries = [entry for line in read_table(folder / "headline.jsonl").lines for entry in line.entries[1:]]
+    for value, entry in zip(values, entries, strict=False):
+        assert value == (None if entry.value is None else str(entry.value))
 
 
 def test_where_it_comes_from_is_told_at_the_top(folder):
     facts = "".join(Page(report(folder)).said).split("Contents")[0]
-    for fact in ("3 tables", "3 pictures", "3 runs", "revisions abc123, def456", "EPYC, 2 cores", "H200"):
+    runs = sum(len(cell.rows) for cell in make_cells()) - 2  # of one cell there is but one
+    for fact in ("3 tables", "3 pictures", f"{runs} runs", "revisions abc123, def456", "AMD EPYC, 2 cores", "H200"):
         assert fact in facts
 
 
-def test_a_picture_belongs_to_the_table_with_the_longest_name(folder):
-    assert {table.name: [path.stem for path in table.pictures] for table in read_tables(folder)} == {
-        "headline": [],
-        "weights": ["weights_size", "weights_time"],
-        "weights_low": ["weights_low_size"],
-    }
+def test_numbers_stand_right_and_published_and_failed_lines_are_marked(folder):
+    page = Page(report(folder))
+    titles = [each.get("class") for each in page.all("th") if each.get("scope") == "col"]
+    assert titles[:14] == [None] * 3 + ["number"] * 11
+    lines = [each.get("class") for each in page.all("tr")][1:14]
+    assert lines == ["first", "failed", None, None, None, None, "published", "first", None, None, None, None, None]
+    assert len(page.all("strong")) == sum("**" in cell for name in PICTURES for cell in bold(folder, name))
+
+
+def bold(folder, name: str) -> list[str]:
+    """The cells below the header of a table in Markdown."""
+    return [cell for line in (folder / f"{name}.md").read_text().split("| --- |")[1:] for cell in line.split(" | ")]
 
 
 def test_the_same_files_give_the_same_page(folder, tmp_path):
@@ -125,98 +164,32 @@ def test_a_folder_without_a_table_is_named(tmp_path, name):
         report(tmp_path / name)
 
 
-def test_numbers_stand_right_and_published_and_failed_lines_are_marked():
-    page = Page(page_part(TABLE))
-    assert [each.get("class") for each in page.all("tr")] == [None, "first", None, "published", "first failed"]
-    assert [each.get("class") for each in page.all("th") if each.get("scope") == "col"] == [
-        None, None, "number", "number",
-    ]  # fmt: skip
-    assert len(page.all("strong")) == 2  # the caption, and the best
+def plain(text: str) -> Table:
+    """A table that says this everywhere."""
+    entries = [Entry(text, text, text, True), Entry("1", fields={"a": 1.0})]
+    lines = [Line(entries, {"git_revision": "abc", "device": text}), Line(entries, {"device": text}, "published")]
+    return Table("one", text, text, [text, "b"], 1, [text], {"one_a": text}, lines)
 
 
-LONG = 200_000  # characters: what takes a scan for each of them would take minutes
-# What is typed again and again -> what each of it leaves to read, blanks aside
-TYPED = {
-    "[": "[", r"\[": "[", "**": "**", "*": "*", "`": "`", "![": "![", "[a](": "[a](", "|": "|", "-": "-", " ": "",
-    "\n \n": "", "** **": "", r"\\": "\\", "[a](b": "[a](b", "![a](": "![a](", "**a* ": "**a*", "]": "]", "<b>": "<b>",
-    "[a](b)": "a", "![a](b)": "", "**a** ": "a", "`a`": "a", "# a\n": "a", "a\n": "a", "a\n\n": "a", " ± 1": "±1",
-    "\"'&": "\"'&",
-}  # fmt: skip
-
-
-def said(rendered: str) -> str:
-    """The text of HTML, blanks aside."""
-    return "".join(html.unescape(re.sub("<[^>]*>", "", rendered)).split())
-
-
-@pytest.mark.parametrize("typed", TYPED)
-def test_any_text_is_rendered_however_long(typed):
-    count = LONG // len(typed)
-    assert said(page_part(typed * count)) == TYPED[typed] * count
-    assert said(inline(typed.replace("\n", " ") * count)).replace("#", "") == TYPED[typed] * count
-
-
-@pytest.mark.parametrize("typed", TYPED)
-def test_a_table_of_any_text_is_rendered_however_long(typed):
-    text = typed.replace("\n", " ") * (LONG // 4 // len(typed))
-    for lines in ([text, "|---|", "1"], ["1", "|---|", text], ["1", f"{text}-", "1"]):
-        Page(page_part("\n".join(lines)))
-
-
-def test_a_table_of_many_columns_and_lines_is_rendered():
-    rendered = page_part("\n".join(["|" * LONG, "|---|", *["|1|"] * 50_000]))
-    assert rendered.count("<tr") == 50_001
+def test_a_picture_that_is_missing_is_named(tmp_path):
+    (tmp_path / "one.jsonl").write_text(json_lines(plain("x")))
+    with pytest.raises(InputError, match=r"one_a\.svg is missing"):
+        report(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "caption",
+    "text",
     [
-        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\" onclick=\"alert(1)", "</title></h2><b>",
-        "&lt;b&gt;", "`</code><script>`", "**<b>**", "[<b>](https://e.org/)", "![<b>](x.png)",
-        "[x](https://e.org/\"onclick=\"alert)", "[x](javascript:alert)", "[x](JAVASCRIPT:alert)",
-        "[x](data:text/html,<script>)", "[x]( javascript:alert)",
+        "<script>alert(1)</script>", "<img src=x onerror=alert(1)>", "\" onclick=\"alert(1)", "' onclick='alert(1)",
+        "</title></h2><b>", "&lt;b&gt;", "{{ 1 + 1 }}", "{% raw %}", "**<b>**", "[x](javascript:alert)",
     ],
 )  # fmt: skip
-def test_what_anyone_types_becomes_no_code(tmp_path, caption):
-    lines = (
-        f"| model | {caption} |\n| --- | --- |\n| {caption} | 1 |\n| - | {caption} |\n\n- {caption}\n\n# {caption}\n"
-    )
-    (tmp_path / "one.md").write_text(f"**{caption}**\n\n{lines}")
-    (tmp_path / "none.md").write_text(f"**Plain**\n\n{lines.replace(caption, 'plain')}")
-    page = Page(report(tmp_path))
-    ours = {"b": 0, "img": 0, "script": 1, "title": 1}
-    assert {name: len(page.all(name)) for name in ours} == ours
-    assert not any(name.startswith("on") for _, attributes in page.elements for name in attributes)
-    assert all(each["href"].startswith(("#", "https://e.org/")) for each in page.all("a"))
-
-
-@pytest.mark.parametrize(
-    ("caption", "text"),
-    [
-        ('<b> & "it\'s"', '<b> & "it\'s"'),
-        ("[x](javascript:alert)", "x"),
-        ("[x]( javascript:alert)", "[x]( javascript:alert)"),
-        ("[a [b](https://e.org/)", "[a b"),
-        (r"**a\**", "**a**"),
-        ("[a](b c)", "[a](b c)"),
-        ("![a](b", "![a](b"),
-    ],
-)
-def test_what_is_no_markup_is_text(caption, text):
-    assert html.unescape(re.sub("<[^>]*>", "", inline(caption))) == text
-
-
-@pytest.mark.parametrize(
-    ("markdown", "html"),
-    [
-        ("a\nb", "<p>a b</p>"),
-        ("## A *b*", "<h3>A *b*</h3>"),
-        ("- one\n  more\n- two", "<ul>\n<li>one more</li>\n<li>two</li>\n</ul>"),
-        ("![x](y.png)", ""),
-        (r"\`a\` `b\`", r"<p>`a` <code>b\</code></p>"),
-        ("**a `b`**", "<p><strong>a <code>b</code></strong></p>"),
-        ("a | b", "<p>a | b</p>"),
-    ],
-)
-def test_the_markdown_that_is_known(markdown, html):
-    assert page_part(markdown) == html
+def test_what_anyone_types_becomes_text_and_no_code(tmp_path, text):
+    (tmp_path / "one_a.svg").write_text("<svg/>")
+    pages = []
+    for said in (text, "plain"):
+        (tmp_path / "one.jsonl").write_text(json_lines(plain(said)))
+        pages.append(Page(report(tmp_path)))
+    shapes = [[(tag, sorted(attributes)) for tag, attributes in page.elements] for page in pages]
+    assert shapes[0] == shapes[1]
+    assert "".join(pages[0].said).count(text) == "".join(pages[1].said).count("plain")

@@ -9,10 +9,11 @@ import subprocess
 import pytest
 from tests.conftest import ROOT
 from tests.study.pictures.test_draw import BARS, LINES, TIME, cells, grid
-from tests.study.report.test_report import TABLE
+from tests.study.tables.made_up import GRID, make_cells
 
-from attnround.study.pictures.draw import draw_pictures
-from attnround.study.report.write import read_tables, report
+from attnround.study.report.write import report
+from attnround.study.tables.table import Entry, Line, Table, json_lines, read_table
+from attnround.study.tables.write import write_tables
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
@@ -29,21 +30,32 @@ PROBE = """<script>addEventListener("load", () => {
     fetched: performance.getEntriesByType("resource").map(each => each.name),
     overflow: document.documentElement.scrollWidth - document.documentElement.clientWidth,
   };
-  const table = document.querySelector("table"), column = table.tHead.rows[0].cells.length - 1;
-  found.orders = [0, 1].map(() => {
-    table.tHead.rows[0].cells[column].querySelector("button").click();
-    return [...table.tBodies[0].rows].map(line => line.cells[column].textContent);
-  });
+  const table = [...document.querySelectorAll("table")].at(-1), titles = [...table.tHead.rows[0].cells];
+  found.orders = titles.map((title, column) => [0, 1, 2].map(() => {
+    title.querySelector("button").click();
+    return [title.getAttribute("aria-sort"), [...table.tBodies[0].rows].map(line => line.cells[column].textContent)];
+  }));
+  const box = document.querySelector(".table"), top = () => box.getBoundingClientRect().top;
+  box.style.maxHeight = "8rem";
+  box.scrollTop = 50;
+  found.sticky = box.querySelector("th").getBoundingClientRect().top - top();
   document.body.dataset.found = JSON.stringify(found);
 });</script></body>"""
 
 
+NUMBERS = ["10", "9", "-0.5", "1e-3", "inf", "-"]
+
+
 @pytest.fixture
 def tables(tmp_path):
-    """A folder of two tables, the first with three pictures."""
-    for name in ("table", "weights"):
-        (tmp_path / f"{name}.md").write_text(TABLE)
-    draw_pictures(grid(LINES, BARS, TIME), cells(), tmp_path)
+    """A folder of three tables, one with three pictures, one whose lines are to be ordered."""
+    write_tables([(grid(LINES, BARS, TIME), cells()), (GRID, make_cells())], tmp_path)
+    lines = []
+    for label, text in zip((10, 9, 8, 100, 0.5, 1), NUMBERS, strict=True):
+        number = Entry(text, "± 99", fields={"a": None if text == "-" else float(text)})
+        lines.append(Line([Entry(str(label)), Entry(f"w{text}"), number], {}))
+    table = Table("z", "Numbers", "make", ["label", "word", "number"], 2, [], {}, lines)
+    (tmp_path / "z.jsonl").write_text(json_lines(table))
     return tmp_path
 
 
@@ -65,7 +77,8 @@ def opened(text: str, folder, width: int = 1200) -> tuple[dict, list[str]]:
 
 def check(folder, tmp_path, width: int) -> dict:
     found, said = opened(report(folder), tmp_path, width)
-    tables = read_tables(folder)
+    paths = sorted(folder.glob("*.jsonl"), key=lambda path: (path.stem != "headline", path.stem))
+    tables = [read_table(path) for path in paths]
     assert said == []
     assert found["fetched"] == []
     assert [name for name, *_ in found["sections"]] == [table.name for table in tables]
@@ -73,6 +86,7 @@ def check(folder, tmp_path, width: int) -> dict:
     assert len(found["pictures"]) == sum(len(table.pictures) for table in tables)
     for sizes in (*found["tables"], *found["pictures"], *(size for _, *size in found["sections"])):
         assert min(sizes) > 20
+    assert abs(found["sticky"]) < 1  # the titles stay where the lines scroll
     assert found["overflow"] <= 0  # what is wide scrolls in its frame, not the page
     return found
 
@@ -81,14 +95,20 @@ def check(folder, tmp_path, width: int) -> dict:
 def test_everything_is_laid_out_and_nothing_is_fetched(tables, tmp_path, width):
     found = check(tables, tmp_path, width)
     assert len(found["pictures"]) == 3
-    rising, falling = found["orders"]
-    assert rising[0] == falling[0] == "-0.55 [-0.71, -0.40]"  # the only number
-    assert sorted(rising) == sorted(falling)
+    labels, words, numbers = found["orders"]
+    assert [order for order, _ in numbers] == ["ascending", "descending", "none"]
+    assert [cells for _, cells in labels] == [
+        ["0.5", "1", "8", "9", "10", "100"], ["100", "10", "9", "8", "1", "0.5"], ["10", "9", "8", "100", "0.5", "1"],
+    ]  # fmt: skip
+    assert words[0][1] == words[1][1][::-1] != words[2][1] == [f"w{text}" for text in NUMBERS]
+    assert [[cell.removesuffix(" ± 99") for cell in cells] for _, cells in numbers] == [
+        ["-0.5", "1e-3", "9", "10", "inf", "-"], ["inf", "10", "9", "1e-3", "-0.5", "-"], NUMBERS,
+    ]  # fmt: skip
 
 
 def test_the_committed_tables(tmp_path):
     folder = ROOT / "results/tables"
-    if not list(folder.glob("*.md")):
+    if not list(folder.glob("*.jsonl")):
         pytest.skip("no table is committed under results/tables")
     check(folder, tmp_path, 1200)
 

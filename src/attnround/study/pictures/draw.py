@@ -1,16 +1,25 @@
 """The pictures of a table, drawn from its cells: points are means over seeds, with bars of a standard deviation."""
 
 import math
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from attnround.study.pictures.marks import Frame, Line, Panel, Point
-from attnround.study.pictures.panels import draw_panels
+from attnround.study.pictures.marks import Line, Panel, Point, Scale
+from attnround.study.pictures.panels import Frame, draw_panels
 from attnround.study.pictures.wanted import Picture, pictures_of
 from attnround.study.row import Row
 from attnround.study.tables.columns import COLUMNS
 from attnround.study.tables.grid import Cell, Grid
+from attnround.study.tables.statistics import spread
+
+
+def titles_of(grid: Grid, cells: Sequence[Cell]) -> dict[str, str]:
+    """File without its ending -> what it shows, of each picture of a table that has a point."""
+    return {
+        f"{grid.name}_{picture.file}": picture.title or f"{COLUMNS[picture.y].axis} against {picture.x_title(grid)}"
+        for picture in pictures_of(grid)
+        if panels_of(picture, grid, cells)
+    }
 
 
 def draw_pictures(grid: Grid, cells: Sequence[Cell], folder: Path) -> list[Path]:
@@ -19,11 +28,12 @@ def draw_pictures(grid: Grid, cells: Sequence[Cell], folder: Path) -> list[Path]
     The same rows give the same bytes. A picture without a point is not drawn, and removed if it was there.
     Raises InputError as `pictures_of` does.
     """
-    drawn = []
+    drawn, titles = [], titles_of(grid, cells)
     for picture in pictures_of(grid):
-        paths = [folder / f"{grid.name}_{picture.file}.{end}" for end in ("png", "svg")]
-        if panels := panels_of(picture, grid, cells):
-            draw_panels(panels, _frame(picture, grid), paths)
+        name = f"{grid.name}_{picture.file}"
+        paths = [folder / f"{name}.{end}" for end in ("png", "svg")]
+        if name in titles:
+            draw_panels(panels_of(picture, grid, cells), _frame(picture), paths, titles[name])
             drawn += paths
         else:
             for path in paths:
@@ -46,19 +56,18 @@ def panels_of(picture: Picture, grid: Grid, cells: Sequence[Cell]) -> list[Panel
                 place = list(grid.axes[picture.line]).index(label) if label else 0
                 lines.append(Line(label, place, picture.line == grid.compare and label == grid.reference, points))
         if lines:
-            panels.append(Panel(title, lines, _float_level(picture, inside)))
+            panels.append(Panel(title, lines, _float_level(picture, inside), _scale(picture, grid)))
     return panels
 
 
 def _point(picture: Picture, grid: Grid, cell: Cell) -> Point | None:
     pairs = [(_x(picture, grid, cell, row), COLUMNS[picture.y].of(row)) for row in cell.rows]
-    pairs = [
-        pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))
-    ]  # inf has no place on an axis
+    pairs = [pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))]  # inf has no place
     if not pairs:
         return None
-    (x, x_spread), (y, y_spread) = (_mean_and_spread(values) for values in zip(*pairs, strict=True))
-    return Point(x, y, x_spread, y_spread, ", ".join(cell.place[axis] for axis in picture.rest(grid)))
+    x, y = (spread(values) for values in zip(*pairs, strict=True))
+    name = ", ".join(cell.place[axis] for axis in picture.rest(grid))
+    return Point(x.mean, y.mean, x.std or 0.0, y.std or 0.0, name)
 
 
 def _x(picture: Picture, grid: Grid, cell: Cell, row: Row) -> float | None:
@@ -66,10 +75,6 @@ def _x(picture: Picture, grid: Grid, cell: Cell, row: Row) -> float | None:
         return COLUMNS[picture.x].of(row)
     label = cell.place[picture.x]
     return picture.labels(picture.x, grid).index(label) if picture.kind == "bars" else float(label)
-
-
-def _mean_and_spread(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.mean(values), statistics.stdev(values) if len(values) > 1 else 0.0
 
 
 def _float_level(picture: Picture, cells: Sequence[Cell]) -> float | None:
@@ -82,14 +87,12 @@ def _float_level(picture: Picture, cells: Sequence[Cell]) -> float | None:
     return levels.pop() if picture.y == "top1" and len(levels) == 1 else None
 
 
-def _frame(picture: Picture, grid: Grid) -> Frame:
+def _scale(picture: Picture, grid: Grid) -> Scale:
     labels = picture.labels(picture.x, grid) if picture.x in grid.axes else []
     ticks = dict(enumerate(labels)) if picture.kind == "bars" else {float(label): label for label in labels}
-    return Frame(
-        kind=picture.kind,
-        scale=picture.scale,
-        title=picture.title,
-        ticks={place: str(label) for place, label in ticks.items()},
-        names=(picture.x if picture.x in grid.axes else COLUMNS[picture.x].axis, COLUMNS[picture.y].axis),
-        legend=picture.line,
-    )
+    return Scale(picture.x_title(grid), picture.scale, ticks)
+
+
+def _frame(picture: Picture) -> Frame:
+    legend = picture.line and picture.line.replace("_", " ")
+    return Frame(picture.kind, COLUMNS[picture.y].axis, picture.title, legend, share_y=picture.kind == "bars")

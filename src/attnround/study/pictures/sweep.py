@@ -4,29 +4,29 @@ from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib.pyplot as plt
-from matplotlib.ticker import NullFormatter
-
-from attnround.experiment.pictures import BLUE, ORANGE, draw_lines, save
+from attnround.study.pictures.marks import Line, Panel, Point, Scale
+from attnround.study.pictures.panels import Frame, draw_panels
 from attnround.study.sweep import Sweep
+from attnround.study.tables.columns import COLUMNS
+from attnround.study.tables.statistics import spread
 
-LABELS = {
-    "quantized/top1": "top-1 %",
-    "quantized/agreement": "agreement with FP32, %",
-    "quantized/sqnr_db": "SQNR of the logits, dB",
-}
+NAMES = {f"quantized/{name}": COLUMNS[name].axis for name in ("top1", "agreement", "sqnr_db")}
+
+Runs = Sequence[tuple[dict, float]]
 
 
-def draw_sweep(sweep: Sweep, runs: Sequence[tuple[dict, float]], path: Path) -> None:
+def draw_sweep(sweep: Sweep, runs: Runs, path: Path) -> None:
     """The metric of some runs, each a point of the sweep and a value, against what was varied. path: .png or .svg."""
-    label = LABELS.get(sweep.metric, sweep.metric)
-    if sweep.method == "grid":
-        _draw_grid(sweep, runs, path, label)
-    else:
-        _draw_cloud(sweep, runs, path, label)
+    y, grid = NAMES.get(sweep.metric, sweep.metric), sweep.method == "grid"
+    panels = [_grid(sweep, runs)] if grid else _cloud(sweep, runs)
+    seeds = len(sweep.parameters.get("seed", {}).get("values", [0]))
+    counted = seeds > 1 and sweep.varied[0] != "seed"
+    about = f", {seeds} seeds: mean and standard deviation" * counted if grid else f": {len(runs)} draws"
+    kind = "lines" if grid and _numbers(sweep) else "scatter"
+    draw_panels(panels, Frame(kind, y, f"sweep {sweep.name}{about}", share_y=True), [path], f"sweep {sweep.name}: {y}")
 
 
-def lines_of(sweep: Sweep, runs: Sequence[tuple[dict, float]]) -> dict[str, dict[object, list[float]]]:
+def lines_of(sweep: Sweep, runs: Runs) -> dict[str, dict[object, list[float]]]:
     """A line for each combination of the parameters after the first: value of the first -> the metric of its seeds."""
     first, *others = sweep.varied
     lines = defaultdict(lambda: defaultdict(list))
@@ -36,42 +36,38 @@ def lines_of(sweep: Sweep, runs: Sequence[tuple[dict, float]]) -> dict[str, dict
     return lines
 
 
-def _draw_grid(sweep: Sweep, runs: Sequence[tuple[dict, float]], path: Path, label: str) -> None:
+def _numbers(sweep: Sweep) -> bool:
+    """Whether there is a way between two values of what a grid varies first."""
+    values = sweep.parameters[sweep.varied[0]]["values"]
+    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+
+
+def _grid(sweep: Sweep, runs: Runs) -> Panel:
     x = sweep.varied[0]
     values = sweep.parameters[x]["values"]
-    numbers = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-    values = sorted(values) if numbers else values
-    places = {value: value if numbers else i for i, value in enumerate(values)}
-    lines = {
-        name: sorted((places[value], each) for value, each in points.items())
-        for name, points in lines_of(sweep, runs).items()
-    }
-    seeds = len(sweep.parameters.get("seed", {}).get("values", [0]))
-    spread = f", {seeds} seeds: mean and standard deviation" if seeds > 1 and x != "seed" else ""
-    log = numbers and values[0] > 0 and values[-1] >= 10 * values[0]
-    ticks = {place: f"{value:g}" if numbers else str(value) for value, place in places.items()}
-    draw_lines(lines, path, f"sweep {sweep.name}{spread}", (x, label), ticks=ticks, log=log, joined=numbers)
+    values = sorted(values) if _numbers(sweep) else values
+    places = {value: value if _numbers(sweep) else i for i, value in enumerate(values)}
+    log = _numbers(sweep) and values[0] > 0 and values[-1] >= 10 * values[0]
+    lines = []
+    for number, (name, found) in enumerate(lines_of(sweep, runs).items()):
+        points = [(places[value], spread(metrics)) for value, metrics in found.items()]
+        points = [Point(place, each.mean, y_spread=each.std or 0.0) for place, each in points]
+        lines.append(Line(name or None, number, False, sorted(points, key=lambda point: point.x)))
+    ticks = {place: f"{value:g}" if _numbers(sweep) else str(value) for value, place in places.items()}
+    return Panel(None, lines, None, Scale(x, "log10" if log else "linear", ticks))
 
 
-def _draw_cloud(sweep: Sweep, runs: Sequence[tuple[dict, float]], path: Path, label: str) -> None:
-    keys = sweep.varied
+def _cloud(sweep: Sweep, runs: Runs) -> list[Panel]:
     best = (max if sweep.goal == "maximize" else min)(runs, key=lambda run: run[1])
-    figure, row = plt.subplots(
-        1, len(keys), sharey=True, squeeze=False, figsize=(1 + 3 * len(keys), 3.5), layout="constrained"
-    )
-    for axes, key in zip(row[0], keys, strict=True):
-        categories = sweep.parameters[key].get("values")
-        places = [categories.index(point[key]) if categories else point[key] for point, _ in runs]
-        axes.plot(places, [value for _, value in runs], "o", color=BLUE, markersize=5)
-        axes.plot(places[runs.index(best)], best[1], "s", color=ORANGE, markersize=8, label="best")
-        if categories:
-            axes.set_xticks(range(len(categories)), [str(each) for each in categories])
-        elif "log" in sweep.parameters[key]["distribution"]:
-            axes.set_xscale("log")
-            axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.set_xlabel(key)
-        axes.grid(alpha=0.3)
-    row[0][0].set_ylabel(label)
-    row[0][0].legend(frameon=False)
-    figure.suptitle(f"sweep {sweep.name}: {len(runs)} draws", fontsize=11)
-    save(figure, path)
+    panels = []
+    for key in sweep.varied:
+        given = sweep.parameters[key]
+        values = given.get("values")
+        draws, top = (
+            [Point(values.index(point[key]) if values else point[key], value) for point, value in some]
+            for some in (runs, [best])
+        )
+        log = "log" in given.get("distribution", "")
+        x = Scale(key, "log10" if log else "linear", dict(enumerate(map(str, values or ()))))
+        panels.append(Panel(None, [Line("draws", 0, False, draws), Line("best", 1, True, top)], None, x))
+    return panels

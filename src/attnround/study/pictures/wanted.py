@@ -1,7 +1,7 @@
 """A picture as a table's YAML asks for it, and what can be asked for.
 
 pictures:
-  - {file: sigma, kind: lines, x: sigma, y: sqnr_db, line: estimator, panel: model}
+  - {file: sigma, kind: lines, x: sigma, x_name: "sigma, steps", y: sqnr_db, line: estimator, panel: model}
   - {file: pareto, kind: lines, x: mib, y: top1, line: allocator, panel: model}  # its points are those of all budgets
   - {file: images, kind: lines, x: images, y: top1, line: method, panel: model, scale: log2}
   - {file: drop, kind: bars, x: weights, y: drop, line: method, only: {method: [AdaRound, GPTQ]}, panel: model}
@@ -24,7 +24,8 @@ CHOICES = {"kind": ("lines", "bars", "scatter"), "scale": ("linear", "log2", "lo
 class Picture:
     """x is an axis or a column of tables, y a column; the labels of one axis become lines, those of another panels.
 
-    scale: of x. only: axis -> the labels of it that are drawn.
+    scale: of x; x_name: what stands below it, with its unit, where that is an axis of the table. only: axis -> the
+    labels of it that are drawn.
     """
 
     file: str
@@ -34,6 +35,7 @@ class Picture:
     line: str | None = None
     panel: str | None = None
     scale: str = "linear"
+    x_name: str | None = None
     title: str | None = None
     only: dict[str, list[str]] = field(default_factory=dict)
 
@@ -42,6 +44,10 @@ class Picture:
         if axis is None:
             return [None]
         return [label for label in grid.axes[axis] if label in self.only.get(axis, grid.axes[axis])]
+
+    def x_title(self, grid: Grid) -> str:
+        """What stands below the x axis."""
+        return self.x_name or (self.x.replace("_", " ") if self.x in grid.axes else COLUMNS[self.x].axis)
 
     def rest(self, grid: Grid) -> list[str]:
         """The axes with several labels that are neither x, lines nor panels."""

@@ -4,96 +4,63 @@ python -m attnround.study.report.write results/tables results/report.html
 """
 
 import base64
-import csv
 import sys
-from dataclasses import dataclass
-from html import escape
+from collections.abc import Sequence
 from pathlib import Path
-from xml.etree import ElementTree
+
+from jinja2 import Environment, StrictUndefined
 
 from attnround.errors import InputError, listed
 from attnround.files import write_atomically
-from attnround.study.report.markup import inline, page_part
-from attnround.study.report.page import page
+from attnround.study.tables.formats import csv, latex
+from attnround.study.tables.table import Table, read_table
 
 FIRST = "headline"  # the table that opens the page, if there is one of that name
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table as it lies in the folder: <name>.md, <name>_<picture>.svg and, for where it comes from, <name>.csv."""
-
-    name: str
-    caption: str
-    below: str  # Markdown: the table and its notes
-    pictures: tuple[Path, ...]
+PAGE = Path(__file__).with_name("page.html")
 
 
 def report(folder: Path) -> str:
     """The page of a folder of tables; the same files give the same page. Raises InputError where there is no table."""
-    tables = read_tables(folder)
-    contents = "\n".join(f'<li><a href="#{escape(each.name)}">{inline(each.caption)}</a></li>' for each in tables)
-    return page(_facts(folder, tables), contents, "\n".join(map(_section, tables)))
-
-
-def read_tables(folder: Path) -> list[Table]:
-    """The tables of a folder, `headline` first, then by name."""
-    paths = sorted(folder.glob("*.md"), key=lambda path: (path.stem != FIRST, path.stem))
+    paths = sorted(folder.glob("*.jsonl"), key=lambda path: (path.stem != FIRST, path.stem))
     if not paths:
-        raise InputError(f"{folder} holds no table (*.md): run make tables first, or give the folder it wrote to")
-    names = [path.stem for path in paths]
-    return [_read(path, names) for path in paths]
+        raise InputError(f"{folder} holds no table (*.jsonl): run make tables first, or give the folder it wrote to")
+    tables = [read_table(path) for path in paths]
+    pictures = {name: picture(folder / f"{name}.svg") for each in tables for name in each.pictures}
+    files = {
+        each.name: {
+            f"{each.name}.csv": data(csv(each), "text/csv"),
+            f"{each.name}.tex": data(latex(each), "text/x-tex"),
+        }
+        for each in tables
+    }
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.from_string(PAGE.read_text(encoding="utf-8"))
+    return page.render(tables=tables, facts=facts(tables), pictures=pictures, files=files)
 
 
-def _read(path: Path, names: list[str]) -> Table:
-    first, _, below = path.read_text(encoding="utf-8").strip().partition("\n\n")
-    if first.startswith("|"):
-        first, below = path.stem, f"{first}\n\n{below}"
-    # ptq_qat_time.svg is a picture of ptq_qat where there is such a table, and not of ptq.
-    longer = tuple(f"{name}_" for name in names if name.startswith(f"{path.stem}_"))
-    pictures = [each for each in sorted(path.parent.glob(f"{path.stem}_*.svg")) if not each.stem.startswith(longer)]
-    return Table(path.stem, first.lstrip("# ").removeprefix("**").removesuffix("**"), below, tuple(pictures))
+def picture(path: Path) -> str:
+    """A picture as an address. Raises InputError where it is not there."""
+    try:
+        return data(path.read_text(encoding="utf-8"), "image/svg+xml")
+    except OSError as error:
+        raise InputError(f"{path} is missing: make tables writes it anew") from error
 
 
-def _section(table: Table) -> str:
-    pictures = "\n".join(map(_figure, table.pictures))
-    name = escape(table.name)
-    return (
-        f'<section id="{name}">\n<p class="name"><a href="#{name}">{name}</a></p>\n<h2>{inline(table.caption)}</h2>\n'
-        f"{pictures}\n{page_part(table.below)}\n</section>"
-    )
+def data(text: str, kind: str) -> str:
+    """A file as an address that holds all of it."""
+    return f"data:{kind};base64,{base64.b64encode(text.encode()).decode()}"
 
 
-def _figure(path: Path) -> str:
-    """A picture in the page, with its size (so that nothing moves while it loads) and its title."""
-    svg = path.read_text(encoding="utf-8")
-    root = ElementTree.fromstring(svg)
-    width, height = (round(float(root.get(side).removesuffix("pt")) * 96 / 72) for side in ("width", "height"))
-    title = root.findtext(".//{http://purl.org/dc/elements/1.1/}title", path.stem)
-    source = f"data:image/svg+xml;base64,{base64.b64encode(svg.encode()).decode()}"
-    return f'<figure><img src="{source}" width="{width}" height="{height}" alt="{escape(title)}"></figure>'
-
-
-def _facts(folder: Path, tables: list[Table]) -> str:
-    """How much there is, and where it comes from as far as the CSV files beside the tables say."""
-    lines = []
-    for each in tables:
-        if (path := folder / f"{each.name}.csv").exists():
-            lines += csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+def facts(tables: Sequence[Table]) -> list[str]:
+    """How much there is, and where it comes from."""
+    abouts = [line.about for table in tables for line in table.lines]
     runs, revisions, devices = (
-        sorted({value for line in lines for value in (line.get(key) or "").split(separator) if value})
+        sorted({value for about in abouts for value in about.get(key, "").split(separator) if value})
         for key, separator in (("config_hashes", " "), ("git_revision", " "), ("device", "; "))
     )
-    facts = [_count(len(tables), "table"), _count(sum(len(each.pictures) for each in tables), "picture")]
-    if runs:
-        facts.append(_count(len(runs), "run"))
-    if revisions:
-        facts.append(f"revision{'s' * (len(revisions) > 1)} {listed(revisions)}")
-    return "\n".join(f"<li>{escape(fact)}</li>" for fact in [*facts, *devices])
-
-
-def _count(number: int, word: str) -> str:
-    return f"{number} {word}{'s' * (number != 1)}"
+    counts = {"table": len(tables), "picture": sum(len(each.pictures) for each in tables), "run": len(runs)}
+    found = [f"{count} {word}{'s' * (count != 1)}" for word, count in counts.items()]
+    return [*found, *([f"revision{'s' * (len(revisions) > 1)} {listed(revisions)}"] if revisions else []), *devices]
 
 
 def main(source: str = "results/tables", target: str = "results/report.html") -> None:

@@ -2,21 +2,25 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from attnround.files import write_atomically
-from attnround.study.pictures.draw import draw_pictures
+from attnround.study.pictures.draw import draw_pictures, titles_of
+from attnround.study.tables.fill import fill
+from attnround.study.tables.formats import FORMATS, markdown_lines
 from attnround.study.tables.grid import Cell, Grid
 from attnround.study.tables.published import Published
-from attnround.study.tables.render import render
+from attnround.study.tables.table import read_table
 
 
 def texts(
     grid: Grid, cells: Sequence[Cell], published: Sequence[Published] = (), arguments: str = ""
 ) -> dict[str, str]:
-    """Suffix -> the table as such a file."""
-    rendered = render(grid, cells, published, f"make tables TABLE={grid.name}{arguments}")
-    return {"md": rendered.markdown(), "csv": rendered.csv(), "tex": rendered.latex()}
+    """Ending -> the table as such a file."""
+    table = fill(grid, cells, published, f"make tables TABLE={grid.name}{arguments}")
+    table = replace(table, pictures=titles_of(grid, cells))
+    return {ending: form(table) for ending, form in FORMATS.items()}
 
 
 def write_tables(
@@ -25,15 +29,15 @@ def write_tables(
     published: Sequence[Published] = (),
     arguments: str = "",
 ) -> list[Path]:
-    """Write <name>.md, .csv and .tex of each table and its pictures; their paths.
+    """Write each table in every form, and its pictures; the paths.
 
     published: what others published, put beside where a cell's labels match; arguments: of make, named in the table.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for grid, cells in tables:
-        for suffix, text in texts(grid, cells, published, arguments).items():
-            paths.append(folder / f"{grid.name}.{suffix}")
+        for ending, text in texts(grid, cells, published, arguments).items():
+            paths.append(folder / f"{grid.name}.{ending}")
             write_atomically(paths[-1], text)
         paths += draw_pictures(grid, cells, folder)
     return paths
@@ -42,14 +46,13 @@ def write_tables(
 def put_into(text: str, folder: Path) -> str:
     """A Markdown text with each table that it marks in place, from the folder that the tables were written to.
 
-    What stands between <!-- table NAME --> and <!-- end --> is NAME.md without its caption and notes.
+    What stands between <!-- table NAME --> and <!-- end --> is the table NAME without its caption and notes.
     """
 
     def table(mark: re.Match) -> str:
-        path = folder / f"{mark[1]}.md"
+        path = folder / f"{mark[1]}.jsonl"
         if not path.exists():
             return mark[0]
-        lines = [each for each in path.read_text().splitlines() if each.startswith("|")]
-        return "\n".join([f"<!-- table {mark[1]} -->", *lines, "<!-- end -->"])
+        return f"<!-- table {mark[1]} -->\n{markdown_lines(read_table(path))}\n<!-- end -->"
 
     return re.sub(r"<!-- table (\w+) -->.*?<!-- end -->", table, text, flags=re.DOTALL)
