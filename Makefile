@@ -29,7 +29,7 @@ format: $(STAMP) ## put the code into the project's form
 	$(BIN)/ruff format .
 
 test-slow: $(STAMP) ## the tests that take minutes
-	$(BIN)/python -m pytest -q -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m slow
 
 DOCS := .venv/.docs
 $(DOCS): $(STAMP) pyproject.toml

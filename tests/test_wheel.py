@@ -1,7 +1,7 @@
-"""The package as `pip install` gives it: built as a wheel, installed into a fresh environment, run outside the checkout.
+"""The package as `pip install` gives it: a wheel, installed into a fresh environment, run outside the checkout.
 
-The environment sees the libraries that are installed here, so that nothing is fetched; the package itself comes from the
-wheel alone.
+The environment sees the libraries that are installed here, so that nothing is fetched; the package itself comes from
+the wheel alone.
 """
 
 import json
@@ -73,6 +73,12 @@ def test_the_library_and_the_main_entry_run_from_the_wheel(installed, tmp_path):
     assert Path(record["config"]["paths"]["shipped"]).is_relative_to(installed.parent)
     assert record["config"]["paths"]["root"] == str(tmp_path)
     assert record["metrics"]["fp32/top1"] >= 90
+
+
+def test_a_timm_model_without_the_suite_is_a_line(installed, tmp_path):
+    code = BLOCKED.replace('"hydra", "omegaconf"', '"timm"') + "\nimport attnround.zoo\nattnround.zoo.TimmModel"
+    done = run([installed / "python", "-c", code], tmp_path)
+    assert done.stderr.strip().endswith("InputError: TimmModel needs timm: pip install 'attnround[suite]'")
 
 
 def test_an_entry_that_lacks_its_extra_says_which(installed, tmp_path):

@@ -5,6 +5,7 @@ import os
 import sys
 
 from attnround.errors import choice
+from attnround.lazy import lacking
 
 ENTRIES = {
     "train": "quantize a model, or train one: python src/train.py",
@@ -14,9 +15,6 @@ ENTRIES = {
     "tables": "run what is missing of the tables, and write them anew",
     "sweep": "run a W&B sweep file here, without a server",
 }
-SUITE = (
-    "hydra", "matplotlib", "omegaconf", "PIL", "pytorch_lightning", "timm", "torchvision", "wandb", "yaml",
-)  # fmt: skip
 
 
 def main() -> None:
@@ -37,9 +35,7 @@ def main() -> None:
     try:
         return importlib.import_module(f"attnround.cli.{name}").main()
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in SUITE:
-            raise
-        sys.exit(f"error: attnround {name} needs {error.name}: pip install 'attnround[suite]'")
+        sys.exit(f"error: {lacking(f'attnround {name}', error)}")
 
 
 def usage() -> str:
