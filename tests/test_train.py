@@ -175,6 +175,7 @@ BAD = {
     "unknown group": (["quantiser=nearest"], "give quantizer=nearest"),
     "unknown choice": (["quantizer=adaroundd"], "give one of adaround, "),
     "another choice's option": (["bits.bit_width=3"], "give bits=uniform bits.bit_width=3 or bits.budget"),
+    "added option": (["+bits.bit_width=3"], "give bits=uniform bits.bit_width=3 or bits.budget"),
     "no value": (["data=image_folder"], "needs data.root=...: folder that holds val/<class>/"),
     "cut-off value": (["bits.pinned={last"], "{ has no }"),
     "class": (["quantizer._target_=os.system"], "cannot be given here"),

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnround.cli.help import asks_for_help, help_page
 from attnround.cli.parsed import split
-from attnround.cli.words import check, check_given, explained, in_a_line
+from attnround.cli.words import check, check_given, explained, explained_in_job
 from attnround.errors import InputError
 from attnround.files import CHECKOUT, SHIPPED
 
@@ -86,7 +86,7 @@ def failing_in_a_line(cfg: DictConfig) -> Iterator[None]:
     except (InputError, InstantiationException, OmegaConfBaseException, OSError) as error:
         if cfg.debug:
             raise
-        line = in_a_line(error)
+        line = explained_in_job(error, cfg, HydraConfig.get())
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
             raise InputError(line) from error
         sys.exit(f"error: {line}")

@@ -8,7 +8,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -59,6 +65,27 @@ def explained(error: Exception, overrides: Sequence[str], entry: str = "train", 
         return str(wrong)
     faults = (_fault(job, entry) for job in (jobs(given) if several else [given]))
     return next(filter(None, faults), in_a_line(error))
+
+
+def explained_in_job(error: Exception, cfg: DictConfig, job: DictConfig) -> str:
+    """The error of a job, in a line. job: Hydra's own part of its config."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, TypeError):
+        for given in (parsed(word) for word in job.overrides.task if word.startswith("+")):
+            *above, name = given.key_or_group.split(".")
+            node = OmegaConf.select(cfg, ".".join(above)) if above else None
+            if isinstance(node, DictConfig) and "_target_" in node and name not in _parameters(node["_target_"]):
+                others = {key: each for key, each in node.items_ex(resolve=False) if key != name}
+                return _lacks(given, [*above, name], len(above), others, job.runtime.choices)
+    return in_a_line(error)
+
+
+def _parameters(target: str) -> list[str]:
+    """What a class takes."""
+    import inspect
+
+    from hydra.utils import get_object
+
+    return list(inspect.signature(get_object(target)).parameters)
 
 
 def in_a_line(error: BaseException) -> str:
@@ -187,7 +214,7 @@ def _lacks(given: "Override", steps: Sequence[str], depth: int, node: object, ch
     close = [f"{above}.{each}" for each in near(step, own)] or _called(step, group, chosen)
     close = close or [f"{above}.{each}" for each in own if _mentions(each, step, group, [chosen, *having])][:3]
     others = f" ({listed(having[1:])} too)" if having[1:] else ""
-    ways = [*([f"{group}={having[0]} {word}{others}"] if having else []), *close]
+    ways = [*([f"{group}={having[0]} {word.lstrip('+')}{others}"] if having else []), *close]
     label = f"{group}={chosen}" if depth == 1 and chosen in choices_of(group) else above
     rest = f"it has {', '.join(own)}" if own else "it has no options"
     return f"{word}: {label} has no {step}: " + (f"give {' or '.join(ways)}" if ways else rest)
