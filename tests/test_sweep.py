@@ -71,7 +71,11 @@ def test_a_sweep_runs_tells_what_failed_and_goes_on(sweep, small, tmp_path):
 
 WRONG = {
     "unknown parameter": (SWEEP.replace("quantizer.sigma", "quantizer.sigm"), [], "quantizer.sigm"),
-    "unknown option of a group": (SWEEP.replace("bits=uniform", "bits=unifrom"), [], "bits/unifrom"),
+    "unknown option of a group": (
+        SWEEP.replace("bits=uniform", "bits=unifrom"),
+        [],
+        "bits=unifrom: give one of uniform",
+    ),
     "unknown override": (SWEEP, ["quantizer.lrr=1"], "quantizer.lrr"),
     "launcher": (SWEEP, ["hydra/launcher=nodes"], "basic, joblib"),
     "launcher's option": (SWEEP, ["hydra.launcher.n_jbs=1"], "n_jbs"),

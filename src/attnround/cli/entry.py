@@ -11,6 +11,9 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnround.cli.help import asks_for_help, help_page
+from attnround.cli.parsed import split
+from attnround.cli.words import check, check_given, explained, explained_in_job
 from attnround.errors import InputError
 from attnround.files import CHECKOUT, SHIPPED, alone_in
 
@@ -29,15 +32,25 @@ OmegaConf.register_new_resolver("first", lambda *values: next(value for value in
 
 
 def start(main: Callable[[], object]) -> None:
-    """Call `main`, which Hydra wraps; exit with one clear line where the user can mend what is wrong."""
+    """Call `main`, which Hydra wraps; exit with one clear line where the user can mend what is wrong.
+
+    An entry has the name of its module, whose docstring is the top of its `--help`.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
+    entry, overrides, flags = main.__module__.rpartition(".")[2], [], []
     try:
-        check_launcher(sys.argv[1:])
+        overrides, flags = split(sys.argv[1:])
+        if asks_for_help(flags):
+            print(help_page(entry, sys.modules[main.__module__].__doc__ or "", overrides))
+            return
+        check(overrides)
+        check_launcher(overrides)
+        sys.argv[1:] = overrides + flags  # Hydra takes no option after a flag
         main()
     except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
         if "debug=true" in sys.argv:
             raise
-        sys.exit(f"error: {in_a_line(error)}")
+        sys.exit(f"error: {explained(error, overrides, entry, several='-m' in flags or '--multirun' in flags)}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -49,7 +62,11 @@ def start(main: Callable[[], object]) -> None:
 
 def perform(cfg: DictConfig) -> float:
     """Run the config's task; return the metric that a sweep optimises."""
+    from hydra.core.hydra_config import HydraConfig
+
     with failing_in_a_line(cfg), contextlib.ExitStack() as locks:
+        job = HydraConfig.get()
+        check_given(cfg, job.runtime.choices, job.job.config_name)
         run = run_of(cfg)
         if run.task in MAKE_A_RUN:
             locks.enter_context(alone_in(run.output_dir))
@@ -73,16 +90,10 @@ def failing_in_a_line(cfg: DictConfig) -> Iterator[None]:
     except (InputError, InstantiationException, OmegaConfBaseException, OSError) as error:
         if cfg.debug:
             raise
-        line = in_a_line(error)
+        line = explained_in_job(error, cfg, HydraConfig.get())
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
             raise InputError(line) from error
         sys.exit(f"error: {line}")
-
-
-def in_a_line(error: BaseException) -> str:
-    """What a user can mend, without line breaks."""
-    mendable = error.__cause__ if isinstance(error.__cause__, InputError) else error
-    return " ".join(str(mendable).split())
 
 
 def run_of(cfg: DictConfig) -> "Run":

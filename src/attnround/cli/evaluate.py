@@ -1,6 +1,7 @@
 """Evaluate an exported model on any data.
 
-python src/evaluate.py checkpoint=outputs/run/quantized.safetensors data=fashion_mnist
+python src/evaluate.py checkpoint=<run folder>/quantized.safetensors data=fashion_mnist
+python src/evaluate.py checkpoint=<file> data=image_folder data.root=<folder>
 """
 
 import hydra

@@ -1,7 +1,10 @@
-"""Write the model of a run as ONNX or as a torch.export program, compared with the simulation on the run's own images.
+"""Write the model of a run as ONNX (quantized.onnx) or as a torch.export program (quantized.pt2).
 
-python src/export.py outputs/2026-01-01/12-00-00 format=onnx
-python src/export.py outputs/2026-01-01/12-00-00 format=torch
+    python src/export.py <run folder> format=onnx
+    python src/export.py <run folder> format=onnx opset=13
+    python src/export.py <run folder> format=torch
+
+ONNX has packed INT4 and INT2 weights. Either is compared with the simulation on the images of the run's evaluation.
 """
 
 import hydra

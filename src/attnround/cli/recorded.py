@@ -8,6 +8,8 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from attnround.cli.entry import CONF, ROOT, failing_in_a_line, perform, start
+from attnround.cli.help import asks_for_help
+from attnround.cli.parsed import split
 from attnround.errors import InputError
 from attnround.files import SHIPPED
 
@@ -16,15 +18,16 @@ RECORDED: dict[str, object] = {}  # of the run that was given: the values of its
 
 def start_on_run(main: Callable[[], object]) -> None:
     """`start` with the folder of a run as an argument, whose data `main` then takes unless told otherwise."""
-    folders = [each for each in sys.argv[1:] if "=" not in each and not each.startswith("-")]
-    options = [each for each in sys.argv[1:] if each not in folders]
-    if len(folders) > 1:
-        sys.exit(f"error: {' '.join(folders)}: give the folder of one run")
-    if folders:
-        try:
-            sys.argv[1:] = recorded(folders[0], options) + options
-        except InputError as error:
-            sys.exit(f"error: {error}")
+    try:
+        overrides, flags = split(sys.argv[1:])
+        folders = [each for each in overrides if "=" not in each]
+        options = [each for each in overrides if "=" in each]
+        if folders and not asks_for_help(flags):
+            if len(folders) > 1:
+                raise InputError(f"{' '.join(folders)}: give the folder of one run")
+            sys.argv[1:] = recorded(folders[0], options) + options + flags
+    except InputError as error:
+        sys.exit(f"error: {error}")
     start(main)
 
 

@@ -10,7 +10,9 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnround.cli.entry import CONF, ROOT, in_a_line, keep_empty, own_choices
+from attnround.cli.composed import composed
+from attnround.cli.entry import ROOT, keep_empty, own_choices
+from attnround.cli.words import check, explained
 from attnround.errors import InputError
 
 if TYPE_CHECKING:
@@ -29,29 +31,16 @@ UNKNOWN_S = 60.0  # what a run may take that is like nothing that was run yet
 def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
     """The config of the run that `train` makes of these, and the option chosen in each group.
 
-    Raises HydraException or OmegaConfBaseException where it does not compose.
+    Raises HydraException, OmegaConfBaseException or InputError where it does not compose.
     """
-    config = _composed(overrides)
+    check(overrides)
+    config = composed(overrides)
     choices = own_choices(config.hydra.runtime.choices)
     OmegaConf.set_struct(config, False)
     del config["hydra"]
     OmegaConf.set_struct(config, True)
     keep_empty(config, overrides)
     return config, choices
-
-
-def _composed(overrides: Sequence[str]) -> DictConfig:
-    import hydra
-    from hydra.core.global_hydra import GlobalHydra
-
-    outer = GlobalHydra.instance().hydra  # of the entry that asks
-    GlobalHydra.instance().clear()
-    try:
-        with hydra.initialize_config_dir(CONF, version_base="1.3"):
-            return hydra.compose("train", list(overrides), return_hydra_config=True)
-    finally:
-        if outer is not None:
-            GlobalHydra.instance().initialize(outer)
 
 
 def plan(group: str, jobs: Iterable[Sequence[str]], where: str) -> list["Planned"]:
@@ -62,20 +51,20 @@ def plan(group: str, jobs: Iterable[Sequence[str]], where: str) -> list["Planned
     from attnround.experiment.identity import identity
     from attnround.study.runner import Planned
 
-    composed, runs = {}, []
+    known, runs = {}, []
     for job in jobs:
         seeds = [each for each in job if each.startswith("seed=") and each[len("seed=") :].isdigit()]
         others = tuple(each for each in job if each not in seeds)  # runs of other seeds differ in the seed alone
-        if others not in composed:
+        if others not in known:
             try:
                 config, choices = compose(others)
-                composed[others] = OmegaConf.to_container(config), choices
+                known[others] = OmegaConf.to_container(config), choices
                 OmegaConf.set_struct(config, False)
                 config.logger = {}  # it names the folder of a run
                 OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
-            except (HydraException, OmegaConfBaseException) as error:
-                raise InputError(f"{where}, {' '.join(others)}: {in_a_line(error)}") from error
-        source, choices = composed[others]
+            except (HydraException, OmegaConfBaseException, InputError) as error:
+                raise InputError(f"{where}: {explained(error, others)}") from error
+        source, choices = known[others]
         source = source | ({"seed": int(seeds[-1].partition("=")[2])} if seeds else {})
         runs.append(Planned(group, tuple(job), identity(source, choices), source, choices))
     return runs
@@ -104,9 +93,9 @@ def workers_of(launcher: Sequence[str]) -> "Workers":
     from attnround.study.runner import Workers
 
     try:
-        given = OmegaConf.to_container(_composed(launcher).hydra.launcher)
+        given = OmegaConf.to_container(composed(launcher).hydra.launcher)
     except HydraException as error:
-        raise InputError(f"{' '.join(launcher)}: {in_a_line(error)}") from error
+        raise InputError(explained(error, launcher)) from error
     kind = given.pop("_target_").rsplit(".", 1)[-1]
     if kind == "JoblibLauncher":
         count = given["n_jobs"]

@@ -1,7 +1,9 @@
 """Run a W&B sweep file here, without a server, and draw what it found.
 
-python src/sweep.py sweeps/sigma.yaml
-python src/sweep.py sweeps/sigma.yaml hydra/launcher=joblib model=mobilenetv2_050 hydra.sweep.dir=outputs/mine
+    python src/sweep.py sweeps/sigma.yaml
+    python src/sweep.py sweeps/sigma.yaml hydra/launcher=joblib model=mobilenetv2_050 hydra.sweep.dir=outputs/mine
+
+Options are those of src/train.py, for all runs of the sweep: `python src/train.py --help` lists them.
 """
 
 import math

@@ -1,7 +1,10 @@
-"""Run what is missing of the tables' rows, and write the tables anew from the rows.
+"""Run what is missing of the tables, and write them anew from their rows: Markdown, CSV, LaTeX and pictures.
 
-python src/tables.py tables=rounding
-python src/tables.py profile=quick hydra/launcher=joblib
+python src/tables.py                                                 every table of conf/table
+python src/tables.py tables=rounding                                 one of them
+python src/tables.py profile=quick hydra/launcher=joblib             a part of each, in minutes
+python src/tables.py dry_run=true                                    what is missing, and what it would cost
+python src/tables.py models=imagenet hydra/launcher=submitit_slurm   on a cluster
 """
 
 import sys

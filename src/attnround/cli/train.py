@@ -1,7 +1,14 @@
-"""Run one experiment: compose the config, run its task, return its metric.
+"""Quantize an image classifier after training, and see how it compares with FP32 and rounding to nearest.
 
-python src/train.py quantizer=attention_round bits=mixed
-python src/train.py -m quantizer=nearest,adaround,attention_round seed=0,1,2
+    python src/train.py quantizer=attention_round bits=mixed                     the main job
+    python src/train.py bits=uniform bits.bit_width=3                            3 bits in every layer but the ends
+    python src/train.py -m quantizer=nearest,adaround,attention_round seed=0,1,2 side by side
+    python src/train.py model=timm model.name=resnet18 model.checkpoint=resnet18.pth \\
+      data=image_folder data.root=imagenet data.calibration=photos               your own model and data
+    python src/train.py experiment=pretrain model=mobilenetv2_050                the float recipe
+    python src/tables.py --help                                                  tables: many runs, with intervals
+
+hydra.run.dir=<folder> says where the results go; logger=[csv,wandb] logs to both; trainer=gpu runs on a GPU.
 """
 
 import sys

@@ -1,7 +1,10 @@
-"""Prove that a run's integers compute what its simulation did, on the images that it was evaluated on.
+"""Prove that the integers of a run compute what its simulation did: each quantized layer in exact integer arithmetic.
 
-python src/verify.py outputs/2026-01-01/12-00-00
-python src/verify.py outputs/2026-01-01/12-00-00 data.limit=1000
+    python src/verify.py <run folder>
+    python src/verify.py <run folder> data.limit=1000
+    python src/verify.py <run folder> data=image_folder data.root=<folder>
+
+It takes the images that the run was evaluated on, and writes verify.json, verify.csv and the model card.
 """
 
 import hydra
