@@ -100,6 +100,10 @@ def test_the_quick_profile_is_a_part_of_the_table(command, tmp_path):
         (["profile=fast"], "profile=fast: give one of full, quick"),
         (["models=own"], "models=own: give one of embedded, imagenet"),
         (["grids={root}/conf/table", "tables=rounding", "models=imagenet"], "Environment variable 'IMAGENET_ROOT'"),
+        (
+            ["rows=/dev/null/rows"],
+            "/dev/null/rows: rows cannot be written there (Not a directory): give another folder",
+        ),
         (["hydra/launcher=submitit_moon"], "hydra/launcher=submitit_moon is not installed"),
     ],
 )

@@ -1,3 +1,4 @@
+import shutil
 import traceback
 from pathlib import Path
 
@@ -62,6 +63,17 @@ def test_a_missing_root_a_root_without_val_and_a_val_without_images(tmp_path, im
         data(image_folder)  # no train/ to fall back on
     with pytest.raises(InputError, match="holds no image"):
         data(image_folder, calibration=str(tmp_path))
+
+
+def test_a_validation_set_may_have_a_name_of_its_own(image_folder, tmp_path):
+    shutil.copytree(image_folder / "val", tmp_path / "mine/test")
+    calibration = str(image_folder / "calibration")
+    named = data(tmp_path / "mine", validation="test", calibration=calibration)
+    elsewhere = data(tmp_path, validation=str(tmp_path / "mine/test"), calibration=calibration)
+    for module in (named, elsewhere):
+        assert torch.cat([labels for _, labels in module.val_dataloader()]).tolist() == [0, 0, 0, 7, 7, 7]
+    with pytest.raises(InputError, match=r"has no folder valid: .*data.validation=<its name>"):
+        data(tmp_path / "mine", validation="valid")
 
 
 @pytest.mark.parametrize("num_workers", [0, 1])
