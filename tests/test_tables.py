@@ -102,7 +102,7 @@ def test_the_quick_profile_is_a_part_of_the_table(command, tmp_path):
         (["grids={root}/conf/table", "tables=rounding", "models=imagenet"], "Environment variable 'IMAGENET_ROOT'"),
         (
             ["rows=/dev/null/rows"],
-            "/dev/null/rows: rows cannot be written there (Not a directory): give another folder",
+            "/dev/null/rows: rows cannot be written there (Not a directory)",
         ),
         (["hydra/launcher=submitit_moon"], "hydra/launcher=submitit_moon is not installed"),
     ],
