@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from attnround.data import ImageData
 from attnround.evaluation import evaluate
-from attnround.experiment.logs import closing, publish, say
+from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.record import Run
 from attnround.machine import peak_mib
 from attnround.trainer import TrainerSettings, TrainingBar

@@ -18,7 +18,7 @@ from attnround.data import HeldOut, ImageData
 from attnround.deploy import fingerprint, save
 from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib, stored_bytes
 from attnround.experiment.card import write_card
-from attnround.experiment.logs import closing, publish, say
+from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_trials
 from attnround.experiment.record import Run, pack
 from attnround.experiment.stages import prepare, round_weights, start

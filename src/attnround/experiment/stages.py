@@ -12,7 +12,7 @@ from attnround import prepared as library
 from attnround.bits import Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
 from attnround.errors import InputError, listed
-from attnround.experiment.logs import say
+from attnround.experiment.loggers import say
 from attnround.experiment.record import Run
 from attnround.files import write_atomically
 from attnround.graph import Captured, captured, joined
