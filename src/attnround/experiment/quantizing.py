@@ -20,7 +20,7 @@ from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, si
 from attnround.experiment.card import write_card
 from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_trials
-from attnround.experiment.record import Run, pack
+from attnround.experiment.record import Run, model_of, pack
 from attnround.experiment.stages import prepare, round_weights, start
 from attnround.files import write_atomically
 from attnround.graph import left_float
@@ -188,7 +188,7 @@ def layer_rows(
 
 def draw(rows: list[dict], reports: list[UnitReport], trials: list[dict], mean_bits: float, run: Run) -> list[Path]:
     """The run's pictures; losses only where a unit learned, trials where budgets were tried."""
-    title = f"{run.choices['model']}, {run.choices['quantizer']}, {mean_bits:.2f} bits a weight"
+    title = f"{model_of(run.choices, run.config)}, {run.choices['quantizer']}, {mean_bits:.2f} bits a weight"
     layers, moved, losses, walk = (run.output_dir / f"{name}.png" for name in ("layers", "moved", "losses", "trials"))
     draw_layers(rows, layers, title)
     draw_moved(rows, moved, title)

@@ -3,5 +3,5 @@
 from attnround.lazy import lazily
 from attnround.zoo.blueprint import Blueprint
 
-__all__ = ["Blueprint", "TimmModel"]
-__getattr__ = lazily(__name__, {"TimmModel": "build"})  # which needs timm
+__all__ = ["Blueprint", "TimmModel", "hub_id"]
+__getattr__ = lazily(__name__, {"TimmModel": "build", "hub_id": "build"})  # which needs timm
