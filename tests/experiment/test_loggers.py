@@ -17,9 +17,10 @@ from tests.experiment.test_tracking import GROUPS, read
 from tests.test_config import composed
 
 from attnround.errors import InputError
-from attnround.experiment.loggers import closing, publish
+from attnround.experiment.loggers import closing, kept_starts, publish
 from attnround.experiment.loggers.base import hyperparameters
 from attnround.experiment.record import Run
+from attnround.reconstruction import UnitReport
 from attnround.table import csv_text
 
 LOGGERS = ("csv", "wandb", "tensorboard", "mlflow")
@@ -264,3 +265,16 @@ def test_a_logger_that_knows_nothing_of_runs_is_told_what_all_take(tmp_path):
     with pytest.raises(KeyboardInterrupt), closing([told], run, GROUPS):
         raise KeyboardInterrupt
     assert told.said == [hyperparameters(run), METRICS, "success", hyperparameters(run), "failed"]
+
+
+@pytest.mark.parametrize(
+    ("kept", "held_out", "said"),
+    [
+        ([True, True], True, ""),
+        ([True, False], True, "; 1 of 2 units kept their start: what was learned was no better on held-out images"),
+        ([False, False], False, "; 2 of 2 units kept their start: what was learned was no better"),
+    ],
+)
+def test_a_start_that_was_kept_is_no_failure(kept, held_out, said):
+    reports = [UnitReport("conv1", "layer", [], 20.0, 20.0, each, []) for each in kept]
+    assert kept_starts(reports, held_out) == said

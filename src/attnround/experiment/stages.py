@@ -12,7 +12,7 @@ from attnround import prepared as library
 from attnround.bits import Allocator, Layer, allocation_json
 from attnround.data import Calibration, ImageData
 from attnround.errors import InputError, listed
-from attnround.experiment.loggers import say
+from attnround.experiment.loggers import kept_starts, say
 from attnround.experiment.record import Run
 from attnround.files import write_atomically
 from attnround.graph import Captured, captured, joined
@@ -142,7 +142,6 @@ def round_weights(
         seed=run.seed, loggers=loggers, checkpoint=checkpoint,
     )  # fmt: skip
     seconds = time.perf_counter() - begun
-    fallbacks = sum(not report.kept for report in reports)
-    worse = f", {fallbacks} of {len(reports)} units kept their start, which was better" if fallbacks else ""
-    say("reconstruct", f"{run.choices['quantizer']} in {seconds:.1f} s{worse}")
+    held_out = int(reconstruction.held_out * len(prepared.images)) > 0
+    say("reconstruct", f"{run.choices['quantizer']} in {seconds:.1f} s{kept_starts(reports, held_out)}")
     return reports, seconds

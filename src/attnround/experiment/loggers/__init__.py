@@ -13,6 +13,7 @@ from pytorch_lightning.loggers import Logger
 
 from attnround.experiment.loggers.base import Row, RunLogger, run_logger
 from attnround.experiment.record import Run
+from attnround.reconstruction import UnitReport
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +21,17 @@ log = logging.getLogger(__name__)
 def say(stage: str, text: str) -> None:
     """One line per stage."""
     log.info("%-12s %s", stage, text)
+
+
+def kept_starts(reports: Sequence[UnitReport], held_out: bool) -> str:
+    """What to add to the line of a reconstruction about units that kept what they started from; nothing where none did.
+
+    held_out: whether there were images kept from learning, to judge what was learned by.
+    """
+    kept = sum(not report.kept for report in reports)
+    judged = " on held-out images" if held_out else ""
+    said = f"; {kept} of {len(reports)} units kept their start: what was learned was no better{judged}"
+    return said if kept else ""
 
 
 @contextlib.contextmanager
