@@ -47,6 +47,8 @@ OUTSIDE = {
     "timm": {"zoo", "data"},
     "torchvision": {"data"},
     "wandb": {"experiment"},
+    "tensorboard": {"experiment"},
+    "mlflow": {"experiment"},
     "matplotlib": {"experiment", "study"},
     "jinja2": {"study"},
     "jaxtyping": {"quantization"},

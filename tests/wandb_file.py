@@ -35,11 +35,14 @@ def records(path: Path) -> Iterator[Record]:
 class WandbFile:
     """run: group, tags and such; config and summary as dicts; artifacts by type; exit_code: None: it has not ended.
 
+    history: a dict of single values for each thing logged; axes: metric -> the one that its curve is over.
+
     W&B's process writes the last of it when it ends: before that, with wandb.teardown().
     """
 
     def __init__(self, path: Path):
         self.files, self.config, self.summary, self.artifacts, self.exit_code = path.parent / "files", {}, {}, {}, None
+        self.history, self.axes = [], {}
         for record in records(path):
             kind = record.WhichOneof("record_type")
             content = getattr(record, kind)
@@ -56,6 +59,11 @@ class WandbFile:
                         self.summary.setdefault(place, {})["/".join(rest)] = value
                     else:
                         self.summary[place] = value
+            elif kind == "history":
+                single = (each for each in content.item if len(each.nested_key) == 1)
+                self.history.append({each.nested_key[0]: json.loads(each.value_json) for each in single})
+            elif kind == "metric" and content.step_metric:
+                self.axes[content.name or content.glob_name] = content.step_metric
             elif kind == "artifact":
                 self.artifacts[content.type] = content
             elif kind == "exit":

@@ -129,7 +129,7 @@ def test_a_wrong_word_is_named_with_what_may_be_meant(said, line, wanted):
             "bits=4: give one of auto, file, fisher, mixed, random, rate_distortion, sensitivity, uniform",
         ),
         ("train qat=null", "qat=null: give one of lsq, none"),
-        ("train logger=[csv,foo]", "logger=foo: give one of csv, wandb"),
+        ("train logger=[csv,foo]", "logger=foo: give one of csv, mlflow, tensorboard, wandb"),
         ("train hydra/job_logging=x", "hydra/job_logging=x: give one of default, disabled, none, stdout"),
         ("evaluate checkpoint=x trainer=tpu", "trainer=tpu: give one of gpu, cpu, ddp"),
     ],

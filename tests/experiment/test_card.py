@@ -1,8 +1,14 @@
-"""The model card says what the record says."""
+"""The model card says what the record says, in the form of the Hugging Face Hub."""
 
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
+from huggingface_hub import ModelCard
+from tests.conftest import ROOT
 
 from attnround.experiment.card import card, write_card
 
@@ -24,7 +30,7 @@ RECORD = {
     "allocation": {"bit_width": {"conv1": 8, "fc": 3}},
     "activation_bits": {"conv1": 8},
     "left_float": ["LayerNorm at norm"],
-    "config": {"model": {"name": "resnet18"}},
+    "config": {"model": {"name": "resnet18", "pretrained": False}, "data": {}, "paths": {"root": "/home/me/project"}},
     "evaluation": {"images": 10000},
     "licence": {"weights": None, "data": "MIT"},
     "deployed": {
@@ -59,3 +65,81 @@ def test_it_shows_the_verification_of_this_file_alone(tmp_path, sha256, verified
     text = (tmp_path / "model_card.md").read_text()
     assert ("all is proven." in text) == ("- weights: 0 differ" in text) == verified
     assert ("Not yet verified" in text) != verified
+
+
+def changed(**more) -> dict:
+    """The record with other choices, config and licence."""
+    return RECORD | {key: RECORD[key] | value for key, value in more.items()}
+
+
+def test_the_hub_reads_what_it_is_for_and_how_good():
+    data = ModelCard(card(RECORD)).data
+    assert (data.library_name, data.pipeline_tag, data.license) == ("attnround", "image-classification", "unknown")
+    assert data.datasets == ["zalando-datasets/fashion_mnist"]
+    assert data.metrics == ["accuracy"]
+    assert {"post-training-quantization", "attention_round", "timm"} <= set(data.tags)
+    assert data.base_model is None
+    (result,) = data.eval_results
+    assert data.model_name == "resnet18_slim, attention_round, 3.99 bits a weight"
+    assert (result.task_type, result.metric_type, result.metric_value) == ("image-classification", "accuracy", 94.04)
+    assert (result.dataset_type, result.dataset_name) == ("zalando-datasets/fashion_mnist", "Fashion-MNIST")
+
+
+@pytest.mark.parametrize(
+    ("stated", "known"),
+    [
+        ("Apache-2.0", ("apache-2.0", None)),
+        ("terms of my own", ("other", "terms of my own")),
+        (None, ("unknown", None)),
+    ],
+)
+def test_the_licence_in_the_hubs_words(stated, known):
+    data = ModelCard(card(changed(licence={"weights": stated}))).data
+    assert (data.license, data.get("license_name")) == known
+
+
+@pytest.mark.parametrize(
+    ("model", "base"),
+    [
+        ({"name": "tf_efficientnet_lite0", "pretrained": True}, "timm/tf_efficientnet_lite0.in1k"),
+        ({"name": "hf_hub:some/net", "pretrained": True}, "some/net"),
+        ({"name": "tf_efficientnet_lite0", "checkpoint": "mine.pth"}, None),
+    ],
+)
+def test_where_the_float_weights_are_known_they_are_named(model, base):
+    data = ModelCard(card(changed(choices={"model": "timm", "qat": "lsq"}, config={"model": model}))).data
+    assert data.base_model == base
+    assert data.get("base_model_relation") == (base and "quantized")
+    assert "quantization-aware-training" in data.tags
+
+
+def test_it_names_the_network_and_images_of_ones_own():
+    own = {"model": "timm", "data": "image_folder"}
+    text = card(changed(choices=own, config={"model": {"name": "tf_efficientnet_lite0"}}))
+    assert "\n# tf_efficientnet_lite0, attention_round, 3.99 bits a weight\n" in text
+    data = ModelCard(text).data
+    assert data.datasets is None
+    assert data.eval_results[0].dataset_name == "image_folder"
+
+
+def test_it_holds_no_path_of_this_machine():
+    source = "/home/me/my photos/some of them (7 files)"
+    own = {"root": "/home/me/my photos", "calibration": "/home/me/my photos/some of them"}
+    text = card(changed(calibration={"source": source}, config={"data": own}))
+    assert "/home" not in text
+    assert "(some of them (7 files))" in text
+
+
+def test_its_code_runs_beside_the_file_of_a_run(train, tmp_path):
+    done = train(
+        "quantizer=nearest", "bits=uniform", "activation=minmax", "data.limit=100", "data.num_calibration=16",
+        "hydra.run.dir=run",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    text = (tmp_path / "run/model_card.md").read_text()
+    assert str(tmp_path) not in text
+    assert ModelCard(text).data.license == "apache-2.0"
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    here = {"cwd": tmp_path / "run", "env": os.environ | {"PYTHONPATH": str(ROOT / "src")}}
+    ran = subprocess.run([sys.executable, "-c", code], **here, capture_output=True, text=True)
+    assert re.fullmatch(r"tensor\(\[\d\]\)\n", ran.stdout), ran.stderr

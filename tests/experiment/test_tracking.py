@@ -1,5 +1,6 @@
 """W&B as a job meets it: the run's file is read back. Nothing here reaches a server."""
 
+import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -14,12 +15,12 @@ from tests.wandb_file import WandbFile, run_files
 
 from attnround.errors import InputError
 from attnround.experiment.identity import identity
-from attnround.experiment.logs import closing, publish
+from attnround.experiment.loggers import closing, publish
+from attnround.experiment.loggers.labels import Labels
 from attnround.experiment.record import Run
-from attnround.experiment.tracking import labels
 
 GROUPS = ("model", "quantizer", "bits", "activation", "reconstruction", "qat", "experiment")
-METRICS = {"quantized/top1": 93.21, "bits/mean": 4, "quantized/sqnr_db": 39.4}
+METRICS = {"quantized/top1": 93.21, "bits/mean": 4, "quantized/sqnr_db": 39.4, "reconstruction/fallbacks": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,7 @@ def logged(run: Run, loggers: list, **more) -> WandbFile:
     """A job that does nothing but report."""
     with closing(loggers, run, GROUPS):
         loggers[0].log_metrics({"reconstruction/conv1": 0.5}, step=3)
+        loggers[0].log_metrics({"qat/loss": 2.5, "epoch": 0}, step=70)
         publish(loggers, METRICS, **more)
     return read(run.output_dir)[-1]
 
@@ -100,8 +102,9 @@ def test_metrics_table_and_pictures(tmp_path):
     rows = [{"name": "conv1", "shape": [16, 3, 3], "score": None}, {"name": "fc", "shape": [10, 16], "score": 1.5}]
     run, loggers = made(tmp_path)
     seen = logged(run, loggers, rows=rows, pictures=[tmp_path / "layers.png"])
-    assert {key: seen.summary[key] for key in METRICS} == METRICS
-    assert seen.summary["reconstruction/conv1"] == 0.5
+    own = {key: value for key, value in seen.summary.items() if not key.startswith("_")}  # beside what W&B itself keeps
+    assert {key: own.pop(key) for key in METRICS} == METRICS
+    assert set(own) == {"layers", "pictures/layers"}
     assert seen.table("layers") == [
         {"name": "conv1", "shape": "16x3x3", "score": None},
         {"name": "fc", "shape": "10x16", "score": 1.5},
@@ -111,14 +114,34 @@ def test_metrics_table_and_pictures(tmp_path):
     assert "model" not in seen.artifacts
 
 
+def test_curves_have_axes_of_their_own(tmp_path):
+    seen = logged(*made(tmp_path))
+    burst, step = seen.history[:2]
+    assert seen.axes["reconstruction/conv1"] == "reconstruction/step"
+    assert (burst["reconstruction/step"], burst["reconstruction/conv1"]) == (3, 0.5)
+    assert seen.axes["qat/loss"] == "trainer/global_step"
+    assert (step["trainer/global_step"], step["qat/loss"]) == (70, 2.5)
+    assert not {"reconstruction/step", "reconstruction/fallbacks"} & set(seen.axes)
+
+
+def test_the_terminal_is_left_to_the_runs_own_report(tmp_path, capsys):
+    run, loggers = made(tmp_path)
+    with closing(loggers, run, GROUPS):
+        publish(loggers, METRICS)
+        capsys.readouterr()
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "")
+
+
 def test_the_models_files_as_an_artifact_when_asked(tmp_path):
     files = [tmp_path / name for name in ("quantized.safetensors", "model_card.md", "record.json")]
     for file in files:
-        file.write_text(file.name)
+        file.write_text(json.dumps({"metrics": METRICS, "calibration": {"indices": [1]}}))
     run, loggers = made(tmp_path, "model=timm", "model.name=hf_hub:some/net", "logger.wandb.artifact=true")
     artifact = logged(run, loggers, files=files).artifacts["model"]
     assert artifact.name == "hf_hub_some_net-attention_round-mixed-layer-W4-A32-seed0"
     assert {each.path for each in artifact.manifest.contents} == {file.name for file in files}
+    assert json.loads(artifact.metadata) == {"metrics": METRICS}
 
 
 def test_a_job_that_fails_is_closed_and_the_next_has_a_run_of_its_own(tmp_path):
@@ -160,14 +183,14 @@ def test_a_logger_that_cannot_close_leaves_none_open(tmp_path):
 )
 def test_widths_are_those_asked_for(tmp_path, overrides, widths):
     run, _ = made(tmp_path, *overrides)
-    assert [tag for tag in labels(run, GROUPS)["tags"] if "=" not in tag] == widths
+    assert Labels.of(run, GROUPS).widths == widths
 
 
 def test_a_float_run_has_no_quantizer(tmp_path):
     run, _ = made(tmp_path, "experiment=pretrain")
-    derived = labels(run, ("model", "data", "experiment"))
-    assert derived["job_type"] == "pretrain"
-    assert derived["tags"] == ["model=resnet18_slim", "data=fashion_mnist", "experiment=pretrain"]
+    labels = Labels.of(run, ("model", "data", "experiment"))
+    assert labels.task == "pretrain"
+    assert labels.tags == ["model=resnet18_slim", "data=fashion_mnist", "experiment=pretrain"]
 
 
 def test_nothing_goes_online_that_was_not_asked_for(tmp_path, monkeypatch):

@@ -116,7 +116,8 @@ def test_a_terminal_shows_the_unit_and_its_loss(problem, monkeypatch):
 def test_without_a_terminal_there_is_a_plain_line_a_unit(problem, caplog, capsys):
     caplog.set_level("INFO")
     run(problem, AttentionRound())
-    lines = [record.getMessage() for record in caplog.records if "loss" in record.getMessage()]
+    head, *lines = [record.getMessage() for record in caplog.records if "loss" in record.getMessage()]
+    assert head.split(maxsplit=2) == ["4", "units", "loss: error of the unit's output, % of its variance"]
     assert len(lines) == 4
     assert lines[1].split()[:4] == ["2/4", "depthwise", "3", "bit"]
     assert "\r" not in capsys.readouterr().err

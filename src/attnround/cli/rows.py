@@ -150,8 +150,9 @@ def writable(folder: Path) -> None:
 
 
 def _logged(loggers: Sequence[str], group: str) -> list[str]:
-    """Overrides that log a run, in W&B under its table's or sweep's name."""
-    return [f"logger=[{','.join(loggers)}]", *([f"logger.wandb.group={group}"] if "wandb" in loggers else [])]
+    """Overrides that log a run, where a logger groups runs under its table's or sweep's name."""
+    grouped = [f"logger.{name}.group={group}" for name in ("wandb", "mlflow") if name in loggers]
+    return [f"logger=[{','.join(loggers)}]", *grouped]
 
 
 def failed_of(rows: Iterable["Row"]) -> int:

@@ -1,11 +1,45 @@
-"""`model_card.md`: what a user of the quantized model has to know, from the run's record and its verification alone."""
+"""`model_card.md`: what a user of the quantized model has to know, from the run's record and its verification alone.
+
+It is the README.md of a model on the Hugging Face Hub, whose metadata it starts with.
+"""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from attnround.evaluation.interval import wilson
+from attnround.experiment.record import device_of, model_of
 from attnround.files import json_floats, write_atomically
 from attnround.table import markdown_table
+from attnround.zoo import hub_id
+
+TASK = "image-classification"  # the Hub's word
+LICENCES = (  # those of the Hub's list that weights of images' classifiers come under
+    "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
+    "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0", "gpl-3.0", "lgpl-3.0", "agpl-3.0", "mpl-2.0", "openrail",
+    "apple-ascl", "apple-amlr", "gemma", "unlicense", "other", "unknown",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Public:
+    """A data set that others know. name: in its authors' spelling; hub_id: on the Hugging Face Hub."""
+
+    name: str
+    hub_id: str
+
+
+FASHION_MNIST = Public("Fashion-MNIST", "zalando-datasets/fashion_mnist")
+DATASETS = {  # by the option of the group `data`
+    "fashion_mnist": FASHION_MNIST,
+    "fashion_mnist_full": FASHION_MNIST,
+    "cifar10": Public("CIFAR-10", "uoft-cs/cifar10"),
+    "cifar100": Public("CIFAR-100", "uoft-cs/cifar100"),
+    "imagenet": Public("ImageNet (ILSVRC 2012)", "ILSVRC/imagenet-1k"),
+}
 
 
 def write_card(folder: Path) -> None:
@@ -19,52 +53,110 @@ def write_card(folder: Path) -> None:
 
 
 def card(record: dict, verification: dict | None = None) -> str:
-    """The card's Markdown."""
+    """The card: its metadata as YAML, then Markdown; what lies on this machine goes by its last name alone."""
     record = record | {"metrics": json_floats(record["metrics"])}
     choices, deployed = record["choices"], record["deployed"]
-    name, architecture = choices["model"], record["config"]["model"]["name"]
     sections = {
-        f"{name}, {choices['quantizer']}, {record['metrics']['bits/mean']:.2f} bits a weight": _summary(record),
+        _name(record): _summary(record),
         "Accuracy": _accuracy(record),
         "Size": _size(record),
         "Bits": _bits(record),
         "What stays float": _floats(record),
         "Verification": _verification(verification),
         "Licences": [
-            f"- weights ({architecture}): {record['licence']['weights'] or 'unknown'}",
+            f"- weights ({record['config']['model']['name']}): {record['licence']['weights'] or 'unknown'}",
             f"- data ({choices['data']}): {record['licence']['data'] or 'unknown'}",
         ],
         "Use": [
             "```python",
+            "import torch",
+            "",
             "import attnround",
             "",
             f'model = attnround.load("{deployed["file"]}")  # an nn.Module in eval mode',
-            "model.preprocessing  # what its images must have gone through",
+            'images = torch.zeros(1, *model.preprocessing["input_size"])  # yours, after model.preprocessing',
+            "print(model(images).argmax(1))",
             "```",
             "",
-            f"`python src/evaluate.py checkpoint=<this folder>/{deployed['file']} data={choices['data']}` measures it "
-            "again.",
+            f"`attnround evaluate checkpoint={deployed['file']} data={choices['data']}` measures it again.",
         ],
     }
     titles = ["#"] + ["##"] * (len(sections) - 1)
     parts = [
         f"{mark} {title}\n\n" + "\n".join(lines) for mark, (title, lines) in zip(titles, sections.items(), strict=True)
     ]
-    return "\n\n".join(parts) + "\n"
+    front = yaml.safe_dump(metadata(record), sort_keys=False, allow_unicode=True)
+    text = f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
+    for path in sorted(_paths(record["config"]), key=len, reverse=True):
+        text = text.replace(path, Path(path).name)
+    return text
+
+
+def metadata(record: dict) -> dict[str, object]:
+    """What the Hugging Face Hub reads at the head of a card: how to find, load and compare the model.
+
+    https://huggingface.co/docs/hub/model-cards#model-card-metadata
+    """
+    choices, model, data = record["choices"], record["config"]["model"], record["choices"]["data"]
+    base = hub_id(model["name"]) if model.get("pretrained") and not model.get("checkpoint") else None
+    public = DATASETS.get(data)
+    result = {
+        "task": {"type": TASK, "name": "Image Classification"},
+        "dataset": {"type": public.hub_id if public else data, "name": public.name if public else data},
+        "metrics": [{"type": "accuracy", "name": "Top-1 accuracy, %", "value": record["metrics"]["quantized/top1"]}],
+    }
+    trained = choices.get("qat") not in (None, "none")
+    return {
+        "library_name": "attnround",
+        "pipeline_tag": TASK,
+        **_licence(record["licence"]["weights"]),
+        **({"base_model": base, "base_model_relation": "quantized"} if base else {}),
+        **({"datasets": [public.hub_id]} if public else {}),
+        "metrics": ["accuracy"],
+        "tags": [
+            "quantization",
+            "quantization-aware-training" if trained else "post-training-quantization",
+            choices["quantizer"],
+            "timm",
+        ],
+        "model-index": [{"name": _name(record), "results": [result]}],
+    }
+
+
+def _licence(stated: str | None) -> dict[str, str]:
+    """In the Hub's words, which has a list of licences, and `other` and `unknown`."""
+    if stated is None:
+        return {"license": "unknown"}
+    known = stated.lower()
+    return {"license": known} if known in LICENCES else {"license": "other", "license_name": stated}
+
+
+def _paths(config: dict) -> Iterator[str]:
+    """The absolute paths in a config."""
+    for value in config.values():
+        if isinstance(value, dict):
+            yield from _paths(value)
+        elif isinstance(value, str) and Path(value).is_absolute() and Path(value).name:
+            yield value
+
+
+def _name(record: dict) -> str:
+    model = model_of(record["choices"], record["config"])
+    return f"{model}, {record['choices']['quantizer']}, {record['metrics']['bits/mean']:.2f} bits a weight"
 
 
 def _summary(record: dict) -> list[str]:
     choices, calibration, versions = record["choices"], record["calibration"], record["versions"]
-    device = record["processor"] if record["device"] == "cpu" else record["device"]
+    weights = f", weights: {record['weights']}" if "weights" in record else ""
     inputs = sorted(set(record["activation_bits"].values()))
     widths = f"{' and '.join(map(str, inputs))} bits by {choices['activation']}" if inputs else "float"
     return [
-        f"- model: timm's `{record['config']['model']['name']}`, for {choices['data']}",
+        f"- network: timm's `{record['config']['model']['name']}`, for {choices['data']}{weights}",
         f"- weights rounded by: {choices['quantizer']}, {choices['reconstruction']} objective, bits {choices['bits']}",
         f"- inputs of the quantized layers: {widths}",
         f"- calibrated on: {len(calibration['indices'])} images without labels ({calibration['source']})",
-        f"- made: {record['date']}, revision {record['git_revision']}, on {device}, with torch {versions['torch']} and "
-        f"timm {versions['timm']}",
+        f"- made: {record['date']}, revision {record['git_revision']}, on {device_of(record)}, with torch "
+        f"{versions['torch']} and timm {versions['timm']}",
     ]
 
 
@@ -112,12 +204,12 @@ def _floats(record: dict) -> list[str]:
 def _verification(verification: dict | None) -> list[str]:
     if verification is None:
         return [
-            "Not yet verified: `python src/verify.py <this folder>` runs every quantized layer in exact integer "
+            "Not yet verified: `attnround verify <this folder>` runs every quantized layer in exact integer "
             "arithmetic, compares it with the simulation whose accuracy is above, and writes the result here."
         ]
     network = verification["network"]
     return [
-        f"`python src/verify.py <this folder>`, {verification['date']}, on {network['images']} images of "
+        f"`attnround verify <this folder>`, {verification['date']}, on {network['images']} images of "
         f"{verification['data']}: {verification['verdict']}",
         "",
         *[f"- {line}" for line in verification["findings"]],

@@ -9,7 +9,7 @@ from safetensors.torch import save_file
 
 from attnround.data import ImageData
 from attnround.evaluation import evaluate
-from attnround.experiment.logs import closing, publish, say
+from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.record import Run
 from attnround.machine import peak_mib
 from attnround.trainer import TrainerSettings, TrainingBar
@@ -23,14 +23,14 @@ def pretrain(
     data: ImageData,
     training: Recipe,
     trainer: TrainerSettings,
-    logger: dict[str, Logger],
     seed: int,
     run: Run,
+    logger: dict[str, Logger] | None = None,
 ) -> dict[str, float]:
     """Train a float model with labels; write its weights as model.safetensors."""
     begun = time.perf_counter()
     pl.seed_everything(seed, verbose=False)
-    loggers = list(logger.values())
+    loggers = list((logger or {}).values())
     net = model.build().to(memory_format=torch.channels_last).train()  # up to twice as fast on a CPU
     say("model", f"{model.name}, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
     data.match(net.preprocessing, net.num_classes)

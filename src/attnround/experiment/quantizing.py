@@ -16,7 +16,7 @@ from attnround.deploy import fingerprint, save
 from attnround.evaluation import stored_bytes
 from attnround.experiment.card import write_card
 from attnround.experiment.job import Job
-from attnround.experiment.logs import closing, publish, say
+from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_trials
 from attnround.experiment.record import Run, model_of, pack
 from attnround.experiment.stages import STAGES, prepare
@@ -46,9 +46,9 @@ def quantize(
     reconstruction: Reconstruction,
     qat: Lsq | NoTraining,
     trainer: TrainerSettings,
-    logger: dict[str, Logger],
     seed: int,
     run: Run,
+    logger: dict[str, Logger] | None = None,
 ) -> dict[str, float]:
     """Quantize a model's weights and its layers' inputs, after training or with more of it.
 
@@ -58,7 +58,7 @@ def quantize(
     pl.seed_everything(seed, verbose=False)
     job = Job(
         model=model, data=data, quantizer=quantizer, bits=bits, activation=activation, reconstruction=reconstruction,
-        qat=qat, trainer=trainer, loggers=list(logger.values()), run=run,
+        qat=qat, trainer=trainer, loggers=list((logger or {}).values()), run=run,
     )  # fmt: skip
     metrics = prepare(job)
     with closing(job.loggers, run, COMPARED):

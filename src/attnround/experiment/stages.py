@@ -14,7 +14,7 @@ from attnround.data import HeldOut
 from attnround.errors import InputError, listed
 from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib
 from attnround.experiment.job import Job
-from attnround.experiment.logs import say
+from attnround.experiment.loggers import kept_starts, say
 from attnround.files import write_atomically
 from attnround.graph import Captured, captured, joined
 from attnround.prepared import Prepared, start, start_at_smallest
@@ -158,8 +158,8 @@ def round_weights(job: Job) -> Metrics:
     )  # fmt: skip
     seconds = time.perf_counter() - begun
     fallbacks = sum(not report.kept for report in job.reports)
-    worse = f", {fallbacks} of {len(job.reports)} units kept their start, which was better" if fallbacks else ""
-    say("reconstruct", f"{job.method} in {seconds:.1f} s{worse}")
+    held_out = int(job.reconstruction.held_out * len(job.prepared.images)) > 0
+    say("reconstruct", f"{job.method} in {seconds:.1f} s{kept_starts(job.reports, held_out)}")
     job.rows = layer_rows(job)
     write_atomically(run.output_dir / "layers.csv", csv_text(job.rows))
     return {"reconstruction/fallbacks": fallbacks, "time/reconstruction_s": seconds}

@@ -20,7 +20,10 @@ class LossLog(Callback):
     """Gives loggers the loss of the unit after every burst; a step is a burst, counted over all units."""
 
     def __init__(self, loggers: Sequence[Logger]):
-        self.loggers, self.num_bursts = loggers, 0
+        self.loggers = loggers
+
+    def on_start(self, loop: ReconstructionLoop) -> None:
+        self.num_bursts = sum(loop.num_bursts[: loop.index])  # of units that a checkpoint has finished
 
     def on_burst_end(self, loop: ReconstructionLoop) -> None:
         for logger in self.loggers:
@@ -29,10 +32,11 @@ class LossLog(Callback):
 
 
 class ReconstructionBar(Callback):
-    """Names the unit and shows its loss, in percent of its output's energy; plain lines where there is no terminal."""
+    """Names the unit and its loss, in percent of its output's variance; plain lines where there is no terminal."""
 
     def on_start(self, loop: ReconstructionLoop) -> None:
         self.bar = bar(sum(loop.num_bursts[loop.index :]), "reconstruct", "burst")
+        self._say("", f"{len(loop.plan)} units", "loss: error of the unit's output, % of its variance")
 
     def on_unit_begin(self, loop: ReconstructionLoop) -> None:
         self.bar.set_description(f"reconstruct {_place(loop)} {_label(loop)}")
@@ -42,11 +46,14 @@ class ReconstructionBar(Callback):
         self.bar.update()
 
     def on_unit_end(self, loop: ReconstructionLoop) -> None:
-        level = logging.INFO if self.bar.disable else logging.DEBUG
-        log.log(level, "  %7s  %-40s loss %.3g %%", _place(loop), _label(loop), loop.unit.loss)
+        self._say(_place(loop), _label(loop), f"loss {loop.unit.loss:.3g} %")
 
     def on_end(self, loop: ReconstructionLoop) -> None:
         self.bar.close()
+
+    def _say(self, place: str, name: str, text: str) -> None:
+        """A line where there is no bar."""
+        log.log(logging.INFO if self.bar.disable else logging.DEBUG, "  %7s  %-40s %s", place, name, text)
 
 
 def _place(loop: ReconstructionLoop) -> str:

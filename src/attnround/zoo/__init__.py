@@ -3,5 +3,5 @@
 from attnround.lazy import lazily
 from attnround.zoo.blueprint import Blueprint
 
-__all__ = ["Blueprint", "ModuleModel", "TimmModel"]
-__getattr__ = lazily(__name__, {"TimmModel": "build", "ModuleModel": "module"})  # the first needs timm
+__all__ = ["Blueprint", "ModuleModel", "TimmModel", "hub_id"]
+__getattr__ = lazily(__name__, {"TimmModel": "build", "hub_id": "build", "ModuleModel": "module"})  # build needs timm

@@ -13,6 +13,8 @@ from attnround.zoo.checkpoint import State, class_count, load, read, within
 
 logging.getLogger("timm").setLevel(logging.WARNING)  # our own lines say what is loaded
 
+HUB = ("hf-hub:", "hf_hub:")  # before a name: its weights and config come from the Hugging Face Hub
+
 
 @dataclass(frozen=True)
 class TimmModel:
@@ -116,7 +118,7 @@ class TimmModel:
 
     def _check_name(self) -> None:
         base = self.name.split(".")[0]
-        if not timm.is_model(base) and not self.name.startswith(("hf-hub:", "hf_hub:", "local-dir:")):
+        if not timm.is_model(base) and not self.name.startswith((*HUB, "local-dir:")):
             close = difflib.get_close_matches(base, timm.list_models(), n=5, cutoff=0.5)
             hint = f"the closest are {', '.join(close)}" if close else "timm.list_models() lists them"
             raise InputError(f"model.name={self.name} is not a timm model: {hint}")
@@ -142,6 +144,21 @@ class TimmModel:
         config = timm.get_pretrained_cfg(self.name.split(".")[0])
         classifier = config.classifier if config else None
         return class_count(within(sets, self.weights_key), classifier) if isinstance(classifier, str) else None
+
+
+def hub_id(name: str) -> str | None:
+    """Where the pretrained weights of a timm name lie on the Hugging Face Hub; None where they do not.
+
+    >>> hub_id("resnet18.a1_in1k"), hub_id("hf-hub:timm/resnet18.a1_in1k@main"), hub_id("nothing")
+    ('timm/resnet18.a1_in1k', 'timm/resnet18.a1_in1k', None)
+    """
+    if name.startswith(HUB):
+        return name.split(":", 1)[1].split("@")[0]  # what may follow is a revision
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # a tag that this timm does not know
+        return None
+    return (config and config.hf_hub_id) or None
 
 
 def replace_stem(model: nn.Module) -> None:

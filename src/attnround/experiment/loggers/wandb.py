@@ -3,6 +3,7 @@
 Like Lightning, it imports wandb where that is used: a second that runs with other loggers do not pay.
 """
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,16 +12,21 @@ from pathlib import Path
 from pytorch_lightning.loggers import WandbLogger
 
 from attnround.errors import InputError
-from attnround.experiment.record import Run, model_of
+from attnround.experiment.loggers.base import Row, hyperparameters, need
+from attnround.experiment.loggers.labels import Labels
+from attnround.experiment.record import Run
 from attnround.table import plain
 
 MODES = ("online", "offline", "disabled")
+CURVES, RECONSTRUCTION = "trainer/global_step", "reconstruction/step"  # the axes of what a fit logs
+ABOUT = ("config_hash", "choices", "seed", "date", "git_revision", "versions", "metrics", "licence", "deployed")
 
 
 class WandbRun(WandbLogger):
     """Lightning's logger, where the environment alone says whether anything is uploaded: WANDB_MODE, else offline.
 
-    group, name, job_type: None takes those of `labels`; tags: more than those; artifact: keep the files of the model.
+    What a fit logs is a curve; the summary holds what the run came to, and that alone.
+    group, name, job_type: None takes those of `Labels`; tags: more than those; artifact: keep the files of the model.
     Raises InputError where WANDB_MODE is unknown, or online and nobody is logged in.
     """
 
@@ -34,47 +40,69 @@ class WandbRun(WandbLogger):
         tags: Sequence[str] = (),
         artifact: bool = False,
     ):
+        need("wandb", "wandb", extra="suite")
         mode = os.environ.get("WANDB_MODE", "offline")
         if mode not in MODES:
             raise InputError(f"WANDB_MODE={mode}: give online, offline or disabled")
         if mode == "online":
             check_login()
         super().__init__(name, save_dir, project=project, mode=mode, group=group, job_type=job_type, tags=tags)
-        self.artifact = artifact
+        self._wandb_init.pop("anonymous")  # Lightning's; wandb warns of it
+        self.artifact, self.curves = artifact, set()
 
     def begin(self, run: Run, groups: Sequence[str]) -> None:
         """Start the W&B run of this job. Raises InputError where the server cannot be reached or refuses it."""
         import wandb
 
-        init, derived = self._wandb_init, labels(run, groups)
-        more = derived.pop("tags")
+        labels, init = Labels.of(run, groups), self._wandb_init
+        derived = {"name": labels.name, "group": labels.group, "job_type": labels.task}
         init |= {key: init[key] or value for key, value in derived.items()}
-        init["tags"] = list(dict.fromkeys([*more, *init["tags"]]))
+        init["tags"] = list(dict.fromkeys([*labels.tags, *init["tags"]]))
+        init["settings"] = wandb.Settings(quiet=True)  # its report of the run's end would stand before ours
         try:
-            _ = self.experiment
+            experiment = self.experiment
         except wandb.Error as error:
             raise refused(error) from error
+        for axis in (CURVES, RECONSTRUCTION):
+            experiment.define_metric(axis, summary="none")
+        self.log_hyperparams(hyperparameters(run))
 
-    def publish(self, rows: Sequence[dict], pictures: Sequence[Path], files: Sequence[Path]) -> None:
-        """A table of the layers, the pictures, and where asked for, the files as an artifact under the run's name."""
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Points of curves: those of a reconstruction over an axis of their own, a step of which is a burst."""
+        axis = RECONSTRUCTION if all(key.startswith("reconstruction/") for key in metrics) else CURVES
+        for key in metrics.keys() - self.curves:  # by name: of two patterns that fit, wandb takes one by chance
+            self.experiment.define_metric(key, step_metric=axis, summary="none")
+        self.curves |= metrics.keys()
+        self.experiment.log(metrics if step is None else {**metrics, axis: step})
+
+    def publish(
+        self, metrics: dict[str, float], rows: Sequence[Row], pictures: Sequence[Path], files: Sequence[Path]
+    ) -> None:
+        """The summary, with a table of the layers and the pictures; where asked for, the files as an artifact."""
         import wandb
 
         shown = {f"pictures/{picture.stem}": wandb.Image(str(picture)) for picture in pictures}
         if rows:
             cells = [[plain(value) for value in row.values()] for row in rows]
             shown["layers"] = wandb.Table(columns=list(rows[0]), data=cells)
-        if shown:
-            self.log_metrics(shown)
+        self.experiment.log(metrics | shown)
         if self.artifact:
-            artifact = wandb.Artifact(re.sub(r"[^\w.-]", "_", self._wandb_init["name"], flags=re.ASCII), type="model")
+            name = re.sub(r"[^\w.-]", "_", self._wandb_init["name"], flags=re.ASCII)
+            artifact = wandb.Artifact(name, type="model", metadata=about(files))
             for file in files:
                 artifact.add_file(str(file))
             self.experiment.log_artifact(artifact)
 
-    def end(self, exit_code: int) -> None:
+    def end(self, failure: BaseException | None) -> None:
         """Close the W&B run, if it came to one: a fit's end leaves it open for the next fit of the job."""
         if self._experiment is not None:
-            self._experiment.finish(exit_code=exit_code)
+            self._experiment.finish(exit_code=int(failure is not None))
+
+
+def about(files: Sequence[Path]) -> dict[str, object]:
+    """What the record among these files says of the model, without what is long: images, layers, the config."""
+    record = next((json.loads(file.read_text()) for file in files if file.name == "record.json"), {})
+    return {key: record[key] for key in ABOUT if key in record}
 
 
 def check_login() -> None:
@@ -93,35 +121,3 @@ def refused(why: object) -> InputError:
     """What is wrong, and the two ways out."""
     said = " ".join(str(why).split())
     return InputError(f"WANDB_MODE=online: {said}; run `wandb login`, or set WANDB_MODE=offline and `wandb sync` later")
-
-
-def labels(run: Run, groups: Sequence[str]) -> dict[str, object]:
-    """Name, group, job type and tags of a run: `group=option` of these config groups, and its widths, such as W4, A8.
-
-    The group is what has to be equal for a comparison to mean something: model and data.
-    """
-    chosen = {group: run.choices[group] for group in groups if run.choices.get(group) not in (None, "none")}
-    chosen["model"] = model_of(run.choices, run.config)
-    widths = [*weight_bits(run.config["bits"]), activation_bits(run.config["activation"])] if "bits" in groups else []
-    return {
-        "name": "-".join([*chosen.values(), *widths, f"seed{run.seed}"]),
-        "group": f"{chosen['model']} on {run.choices['data']}",
-        "job_type": run.task,
-        "tags": [*(f"{group}={option}" for group, option in chosen.items()), *widths],
-    }
-
-
-def weight_bits(bits: dict) -> list[str]:
-    """W and the bits asked for; a budget in another unit with that; nothing where none is asked for.
-
-    >>> weight_bits({"bit_width": 4, "budget": None}), weight_bits({"budget": 0.5, "unit": "mib"}), weight_bits({})
-    (['W4'], ['0.5mib'], [])
-    """
-    if bits.get("budget") is None:
-        return [f"W{bits['bit_width']}"] if "bit_width" in bits else []
-    return [f"W{bits['budget']:g}" if bits["unit"] == "mean_bits" else f"{bits['budget']:g}{bits['unit']}"]
-
-
-def activation_bits(activation: dict) -> str:
-    """A and the bits of the layers' inputs."""
-    return f"A{activation.get('bit_width', 32)}"
