@@ -21,7 +21,8 @@ class Objective(Protocol):
     and averaged over images and positions, adds to the value.
     """
 
-    unit: float
+    @property
+    def unit(self) -> float: ...
 
     def __call__(
         self, mean: Float[Tensor, " O *rest"], variance: Float[Tensor, " O *rest"] | None = None
