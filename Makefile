@@ -20,9 +20,10 @@ run: $(STAMP) ## the main job: Attention Round at 4 mean bits on the embedded mo
 test: lint $(STAMP) ## lint, then the fast tests
 	$(BIN)/python -m pytest -q -n auto
 
-lint: $(STAMP) ## style and simple faults
+lint: $(STAMP) ## style, simple faults and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 format: $(STAMP) ## put the code into the project's form
 	$(BIN)/ruff check --fix .

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
     from torch import nn
 
+    from attnround import bits as bits
+    from attnround import quantization as quantization
+    from attnround import reconstruction as reconstruction
     from attnround.api import Prepared, Quantized, quantize
 
 __version__ = "0.1.0"
@@ -29,12 +32,14 @@ def load(path: str | Path, model: nn.Module | Callable[[], nn.Module] | None = N
     return load(path, model)
 
 
-def __getattr__(name: str) -> object:
-    """The library's names, imported when they are first asked for."""
-    import importlib
+if not TYPE_CHECKING:
 
-    if name in __all__:
-        return getattr(importlib.import_module("attnround.api"), name)
-    if name in ROOMS:
-        return importlib.import_module(f"attnround.{name}")
-    raise AttributeError(f"module attnround has no attribute {name}")
+    def __getattr__(name: str) -> object:
+        """The library's names, imported when they are first asked for."""
+        import importlib
+
+        if name in __all__:
+            return getattr(importlib.import_module("attnround.api"), name)
+        if name in ROOMS:
+            return importlib.import_module(f"attnround.{name}")
+        raise AttributeError(f"module attnround has no attribute {name}")

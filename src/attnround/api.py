@@ -111,8 +111,11 @@ def quantize(
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)
     settings = _chosen("reconstruction", reconstruction, RECONSTRUCTIONS, Reconstruction)
     on = _device(device)
-    given = {"num_images": num_images, "images_of": images_of, "output": output}
-    prepared = model if isinstance(model, Prepared) else Prepared(model, images, **given)
+    prepared = (
+        model
+        if isinstance(model, Prepared)
+        else Prepared(model, images, num_images=num_images, images_of=images_of, output=output)
+    )
 
     def rounded(student: Captured) -> list[UnitReport]:
         return reconstruct(prepared.teacher, student, prepared.images, method, settings, device=on, seed=seed)

@@ -63,7 +63,8 @@ def check_number(
         for word, bound in (("of at least", least), ("above", above), ("of at most", most))
         if bound is not None
     ]
-    right = isinstance(value, int if whole else int | float) and not isinstance(value, bool)
-    right = right and (least is None or value >= least) and (above is None or value > above)
-    if not right or (most is not None and value > most):
-        raise InputError(f"{option}={value}: give a {'whole ' if whole else ''}number {' and '.join(bounds)}".rstrip())
+    if isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or not whole):
+        high_enough = (least is None or value >= least) and (above is None or value > above)
+        if high_enough and not (most is not None and value > most):
+            return
+    raise InputError(f"{option}={value}: give a {'whole ' if whole else ''}number {' and '.join(bounds)}".rstrip())

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -93,7 +94,7 @@ class Prepared:
         self.unfolded = {name: weight.clone() for name, weight in find_layers(teacher).items()}
         self.norms = norms_to_fold(teacher)
         self.folded, self.left = fold_batch_norms(teacher)
-        self._measured: dict[tuple, object] = {}
+        self._measured: dict[tuple, Any] = {}
 
     @cached_property
     def logits(self) -> Tensor:

@@ -2,11 +2,12 @@
 
 from functools import cache
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnround.bits import Layer, Problem
 from attnround.bits.allocation import FLOAT_BITS
 from attnround.calibration.sensitivity import fisher_traces, input_covariances, logit_noise, logits
+from attnround.graph.capture import Captured
 from attnround.graph.costs import count_macs, residual_groups
 from attnround.graph.layers import find_layers
 from attnround.quantization.layers import float_state
@@ -17,7 +18,7 @@ NUM_IMAGES = 256  # that are measured on: more hardly change the order of the la
 
 
 def bit_problem(
-    model: nn.Module,
+    model: Captured,
     images: Tensor,
     observer: ClipSearch,
     input_bits: dict[str, int],

@@ -5,9 +5,10 @@ import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnround.bits import Allocation
 from attnround.data.images import NUM_IMAGES, Labelled, gather_images
@@ -21,7 +22,7 @@ from attnround.deploy.seal import about_export
 from attnround.errors import InputError, listed
 from attnround.evaluation import agreement, is_right, logit_sqnr_db, outputs
 from attnround.files import write_atomically
-from attnround.graph import Captured, class_logits, joined, left_float
+from attnround.graph import Captured, class_logits, find_layers, joined, left_float
 from attnround.prepared import Prepared
 from attnround.progress import silent
 from attnround.qat import Lsq, estimate_norms, insert_norms, settle_layers, train_layers
@@ -33,7 +34,7 @@ from attnround.table import plain, text_table
 
 STATISTICS_BATCH = 128  # images at a time, of which a batch norm takes statistics
 # What qat=lsq of the command line is, but for its epochs and its rate.
-RECIPE = {"batch_norm": "reestimated", "weight_decay": 1e-4, "label_smoothing": 0.1}
+RECIPE: dict[str, Any] = {"batch_norm": "reestimated", "weight_decay": 1e-4, "label_smoothing": 0.1}
 
 
 class Report(list):
@@ -50,7 +51,7 @@ class Report(list):
         super().__init__(rows)
         teacher, names = prepared.teacher, [row["name"] for row in self]
         self.left_float, self.remarks = left_float(teacher, names), teacher.remarks
-        num_weights = sum(teacher.get_submodule(name).weight.numel() for name in names)
+        num_weights = sum(prepared.unfolded[name].numel() for name in names)
         self.num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
         self.float_percent = 100 * (1 - num_weights / self.num_parameters)
         expected, found = prepared.outputs, outputs(model, prepared.images)
@@ -118,6 +119,7 @@ class Quantized:
         """
         path = Path(path)
         content = self._content()
+        exported: nn.Module
         about = about_export(content.about)
         if path.suffix == ".onnx":
             need_onnx(str(path))
@@ -228,9 +230,9 @@ class Quantized:
 
     def _with(self, model: Captured, method: str) -> "Quantized":
         """This with another model of the same bits."""
-        rows = []
+        rows, weights = [], find_layers(self.prepared.teacher)
         for name, layer in quantized_layers(model).items():
-            weight = self.prepared.teacher.get_submodule(name).weight.detach()
+            weight = weights[name]
             nearest = quantize(weight, layer.scale, layer.zero_point, layer.grid)
             rows.append(vars(report_layer(name, layer, weight, nearest)))
         by_name = {row["name"]: row for row in rows}

@@ -59,7 +59,7 @@ class TrainerSettings:
     def make(self, **more: Any) -> pl.Trainer:
         """A quiet Trainer on one device. Raises InputError where the machine has no such accelerator."""
         self.quiet()
-        settings = {
+        settings: dict[str, Any] = {
             "accelerator": self.accelerator,
             "devices": 1,
             "precision": self.precision,
@@ -101,7 +101,7 @@ class TrainingBar(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.bar = bar(int(trainer.estimated_stepping_batches), "train", "step", shown=trainer.is_global_zero)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict, *_: object) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, *_: Any) -> None:
         self.bar.update()
         self.bar.set_postfix(epoch=trainer.current_epoch, loss=f"{outputs['loss'].item():.3f}", refresh=False)
 

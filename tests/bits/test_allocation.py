@@ -122,6 +122,13 @@ def test_what_contradicts_itself_is_refused_in_a_line(options, said, problem):
     assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.parametrize("make", [Mixed, Fisher, Sensitivity, RateDistortion])
+def test_who_measures_on_images_refuses_weights_alone(make):
+    alone = Problem.of({layer.name: layer.weight for layer in make_layers(9, 30)})
+    with pytest.raises(InputError, match="holds weights alone"):
+        make(budget=4.0).allocate(alone)
+
+
 def test_a_pin_on_one_of_a_group_pins_them_all(problem):
     bits = Mixed(budget=5, groups=[["block.1", "block.4"]], pinned={"block.4": 3}).allocate(problem).bit_width
     assert bits["block.1"] == bits["block.4"] == 3

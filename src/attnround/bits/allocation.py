@@ -3,10 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from torch import Tensor
 
+from attnround.errors import InputError
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.pins import pinned_bits
 
@@ -49,6 +50,10 @@ class Allocation:
         return sum(layer.weight.numel() * self.bit_width[layer.name] for layer in layers) / total
 
 
+def _without_images(*_: object) -> NoReturn:
+    raise InputError("this problem holds weights alone, and the allocator measures on images: give another allocator")
+
+
 @dataclass(frozen=True)
 class Problem:
     """The layers of a model in execution order, and what else an allocator may ask; what costs time is a function.
@@ -64,14 +69,14 @@ class Problem:
     observer: ClipSearch = field(default_factory=ClipSearch)
     other_bits: int = 0
     sums: Callable[[], Sequence[Sequence[str]]] = tuple
-    answers: dict[object, object] = field(default_factory=dict)
-    second_moments: Callable[[], dict[str, Tensor]] | None = None
-    fisher_traces: Callable[[int], dict[str, float]] | None = None
-    logit_noise: Callable[[str, Tensor], float] | None = None
+    answers: dict[object, Any] = field(default_factory=dict)
+    second_moments: Callable[[], dict[str, Tensor]] = _without_images
+    fisher_traces: Callable[[int], dict[str, float]] = _without_images
+    logit_noise: Callable[[str, Tensor], float] = _without_images
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> "Problem":
-        """Of layers by name -> float weight [O, *rest], for allocators that ask nothing else."""
+        """Of layers by name -> float weight [O, *rest]. Allocators that ask for anything else raise InputError."""
         return cls([Layer(name, weight) for name, weight in weights.items()])
 
     def remembered(self, what: object, compute: Callable[[], T]) -> T:

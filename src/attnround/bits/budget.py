@@ -130,7 +130,7 @@ class Budgeted(Allocator):
         return self.candidates if isinstance(self.candidates, dict) else {"*": self.candidates}
 
     def _offers(self, names: list[str]) -> dict[str, Sequence[int]]:
-        offers = {}
+        offers: dict[str, Sequence[int]] = {}
         for pattern, candidates in self._candidates().items():
             offers |= dict.fromkeys(matches("bits.candidates", pattern, names), candidates)
         without = [name for name in names if name not in offers]

@@ -30,7 +30,8 @@ def cluster(values: Sequence[float], num_clusters: int) -> list[int]:
         best = [min(((least[i] + spread(i, j), i) for i in range(j)), default=(float("inf"), 0)) for j in range(n + 1)]
         least = [error for error, _ in best]
         starts.append([start for _, start in best])
-    place, end = {}, n
+    place: dict[float, int] = {}
+    end = n
     for number in reversed(range(k)):
         start = starts[number][end]
         place |= dict.fromkeys(order[start:end], number)

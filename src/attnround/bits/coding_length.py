@@ -88,7 +88,7 @@ class Convention:
             root = vectors * values.clamp(min=0).sqrt()[:, None, :] @ vectors.mT
             rows = rows.reshape(len(root), -1, rows.shape[2]) @ root
         v = rows.mT if self.vectors == "filters" else rows
-        return Spectrum(squared_singular_values(v), *v.shape[1:], rows.abs().max().item())
+        return Spectrum(squared_singular_values(v), v.shape[1], v.shape[2], rows.abs().max().item())
 
     def rate(self, spectrum: Spectrum, unit: float = 1.0) -> float:
         """Bits per weight, R / n. A layer of zeros costs nothing. unit: of eps, where that is not the weight's own."""

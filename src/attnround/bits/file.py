@@ -28,8 +28,12 @@ def allocation_json(allocation: Allocation, layers: Sequence[Layer]) -> str:
         )
         for layer in layers
     ]
-    head = {"mean_bits": allocation.mean_bits(layers), "convention": allocation.convention, "budget": allocation.budget}
-    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in head.items())
+    about = {
+        "mean_bits": allocation.mean_bits(layers),
+        "convention": allocation.convention,
+        "budget": allocation.budget,
+    }
+    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in about.items())
     return f'{{\n{head}  "layers": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
 
 

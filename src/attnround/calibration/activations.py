@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.graph import find_layers
+from attnround.graph import Captured, find_layers
 from attnround.progress import bar
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.histogram import Histogram
@@ -15,7 +15,7 @@ from attnround.quantization.ranges import RangeSearch
 
 @torch.no_grad()
 def calibrate_activations(
-    model: nn.Module, images: Tensor, search: RangeSearch, batch_size: int, device: torch.device | str = "cpu"
+    model: Captured, images: Tensor, search: RangeSearch, batch_size: int, device: torch.device | str = "cpu"
 ) -> dict[str, ActivationQuantizer]:
     """Layer name -> the quantizer of its input, in execution order, on the CPU.
 
@@ -53,7 +53,7 @@ def _count(name: str, histogram: Histogram, layer: nn.Module, args: tuple, kwarg
         raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken") from error
 
 
-def attach_activations(student: nn.Module, quantizers: dict[str, ActivationQuantizer]) -> None:
+def attach_activations(student: Captured, quantizers: dict[str, ActivationQuantizer]) -> None:
     """Give these quantized layers of the student their input's quantizer."""
     for name, quantizer in quantizers.items():
         student.get_submodule(name).activation = quantizer

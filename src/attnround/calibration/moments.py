@@ -47,7 +47,8 @@ class CentredMeans:
     """
 
     def __init__(self, dtype: torch.dtype):
-        self.dtype, self.count, self.origin = dtype, 0, None
+        self.dtype, self.count = dtype, 0
+        self.origin: Tensor | None = None
         self.sums: dict[str, Tensor] = {}
 
     def relative(self, columns: Tensor) -> Tensor:
@@ -102,6 +103,7 @@ class MomentSums:
 
     def moments(self) -> Moments:
         mean = self.sums.means()
+        assert self.sums.origin is not None, "moments of no batch"
         origin = self.sums.origin[:, 0].double()
         return Moments(
             mean=origin + mean["quantized"] - mean["drift"],

@@ -3,13 +3,14 @@
 import copy
 import itertools
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from attnround.calibration.cache import ActivationCache, Slice
 
-Values = dict[fx.Node, object]
+Values = dict[fx.Node, Any]
 
 
 class Walk:

@@ -1,19 +1,45 @@
 """Data modules: evaluation images with labels, calibration images without."""
 
+from typing import TYPE_CHECKING
+
 from attnround.lazy import lazily
 
-PLACES = {
-    "CIFAR10": "cifar",
-    "CIFAR100": "cifar",
-    "Calibration": "base",
-    "FashionMNIST": "fashion_mnist",
-    "HeldOut": "held_out",
-    "ImageData": "base",
-    "ImageFolder": "image_folder",
-    "OwnData": "own",
-    "LabelledPair": "labelled",
-    "draw": "base",
-    "draw_balanced": "base",
-}
-__all__ = list(PLACES)
-__getattr__ = lazily(__name__, PLACES)  # torchvision, timm and Lightning are not for who brings his own images
+if TYPE_CHECKING:
+    from attnround.data.base import Calibration, ImageData, draw, draw_balanced
+    from attnround.data.cifar import CIFAR10, CIFAR100
+    from attnround.data.fashion_mnist import FashionMNIST
+    from attnround.data.held_out import HeldOut
+    from attnround.data.image_folder import ImageFolder
+    from attnround.data.labelled import LabelledPair
+    from attnround.data.own import OwnData
+else:
+    __getattr__ = lazily(  # torchvision, timm and Lightning are not for who brings his own images
+        __name__,
+        {
+            "CIFAR10": "cifar",
+            "CIFAR100": "cifar",
+            "Calibration": "base",
+            "FashionMNIST": "fashion_mnist",
+            "HeldOut": "held_out",
+            "ImageData": "base",
+            "ImageFolder": "image_folder",
+            "LabelledPair": "labelled",
+            "OwnData": "own",
+            "draw": "base",
+            "draw_balanced": "base",
+        },
+    )
+
+__all__ = [
+    "CIFAR10",
+    "CIFAR100",
+    "Calibration",
+    "FashionMNIST",
+    "HeldOut",
+    "ImageData",
+    "ImageFolder",
+    "LabelledPair",
+    "OwnData",
+    "draw",
+    "draw_balanced",
+]

@@ -3,8 +3,9 @@
 import logging
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -35,7 +36,7 @@ class Calibration:
 
     def provenance(self) -> dict[str, object]:
         """What a record says of it."""
-        about = {"source": self.source, "indices": self.indices, "skipped": self.skipped}
+        about: dict[str, object] = {"source": self.source, "indices": self.indices, "skipped": self.skipped}
         return about | ({"remarks": self.remarks} if self.remarks else {})
 
 
@@ -80,7 +81,7 @@ class ImageData(pl.LightningDataModule, ABC):
     def calibration(self) -> Calibration:
         """The seeded calibration images."""
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Iterable:
         """The evaluation images with labels, in a fixed order."""
         return self.loader(self.evaluation, self.batch_size)
 
@@ -113,7 +114,7 @@ class ImageData(pl.LightningDataModule, ABC):
         """The part of an evaluation set that `limit` asks for."""
         return dataset if self.limit is None else Subset(dataset, draw_balanced(labels, self.limit, self.seed))
 
-    def loader(self, dataset: Dataset, batch_size: int, **more: object) -> DataLoader:
+    def loader(self, dataset: Dataset, batch_size: int, **more: Any) -> DataLoader:
         """Batches of any of the sets; None is one of which no image could be read."""
         on_cuda = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
         return DataLoader(
@@ -149,7 +150,8 @@ def draw_balanced(labels: Sequence[int], num_wanted: int, seed: int) -> list[int
         raise InputError(
             f"data.limit={num_wanted}: there are {len(labels)} evaluation images; give 1 to {len(labels)}, null for all"
         )
-    seen, rounds = Counter(), []
+    seen: Counter[int] = Counter()
+    rounds = []
     for index in torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tolist():
         rounds.append((seen[labels[index]], index))
         seen[labels[index]] += 1

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
@@ -23,7 +24,10 @@ def natural(name: str) -> list[int | str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name.lower())]
 
 
-ORDERS = {"torchvision": str, "timm": natural}  # their ImageFolders number folders as sorted by these keys
+ORDERS: dict[str, Callable[[str], Any]] = {
+    "torchvision": str,
+    "timm": natural,
+}  # their ImageFolders number folders as sorted by these keys
 
 
 def class_places(names: list[str], num_classes: int, folder: Path, order: str | None = None) -> dict[str, int]:
@@ -72,7 +76,7 @@ def _named(names: list[str], num_classes: int) -> dict[str, int]:
     return {name: int(name) for name in names if name.isdecimal() and int(name) < num_classes}
 
 
-def _in_order(names: list[str], key: Callable[[str], object], folder: Path) -> dict[str, int]:
+def _in_order(names: list[str], key: Callable[[str], Any], folder: Path) -> dict[str, int]:
     ordered = sorted(names, key=key)
     tied = [name for name, after in pairwise(ordered) if key(name) == key(after)]
     if tied:

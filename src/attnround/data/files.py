@@ -21,7 +21,9 @@ def list_images(root: Path) -> tuple[list[str], list[str]]:
     Relative to it and sorted, at any depth, links followed, hidden ones left out. Strings rather than paths: a million
     are some 100 MB, and a listing takes no look at the files themselves.
     """
-    found, unread, folders, visited = [], [], [""], set()
+    found: list[str] = []
+    unread: list[str] = []
+    folders, visited = [""], set()
     while folders:
         folder = folders.pop()
         status = os.stat(root / folder)

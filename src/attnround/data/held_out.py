@@ -44,7 +44,9 @@ class HeldOut(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Whole batches. Lightning asks for it at the start of every epoch."""
         world_size, rank, epoch = self.trainer.world_size, self.trainer.global_rank, self.trainer.current_epoch
-        sampler = DistributedSampler(self.training, world_size, rank, seed=self.data.seed, drop_last=True)
+        sampler: DistributedSampler = DistributedSampler(
+            self.training, world_size, rank, seed=self.data.seed, drop_last=True
+        )
         sampler.set_epoch(epoch)
         return self._loader(Seeded(self.training, self.data.seed, epoch), sampler=sampler, drop_last=True)
 

@@ -55,9 +55,10 @@ class ImageFolder(ImageData):
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Read the folders' lists now, so that what is wrong with them is said before the work begins."""
         super().match(preprocessing, num_classes)
-        self.mode = {1: "L", 3: "RGB"}.get(preprocessing["input_size"][0])
-        if self.mode is None:
+        mode = {1: "L", 3: "RGB"}.get(preprocessing["input_size"][0])
+        if mode is None:
             raise InputError(f"the model takes {preprocessing['input_size'][0]} channels; images have 1 or 3")
+        self.mode = mode
         self.transform = create_transform(**preprocessing, is_training=False)
         self.map = read_class_map(self.class_map, num_classes) if self.class_map else None
         self.labelled = self._evaluation_set()
@@ -71,7 +72,9 @@ class ImageFolder(ImageData):
         source = f"{self.calibration_root} ({len(self.calibration_files)} files)"
         draw(len(self.calibration_files), self.num_calibration, self.seed, source)
         images = torch.empty(self.num_calibration, *self.preprocessing["input_size"])
-        indices, remarks, skipped = [], [], []
+        indices: list[int] = []
+        remarks: list[int] = []
+        skipped: list[str] = []
         for index in draw(len(self.calibration_files), len(self.calibration_files), self.seed, source):
             if len(indices) == self.num_calibration:
                 break
@@ -96,7 +99,8 @@ class ImageFolder(ImageData):
 
     def remarks(self) -> list[str]:
         """What there is to say of the evaluation images that were opened so far."""
-        return said_of(self.labelled.files, self.labelled.remarks.tolist(), self.labelled.root)
+        opened = self.labelled.remarks
+        return [] if opened is None else said_of(self.labelled.files, opened.tolist(), self.labelled.root)
 
     def training_sets(self) -> tuple[LabelledFiles, LabelledFiles]:
         """The images of root/train, whose class folders mean what those of root/val do."""
@@ -131,7 +135,8 @@ class ImageFolder(ImageData):
 
     def _labelled(self, folder: Path, transform: Callable, notes: bool = False) -> LabelledFiles:
         """The images of val or train with their labels. Raises InputError where there is none."""
-        if self.map is None:
+        labels: list[int] | list[tuple[int, ...]]
+        if self.map is None or self.class_map is None:
             names = list_folders(folder)
             places = self._places(names)
             files = self._listed(folder, names)
@@ -140,9 +145,10 @@ class ImageFolder(ImageData):
             files = self._listed(folder)
             several = mapped(files, self.map, self.class_map, folder)
             most = max(map(len, several.values()), default=1)
-            labels = [
-                several[file] + (-1,) * (most - len(several[file])) if most > 1 else several[file][0] for file in files
-            ]
+            if most > 1:
+                labels = [several[file] + (-1,) * (most - len(several[file])) for file in files]
+            else:
+                labels = [several[file][0] for file in files]
         if not files:
             raise InputError(f"{folder}: its class folders hold no image ({EXTENSIONS})")
         remarks = torch.zeros(len(files), dtype=torch.uint8).share_memory_() if notes else None

@@ -22,7 +22,9 @@ def gather_images(source: object, num_images: int, images_of: Callable[[object],
     """
     if isinstance(source, Tensor):
         return _checked(source)
-    if hasattr(source, "train_dataloader") and hasattr(source, "setup"):  # a LightningDataModule
+    if (
+        hasattr(source, "train_dataloader") and hasattr(source, "setup") and hasattr(source, "prepare_data")
+    ):  # a LightningDataModule
         source.prepare_data()
         source.setup("fit")
         source = source.train_dataloader()
@@ -83,6 +85,7 @@ def labelled(
     images_of, labels_of: take them out of a batch of another form. Raises InputError where there are no labels.
     """
     images = _checked(images_of(batch) if images_of else _images_of(batch))
+    labels: object
     if labels_of:
         labels = labels_of(batch)
     elif isinstance(batch, Mapping):
@@ -116,4 +119,4 @@ class Labelled:
         return (labelled(batch, self.images_of, self.labels_of) for batch in self.source)
 
     def __len__(self) -> int:
-        return len(self.source)
+        return len(self.source)  # type: ignore[arg-type]  # TypeError where the loader has no length

@@ -1,6 +1,7 @@
 """Data of the user's own: any torch Dataset or LightningDataModule, made by functions that options name."""
 
 from collections.abc import Callable, Mapping, Sized
+from typing import Any
 
 import pytorch_lightning as pl
 from PIL.Image import Image
@@ -44,7 +45,7 @@ class OwnData(ImageData):
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Make the data sets now, so that what is wrong with them is said before the work begins."""
         super().match(preprocessing, num_classes)
-        source = made("data.factory", self.factory, self.arguments)
+        source: Any = made("data.factory", self.factory, self.arguments)
         self.module = source if isinstance(source, pl.LightningDataModule) else None
         if self.module is not None:
             self.module.prepare_data()
@@ -88,7 +89,7 @@ class OwnData(ImageData):
     def training_sets(self) -> tuple[Dataset, Dataset]:
         """One for both: what augments is the user's own Dataset."""
         if self.training_factory:
-            source = made("data.training", self.training_factory)
+            source: Any = made("data.training", self.training_factory)
         elif self.module is not None:
             source = getattr(self.module.train_dataloader(), "dataset", None)
         else:
@@ -98,7 +99,7 @@ class OwnData(ImageData):
         prepared = Pairs(self._prepared(source))
         return prepared, prepared
 
-    def _calibration_source(self) -> tuple[object, str]:
+    def _calibration_source(self) -> tuple[Any, str]:
         if self.calibration_factory:
             return made("data.calibration", self.calibration_factory), self.calibration_factory
         if self.module is not None:
@@ -118,7 +119,7 @@ class OwnData(ImageData):
         mode = "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
         return Prepared(dataset, create_transform(**self.preprocessing, is_training=False), mode)
 
-    def _limited_set(self, dataset: object) -> object:
+    def _limited_set(self, dataset: Any) -> Any:
         if self.limit is None or not _indexed(dataset):
             return dataset
         pairs = Pairs(dataset)

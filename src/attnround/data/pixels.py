@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from attnround.errors import InputError, reason
 
@@ -101,7 +102,7 @@ def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, Remark]:
     remarks = Remark(0)
     if getattr(image, "is_animated", False) and image.format != "MPO":  # whose further frames are previews
         remarks |= Remark.FIRST_FRAME
-    turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+    turn = UPRIGHT.get(image.getexif().get(ORIENTATION, 1))
     if image.mode not in EIGHT_BITS:
         image = _eight_bits(image)
     if turn is not None:
@@ -109,7 +110,7 @@ def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, Remark]:
         image = image.transpose(turn)
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        if image.getchannel("A").getextrema()[0] < 255:
+        if image.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]  # of one channel: two numbers
             remarks |= Remark.TRANSPARENT
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert(mode), remarks
@@ -119,7 +120,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     """A grey image of 16 bits, or of as many as its file says, in 8."""
     values = np.asarray(image).astype(np.int64)
     most = 65535
-    if image.format == "TIFF":
+    if image.format == "TIFF" and isinstance(image, TiffImageFile):
         bits = image.tag_v2.get(BITS_PER_SAMPLE, (16,))
         most = 2 ** (bits[0] if isinstance(bits, tuple) else bits) - 1
         if image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO:  # Pillow inverts 8 bits, not these

@@ -13,6 +13,7 @@ import json
 import warnings
 import zipfile
 from pathlib import Path
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,9 @@ PLACES = ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from
 
 
 class _Dequantized(nn.Module):
+    scale: Tensor
+    zero_point: Tensor
+
     def __init__(self, layer: QuantizedLayer):
         super().__init__()
         self.register_buffer("scale", layer.scale)
@@ -81,7 +85,7 @@ class Program(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.module(images)
 
-    def train(self, mode: bool = True) -> nn.Module:
+    def train(self, mode: bool = True) -> Self:
         """Leave the program alone, which refuses to be told."""
         self.training = mode
         return self

@@ -13,6 +13,7 @@ import copy
 import io
 import warnings
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ def wanted_opset(layers: list[StoredLayer]) -> int:
     return NARROW[2] if any(layer.grid.bit_width == 2 for layer in layers) else NARROW[4]
 
 
-def float_graph(model: nn.Module, opset: int):
+def float_graph(model: nn.Module, opset: int) -> Any:
     """The ONNX model of a quantized model's float operations: images [batch, C, H, W] -> logits, dequantized weights.
 
     Of a model that gives several tensors each is an output under its key.
@@ -102,7 +103,7 @@ def _attention(
     return (scores if mask is None else scores + mask).softmax(-1) @ value
 
 
-def quantized_graph(floats, layers: list[StoredLayer], opset: int):
+def quantized_graph(floats: Any, layers: list[StoredLayer], opset: int) -> Any:
     """The graph of `float_graph` with the stored layers' integers in the place of their weights."""
     import onnx
 
@@ -147,7 +148,8 @@ class _Quantized:
 
     def __init__(self, opset: int):
         self.opset = opset
-        self.nodes, self.constants = [], []
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
         self.inputs: dict[tuple, str] = {}
         self.num_inputs: Counter[str] = Counter()  # layer name -> tensors that it quantizes
         self.weights: set[str] = set()  # that have their nodes
@@ -184,12 +186,12 @@ class _Quantized:
             codes = self._node("QuantizeLinear", [tensor, *grid], f"{name}.input_codes")
             if activation.bit_width < 8:
                 ends = [("lowest", activation.grid.qmin), ("highest", activation.grid.qmax)]
-                ends = [self._integers(f"{name}.input_{end}", torch.tensor(code), 8, False) for end, code in ends]
-                codes = self._node("Clip", [codes, *ends], f"{name}.input_clipped")
+                clip = [self._integers(f"{name}.input_{end}", torch.tensor(code), 8, False) for end, code in ends]
+                codes = self._node("Clip", [codes, *clip], f"{name}.input_clipped")
             self.inputs[key] = self._node("DequantizeLinear", [codes, *grid], f"{name}.input")
         return self.inputs[key]
 
-    def _node(self, kind: str, inputs: list[str], output: str, **attributes: int) -> str:
+    def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         from onnx import helper
 
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))

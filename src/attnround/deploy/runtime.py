@@ -4,6 +4,7 @@ import importlib.util
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,7 +35,7 @@ def need_onnx(what: str) -> None:
         raise InputError(f"{what} needs {' and '.join(missing)}: install the extra, pip install -e '.[export]'")
 
 
-def session(raw: bytes, source: str, settings: dict[str, str] = AS_WRITTEN):
+def session(raw: bytes, source: str, settings: dict[str, str] = AS_WRITTEN) -> Any:
     """An onnxruntime session on the CPU, with as many threads as torch. Raises InputError where it takes no such model.
 
     As written, it computes what the graph says. Without settings it uses onnxruntime's integer kernels where it can,
@@ -56,7 +57,7 @@ def session(raw: bytes, source: str, settings: dict[str, str] = AS_WRITTEN):
         ) from error
 
 
-def run(session, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+def run(session: Any, images: Tensor) -> Tensor | tuple[Tensor, ...]:
     """What a session gives for images on the CPU. Raises InputError where onnxruntime fails at what it took."""
     try:
         found = session.run(None, {"images": images.numpy()})
@@ -119,9 +120,7 @@ class OnnxModel(nn.Module):
         return pytree.tree_map(lambda each: each.to(images.device), run(self.session, images.cpu()))
 
 
-def onnx_file(
-    model: nn.Module, layers: list[StoredLayer], about: dict, opset: int | None = None
-) -> tuple[bytes, object]:
+def onnx_file(model: nn.Module, layers: list[StoredLayer], about: dict, opset: int | None = None) -> tuple[bytes, Any]:
     """The bytes of a quantized model as ONNX, and the graph of its float operations that it was made from.
 
     opset: None takes the oldest that has the types of the model's bits, or the newest there is.
@@ -131,7 +130,7 @@ def onnx_file(
     return sealed_onnx(quantized_graph(floats, layers, opset), about)[0], floats
 
 
-def sealed_onnx(model, about: dict) -> tuple[bytes, str]:
+def sealed_onnx(model: Any, about: dict) -> tuple[bytes, str]:
     """The bytes of an ONNX model that says what it is and has its checksum in its metadata; the checksum."""
     model.metadata_props.add(key=ENTRY, value=describe(about))
     return seal(model.SerializeToString(deterministic=True))
@@ -157,7 +156,7 @@ def open_onnx(raw: bytes, path: str | Path, settings: dict[str, str] = AS_WRITTE
     return OnnxModel(raw, about, str(path), settings)
 
 
-def latency(sessions: list, image: Tensor, rounds: int = 40, seconds: float = 5.0) -> list[float]:
+def latency(sessions: list[Any], image: Tensor, rounds: int = 40, seconds: float = 5.0) -> list[float]:
     """Median milliseconds of each session for an image [1, C, H, W], in turns so that all meet the same machine.
 
     At most `rounds` of each and about `seconds` in all.

@@ -45,7 +45,7 @@ def seal(raw: bytes) -> tuple[bytes, str]:
 def read_about(entry: str | bytes | None, path: str | Path, give: str) -> dict:
     """The JSON of a file, not to be trusted before `check_seal`. give: what to give instead of another file."""
     try:
-        about = json.loads(entry)
+        about = json.loads(entry or "")
         number, digest = about["format"], about["sha256"]
         if not isinstance(number, int) or not isinstance(digest, str) or len(digest) != len(NO_DIGEST):
             raise ValueError

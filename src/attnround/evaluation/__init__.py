@@ -1,9 +1,16 @@
 """How good a model is: accuracy, fidelity to its float original, size."""
 
+from typing import TYPE_CHECKING
+
 from attnround.evaluation.accuracy import Outputs, is_right
 from attnround.evaluation.fidelity import agreement, logit_sqnr_db, logits, outputs
 from attnround.evaluation.size import size_mib, stored_bytes
 from attnround.lazy import lazily
+
+if TYPE_CHECKING:
+    from attnround.evaluation.run import evaluate
+else:
+    __getattr__ = lazily(__name__, {"evaluate": "run"})  # which needs Lightning
 
 __all__ = [
     "Outputs",
@@ -16,4 +23,3 @@ __all__ = [
     "size_mib",
     "stored_bytes",
 ]
-__getattr__ = lazily(__name__, {"evaluate": "run"})  # which needs Lightning

@@ -15,7 +15,8 @@ class _Collector(pl.LightningModule):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self.logits, self.labels = [], []
+        self.logits: list[Tensor] = []
+        self.labels: list[Tensor] = []
 
     def validation_step(self, batch: tuple[Tensor, Tensor] | None, batch_idx: int) -> None:
         if batch is None:

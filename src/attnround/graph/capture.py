@@ -12,6 +12,7 @@ import inspect
 import re
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -48,9 +49,14 @@ class Captured(nn.Module):
     graph: its operations; a `call_module` node is a layer or a norm, and any module may be put in its place by
     `set_submodule`. kinds: path of a module of the original -> its class's name. A node's meta["module"] is the path of
     the module that it came from, meta["shape"] its value's, with None where it grows with the number of images.
+    preprocessing, num_classes: as the original has them, where it has; about: of one loaded from a file, its metadata.
     form: how what the graph returns is put together, None for a tensor alone. remarks: what the original had that the
     captured model has not, a sentence each. logits_at: which of its tensors are the logits, as `class_logits` takes it.
     """
+
+    preprocessing: dict[str, Any]
+    num_classes: int
+    about: dict[str, Any]
 
     def __init__(self, graph: fx.Graph, kinds: dict[str, str], form: pytree.TreeSpec | None = None):
         super().__init__()

@@ -1,5 +1,7 @@
 """What layers cost when the model runs, and which of them meet in a residual sum."""
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, fx, nn
 
@@ -14,7 +16,7 @@ def count_macs(model: nn.Module, names: list[str], image: Tensor) -> dict[str, i
     """Layer name -> multiply-accumulates for one image [1, C, H, W], of its matrix product alone."""
     counts = dict.fromkeys(names, 0)
 
-    def count(name: str):
+    def count(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
             counts[name] += kind_of(layer).macs(layer, args[0], output)
 

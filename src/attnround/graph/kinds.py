@@ -11,6 +11,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.modules.batchnorm import _BatchNorm
 
 aten = torch.ops.aten
 
@@ -98,7 +99,7 @@ class Kind(ABC):
         """Values [O] in a shape that meets the output's channels."""
 
     @abstractmethod
-    def norm(self, num_channels: int, momentum: float | None) -> nn.Module:
+    def norm(self, num_channels: int, momentum: float | None) -> _BatchNorm:
         """A batch norm over the output's channels."""
 
     def macs(self, layer: nn.Module, x: Tensor, y: Tensor) -> int:
@@ -121,7 +122,8 @@ class Linear(Kind):
     operations = (aten.linear.default,)
 
     def build(self, weight: Tensor, bias: Tensor | None, **geometry: object) -> nn.Module:
-        layer = nn.Linear(*weight.shape[::-1], bias is not None, device=torch.device("meta"))
+        outputs, inputs = weight.shape
+        layer = nn.Linear(inputs, outputs, bias is not None, device=torch.device("meta"))
         return _with_values(layer, weight, bias)
 
     def out_sizes(self, layer: nn.Module, x: Tensor) -> tuple[int, ...]:
@@ -137,7 +139,7 @@ class Linear(Kind):
     def per_output(self, values: Tensor) -> Tensor:
         return values
 
-    def norm(self, num_channels: int, momentum: float | None) -> nn.Module:
+    def norm(self, num_channels: int, momentum: float | None) -> _BatchNorm:
         return TokenNorm(num_channels, momentum=momentum)
 
 
@@ -194,7 +196,7 @@ class Convolution(Kind):
     def per_output(self, values: Tensor) -> Tensor:
         return values.reshape(-1, *[1] * self.dims)
 
-    def norm(self, num_channels: int, momentum: float | None) -> nn.Module:
+    def norm(self, num_channels: int, momentum: float | None) -> _BatchNorm:
         return getattr(nn, f"BatchNorm{self.dims}d")(num_channels, momentum=momentum)
 
     def _spread(self, layer: nn.Module, x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The layers that are quantized: found in execution order, checked, and swapped for ones that hold integers."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,6 +13,7 @@ from attnround.graph.trace import calls
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 
+Model = TypeVar("Model", bound=nn.Module)
 NORMS = {"layer_norm", "group_norm", "native_layer_norm", "native_group_norm", "rms_norm", "instance_norm"}
 PRODUCTS = {"matmul", "bmm", "baddbmm", "addmm", "mm", "einsum", "scaled_dot_product_attention", "linear"}
 PRODUCTS |= {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
@@ -72,7 +74,7 @@ def operation(node: fx.Node) -> str:
     return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
 
 
-def channels_last(model: nn.Module) -> nn.Module:
+def channels_last(model: Model) -> Model:
     """The model with its tensors of four dimensions in channels_last, in place.
 
     `nn.Module.to(memory_format=...)` refuses a model that has weights of five dimensions too.
@@ -83,7 +85,7 @@ def channels_last(model: nn.Module) -> nn.Module:
     return model
 
 
-def swap_layers(model: nn.Module, bit_widths: dict[str, int], observer: ClipSearch) -> nn.Module:
+def swap_layers(model: Captured, bit_widths: dict[str, int], observer: ClipSearch) -> Captured:
     """A copy of the model whose named layers are quantized, rounded to nearest at these bit widths."""
     model = copy.deepcopy(model)
     for name, bit_width in bit_widths.items():

@@ -92,7 +92,8 @@ def _same_shape(one: object, two: object) -> bool:
 def _cut_points(graph: fx.Graph) -> list[fx.Node]:
     """The nodes after which theirs is the only value that later nodes need, from the image to the logits."""
     place = {node: i for i, node in enumerate(graph.nodes)}
-    points, live = [], set()
+    points: list[fx.Node] = []
+    live: set[fx.Node] = set()
     for node in graph.nodes:
         live = {value for value in live | {node} if any(place[user] > place[node] for user in value.users)}
         if live == {node}:

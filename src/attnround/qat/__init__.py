@@ -1,9 +1,16 @@
 """Quantization-aware training: the rival with labels, from the same grid and allocation."""
 
+from typing import TYPE_CHECKING
+
 from attnround.lazy import lazily
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.settings import Lsq, NoTraining
+
+if TYPE_CHECKING:
+    from attnround.qat.run import Tuned, finetune
+else:
+    __getattr__ = lazily(__name__, {"Tuned": "run", "finetune": "run"})  # which need Lightning
 
 __all__ = [
     "Lsq",
@@ -15,4 +22,3 @@ __all__ = [
     "settle_layers",
     "train_layers",
 ]
-__getattr__ = lazily(__name__, {"Tuned": "run", "finetune": "run"})  # which need Lightning

@@ -60,7 +60,10 @@ def statistics(model: nn.Module, names: Sequence[str], images: Sequence[Tensor])
         model(batch)
     for hook in hooks:
         hook.remove()
-    return {name: (norm.running_mean, norm.running_var) for name, norm in zip(names, norms, strict=True)}
+    return {
+        name: (norm.running_mean, norm.running_var)  # type: ignore[misc]  # a new norm has both
+        for name, norm in zip(names, norms, strict=True)
+    }
 
 
 def norm_behind(layer: nn.Module, momentum: float | None) -> _BatchNorm:

@@ -74,7 +74,8 @@ class TrainedLayer(nn.Module):
     @torch.no_grad()
     def settle(self) -> QuantizedLayer:
         """The quantized layer with the integers and steps that were learned."""
-        layer, bias, gain = self.quantized, self.quantized.layer.bias, 1.0
+        layer, bias = self.quantized, self.quantized.layer.bias
+        gain: Tensor | float = 1.0
         if self.norm is not None:
             gain = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
             bias = self.norm.bias + (bias - self.norm.running_mean) * gain

@@ -5,15 +5,16 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnround.errors import InputError
-from attnround.graph import FoldedNorm, channels_last
+from attnround.graph import Captured, FoldedNorm, channels_last
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.module import QatModule
@@ -28,7 +29,7 @@ MONITOR = "qat/held_out_loss"
 class Tuned:
     """A quantized model after training; curve: a row for each epoch; best: the epoch that it is from."""
 
-    student: nn.Module
+    student: Captured
     curve: list[dict[str, float]]
 
     @property
@@ -42,8 +43,8 @@ class Tuned:
 
 
 def finetune(
-    teacher: nn.Module,
-    student: nn.Module,
+    teacher: Captured,
+    student: Captured,
     data: pl.LightningDataModule,
     images: Tensor,
     norms: Mapping[str, FoldedNorm],
@@ -96,12 +97,12 @@ def finetune(
 
 def callbacks(settings: Lsq, folder: Path) -> list[pl.Callback]:
     """Both the best and the last epoch are kept; the averaged weights are what is evaluated and kept as the best."""
-    options = {"save_on_train_epoch_end": True, "enable_version_counter": False}
+    options: dict[str, Any] = {"save_on_train_epoch_end": True, "enable_version_counter": False}
     keep = [
         ModelCheckpoint(folder, filename="best", monitor=MONITOR, **options),
         ModelCheckpoint(folder, filename="last", **options),  # after the best one, whose state it holds
     ]
-    extra = [EMAWeightAveraging(decay=settings.ema, use_buffers=False)] if settings.ema else []
+    extra: list[pl.Callback] = [EMAWeightAveraging(decay=settings.ema, use_buffers=False)] if settings.ema else []
     if settings.patience is not None:
         extra.append(EarlyStopping(MONITOR, patience=settings.patience, check_on_train_epoch_end=True))
     return [TrainingBar(), *extra, *keep]

@@ -18,6 +18,10 @@ class QuantizedLayer(nn.Module):
     activation: the quantizer of the input, None at first, when the input stays float.
     """
 
+    scale: Tensor
+    zero_point: Tensor
+    levels: Tensor
+
     def __init__(self, layer: nn.Module, grid: Grid, scale: Float[Tensor, " O"], zero_point: Float[Tensor, " O"]):
         super().__init__()
         self.layer = layer

@@ -7,6 +7,7 @@ dx'/dscale  = round(u) - u inside the range, lowest or highest outside, for u = 
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class LearnedStep(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         x: Float[Tensor, "*shape"],
         scale: Float[Tensor, ""] | Float[Tensor, " O"],
         lowest: int | Real[Tensor, " O"],
@@ -41,15 +42,15 @@ class LearnedStep(torch.autograd.Function):
         factor: float,
     ) -> Float[Tensor, "*shape"]:
         if scale.ndim:
-            scale, lowest, highest = (per_channel(values, x) for values in (scale, lowest, highest))
-        quantized = x.div(scale).round_().clamp_(lowest, highest).mul_(scale)
+            scale, lowest, highest = (per_channel(values, x) for values in (scale, lowest, highest))  # type: ignore[arg-type]  # tensors, as the scale is
+        quantized = x.div(scale).round_().clamp_(lowest, highest).mul_(scale)  # type: ignore[arg-type]  # both alike
         ctx.levels, ctx.factor = (lowest, highest), factor
         ctx.save_for_backward(x, scale, *([quantized] if ctx.needs_input_grad[1] else []))
         return quantized
 
     @staticmethod
     def backward(
-        ctx, grad: Float[Tensor, "*shape"]
+        ctx: Any, grad: Float[Tensor, "*shape"]
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*scale"] | None, None, None, None]:
         x, scale, *quantized = ctx.saved_tensors
         u, (lowest, highest) = x / scale, ctx.levels

@@ -29,7 +29,7 @@ def check_pins(option: str, pinned: object) -> dict[str, int | None]:
     return dict(pinned)
 
 
-def pinned_bits(option: str, pinned: dict[str, int | None] | str | None, names: Sequence[str]) -> dict[str, int]:
+def pinned_bits(option: str, pinned: Mapping[str, int | None] | str | None, names: Sequence[str]) -> dict[str, int]:
     """Name -> bits for the pinned of these layers, which come in execution order.
 
     pinned: `first`, `last` or a name pattern -> bits; a later pin overrides an earlier one, and null takes it away.

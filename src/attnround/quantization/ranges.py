@@ -35,7 +35,6 @@ class RangeSearch(ABC):
     pinned: dict[str, int] = field(default_factory=dict)
     drop: float = 0.0
     learned: ClassVar[bool] = False
-    scale_gradient: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_bit_width("activation.bit_width", self.bit_width)
@@ -54,6 +53,11 @@ class RangeSearch(ABC):
         return ActivationQuantizer(
             scale, zero_point, bit_width, learned=self.learned, scale_gradient=self.scale_gradient, drop=self.drop
         )
+
+    @property
+    def scale_gradient(self) -> bool:
+        """Whether a learned scale's gradient is scaled, as `ActivationQuantizer` has it."""
+        return False
 
     @abstractmethod
     def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
@@ -129,8 +133,8 @@ def coarse(low: float, high: float, grid: Grid) -> tuple[Float64[Tensor, " K"], 
     The first place of a size clips only the highest values and the last only the lowest ones. Where no value is
     negative, only the first is tried.
     """
-    scale, _ = affine(low, high, grid)
-    scale = scale * 2 ** (-torch.arange(OCTAVE * NUM_OCTAVES + 1, dtype=torch.float64) / OCTAVE)
+    largest, _ = affine(low, high, grid)
+    scale = largest * 2 ** (-torch.arange(OCTAVE * NUM_OCTAVES + 1, dtype=torch.float64) / OCTAVE)
     places = torch.linspace(0, 1, NUM_PLACES if low < 0 < high else 1, dtype=torch.float64)
     all_below = (-low / scale).round_().clamp_(0, grid.qmax)[:, None]
     all_above = (grid.qmax - high / scale).round_().clamp_(0, grid.qmax)[:, None]

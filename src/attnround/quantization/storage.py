@@ -40,5 +40,5 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
     for name, value in sorted(state.items()):
         if not name.endswith("num_batches_tracked"):
             digest.update(f"{name} {list(value.shape)} ".encode())
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

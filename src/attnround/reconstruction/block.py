@@ -18,11 +18,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.func import functional_call
 
 from attnround.calibration.cache import batches, budget_mib
 from attnround.errors import InputError, check_number
+from attnround.graph.capture import Captured
 from attnround.graph.segment import segment
 from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, steps
@@ -71,7 +72,7 @@ class BlockReconstruction(Reconstruction):
         if self.loss not in ("mse", "fisher"):
             raise InputError(f"reconstruction.loss={self.loss}: give mse or fisher")
 
-    def plan(self, graph: fx.Graph, model: nn.Module, example: Tensor) -> Sequence[Step]:
+    def plan(self, graph: fx.Graph, model: Captured, example: Tensor) -> Sequence[Step]:
         layer_units = {unit.layers[0]: unit for unit in cut(graph, model, "layer", example)}
         plan = []
         for unit in cut(graph, model, self.granularity, example):
@@ -89,7 +90,8 @@ class BlockReconstruction(Reconstruction):
         if not quantizer.num_steps:
             return quantizer
         num_steps = quantizer.num_steps if self.num_steps is None else self.num_steps
-        return dataclasses.replace(quantizer, num_steps=num_steps, lr=quantizer.lr * self.lr_scale)
+        lr = quantizer.lr * self.lr_scale
+        return dataclasses.replace(quantizer, num_steps=num_steps, lr=lr)  # type: ignore[type-var]  # all are dataclasses
 
     def begin(self, unit: Unit, bench: Bench) -> "BlockUnit":
         cache_mib = budget_mib(self.cache_mib, next(bench.teacher.parameters()).device)
@@ -136,7 +138,8 @@ class BlockUnit(UnitWork):
         images = self._draw()
         for group in self.optimizer.param_groups[1:]:  # learned scales of activations
             group["lr"] = self.settings.activation_lr * (1 + math.cos(math.pi * progress)) / 2
-        weights, added = {}, 0.0
+        weights: dict[str, Tensor] = {}
+        added: Tensor | float = 0.0
         for key, rounding in self.roundings.items():
             rounding.anneal(progress)
             mean, variance = rounding.moments()

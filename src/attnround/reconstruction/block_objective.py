@@ -17,7 +17,9 @@ class BlockObjective:
     """
 
     def __init__(self, data: UnitData, batch_size: int):
-        count, total, square = 0, 0.0, 0.0
+        count = 0
+        total: Tensor | float = 0.0
+        square: Tensor | float = 0.0
         for images in batches(0, data.num_learned, batch_size):
             batch = data.targets[images].double()
             count, total, square = count + batch.numel(), total + batch.sum(), square + batch.square().sum()

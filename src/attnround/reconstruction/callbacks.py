@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from attnround.progress import bar
+from attnround.quantization.layers import quantized_layers
 from attnround.reconstruction.loop import Callback, ReconstructionLoop
 
 log = logging.getLogger(__name__)
@@ -63,5 +64,6 @@ def _place(loop: ReconstructionLoop) -> str:
 def _label(loop: ReconstructionLoop) -> str:
     """The unit's name and the bits of its layers."""
     unit = loop.step.unit
-    bits = sorted({loop.student.get_submodule(name).grid.bit_width for name in unit.layers})
+    layers = quantized_layers(loop.student)
+    bits = sorted({layers[name].grid.bit_width for name in unit.layers})
     return f"{unit.name} {'/'.join(map(str, bits))} bit"

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from attnround.errors import InputError
 from attnround.files import write_atomically
-from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.layers import QuantizedLayer, quantized_layers
 from attnround.reconstruction.report import UnitReport
 
 FORMAT = "attnround reconstruction 1"
@@ -25,12 +25,13 @@ class Checkpoint:
 
     def save(self, student: nn.Module, reports: Sequence[UnitReport]) -> None:
         """Write the finished units: the whole file or, wherever the process is killed, none of it."""
+        layers = quantized_layers(student)
         done = [layer.name for report in reports for layer in report.layers]
         content = {
             "format": FORMAT,
             "identity": self.identity,
             "reports": [asdict(report) for report in reports],
-            "layers": {name: layer_state(student.get_submodule(name)) for name in done},
+            "layers": {name: layer_state(layers[name]) for name in done},
         }
         file = io.BytesIO()
         torch.save(content, file)
@@ -56,8 +57,9 @@ class Checkpoint:
                 f"{self.path} is of a run with another config ({content['identity']}, this one is {self.identity}): "
                 "repeat that run's options and seed exactly, or start anew without resume"
             )
+        layers = quantized_layers(student)
         for name, state in content["layers"].items():
-            restore_layer(student.get_submodule(name), state)
+            restore_layer(layers[name], state)
         return [UnitReport.from_plain(values) for values in content["reports"]]
 
 

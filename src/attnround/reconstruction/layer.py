@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from attnround.calibration.moments import Moments, MomentSums
 from attnround.errors import InputError, check_number
+from attnround.graph.capture import Captured
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.graph.units import Unit, cut
@@ -40,7 +41,7 @@ class LayerReconstruction(Reconstruction):
         check_number("reconstruction.ridge", self.ridge, above=0)
         check_number("reconstruction.num_positions", self.num_positions, least=1, whole=True)
 
-    def plan(self, graph: fx.Graph, model: nn.Module, example: Tensor) -> Sequence[Step]:
+    def plan(self, graph: fx.Graph, model: Captured, example: Tensor) -> Sequence[Step]:
         return [Step(self, unit) for unit in cut(graph, model, "layer", example)]
 
     def adapt(self, quantizer: RoundingMethod) -> RoundingMethod:
@@ -153,7 +154,7 @@ def descend(
     rounding: Rounding, objective: Objective, optimizer: torch.optim.Optimizer, steps: range, num_steps: int
 ) -> float:
     """Take these of the `num_steps` steps; return the last objective (without the method's own penalty)."""
-    error = float("nan")
+    error: Tensor | float = float("nan")
     for step in steps:
         rounding.anneal(step / num_steps)
         loss = objective(*rounding.moments())

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
+from attnround.graph.capture import Captured
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.callbacks import LossLog, ReconstructionBar
 from attnround.reconstruction.checkpoint import Checkpoint
@@ -48,8 +49,8 @@ class ReconstructionModule(pl.LightningModule):
 
 
 def fit_reconstruction(
-    teacher: nn.Module,
-    student: nn.Module,
+    teacher: Captured,
+    student: Captured,
     images: Tensor,
     quantizer: RoundingMethod,
     settings: Reconstruction,

@@ -7,10 +7,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx
 
 from attnround.calibration.cache import budget_mib
 from attnround.calibration.walk import Walk
+from attnround.graph.capture import Captured
 from attnround.graph.trace import executor, graph_of
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.checkpoint import Checkpoint
@@ -53,8 +54,8 @@ class ReconstructionLoop:
 
     def __init__(
         self,
-        teacher: nn.Module,
-        student: nn.Module,
+        teacher: Captured,
+        student: Captured,
         images: Tensor,
         quantizer: RoundingMethod,
         settings: Reconstruction,
@@ -97,9 +98,10 @@ class ReconstructionLoop:
         learned = list(images[:num_learned].split(size))
         held_out = list(images[num_learned:].split(size)) if self.num_held_out else []
         self.num_learned_batches = len(learned)
-        models = (executor(model, self.graph) for model in (self.teacher, self.student))
+        teacher, student = (executor(model, self.graph) for model in (self.teacher, self.student))
         cache_mib = budget_mib(self.settings.cache_mib, device)
-        self.walk, self.forks = Walk(self.graph, *models, learned + held_out, cache_mib), {}
+        self.walk = Walk(self.graph, teacher, student, learned + held_out, cache_mib)
+        self.forks: dict[fx.Node, Walk] = {}
         self._tell("on_start")
         try:
             yield

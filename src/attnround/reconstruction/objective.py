@@ -11,6 +11,8 @@ levels with means E[q] and variances Var[q], Q = s (E[q] - z) and the expected e
 One matrix product a step serves the value and the gradient; its cost does not depend on the number of images.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -67,13 +69,13 @@ class _Quadratic(torch.autograd.Function):
     """sum gain * e H e^T for rows e [G, o, n]: the product e H is the gradient too, H being symmetric."""
 
     @staticmethod
-    def forward(ctx, error: Tensor, second: Tensor, gain: Tensor) -> Tensor:
+    def forward(ctx: Any, error: Tensor, second: Tensor, gain: Tensor) -> Tensor:
         product = (error @ second).mul_(gain)
         ctx.save_for_backward(product)
         return (product * error).sum()
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (product,) = ctx.saved_tensors
         return 2 * grad * product, None, None
 

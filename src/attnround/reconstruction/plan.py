@@ -5,10 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from attnround.calibration.walk import Walk
 from attnround.errors import check_number
+from attnround.graph.capture import Captured
 from attnround.graph.units import Unit
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import RoundingMethod
@@ -24,8 +25,8 @@ class Bench:
     forward passes in bfloat16.
     """
 
-    teacher: nn.Module
-    student: nn.Module
+    teacher: Captured
+    student: Captured
     graph: fx.Graph
     walk: Walk
     quantizer: RoundingMethod
@@ -72,7 +73,7 @@ class Reconstruction(ABC):
             check_number(f"reconstruction.{option}", getattr(self, option), least=1, whole=True)
 
     @abstractmethod
-    def plan(self, graph: fx.Graph, model: nn.Module, example: Tensor) -> Sequence[Step]:
+    def plan(self, graph: fx.Graph, model: Captured, example: Tensor) -> Sequence[Step]:
         """The steps for a model; example: one image [1, C, H, W]."""
 
     @abstractmethod

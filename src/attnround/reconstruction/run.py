@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from attnround.graph.capture import Captured
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.callbacks import Logger, LossLog, ReconstructionBar
 from attnround.reconstruction.checkpoint import Checkpoint
@@ -15,8 +16,8 @@ from attnround.reconstruction.report import UnitReport
 
 
 def reconstruct(
-    teacher: nn.Module,
-    student: nn.Module,
+    teacher: Captured,
+    student: Captured,
     images: Tensor,
     quantizer: RoundingMethod,
     settings: Reconstruction,

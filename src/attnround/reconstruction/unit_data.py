@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -78,7 +79,7 @@ def allocate(
     level = logging.INFO if storage != "float32" else logging.DEBUG
     codes = ", the quantized input as integer codes" if coding else ""
     log.log(level, "  %s: %.0f MiB of activations as %s%s", name, num_values * 4 / 2**20, storage, codes)
-    kinds = {key: {"storage": storage} for key in batch}
+    kinds: dict[str, dict[str, Any]] = {key: {"storage": storage} for key in batch}
     if coding:
         kinds["quantized"] = {"storage": "codes", **coding}
     return {

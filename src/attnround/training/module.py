@@ -3,8 +3,11 @@
 Source: the one-cycle schedule is Smith and Topin, arXiv 1708.07120; label smoothing, Szegedy et al., arXiv 1512.00567.
 """
 
+from typing import Any
+
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -25,12 +28,12 @@ class SupervisedModule(pl.LightningModule):
         self.log("loss", loss, on_step=False, on_epoch=True)
         return loss
 
-    def configure_optimizers(self) -> dict:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         recipe = self.recipe
         learned = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         decayed = [parameter for parameter in learned if parameter.ndim > 1]
         others = [parameter for parameter in learned if parameter.ndim <= 1]
-        groups = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
+        groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
         optimizer = torch.optim.SGD(
             groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
         )

@@ -1,7 +1,14 @@
 """Float models: timm's by name, one's own by a function; weights from a checkpoint."""
 
+from typing import TYPE_CHECKING
+
 from attnround.lazy import lazily
 from attnround.zoo.blueprint import Blueprint
 
+if TYPE_CHECKING:
+    from attnround.zoo.build import TimmModel, hub_id
+    from attnround.zoo.module import ModuleModel
+else:
+    __getattr__ = lazily(__name__, {"TimmModel": "build", "hub_id": "build", "ModuleModel": "module"})
+
 __all__ = ["Blueprint", "ModuleModel", "TimmModel", "hub_id"]
-__getattr__ = lazily(__name__, {"TimmModel": "build", "hub_id": "build", "ModuleModel": "module"})  # build needs timm

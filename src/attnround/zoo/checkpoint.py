@@ -88,7 +88,7 @@ def _tensor_sets(content: object, path: str = "", depth: int = 2) -> dict[str, S
     state = {k: v for k, v in named.items() if isinstance(v, Tensor) and k.split(".")[-1] not in PROFILED}
     if state and all(isinstance(value, Tensor | int | float) for value in content.values()):
         return {path: state}
-    sets = {}
+    sets: dict[str, State] = {}
     for key, value in named.items() if depth else ():
         sets |= _tensor_sets(value, f"{path}.{key}".strip("."), depth - 1)
     return sets

@@ -60,7 +60,11 @@ class ModuleModel:
 
     def architecture(self, model: nn.Module) -> dict[str, object]:
         """What a saved file says of the model: it is rebuilt by the user's own function, which a file never names."""
-        about = {"module": self.called, "num_classes": model.num_classes, "preprocessing": model.preprocessing}
+        about: dict[str, object] = {
+            "module": self.called,
+            "num_classes": model.num_classes,
+            "preprocessing": model.preprocessing,
+        }
         return about | {"input_size": list(model.preprocessing["input_size"]), "output": model.logits_at}
 
     @property

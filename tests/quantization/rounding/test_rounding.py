@@ -17,6 +17,7 @@ from attnround.quantization.rounding import (
     Nearest,
     Stochastic,
 )
+from attnround.reconstruction.block_objective import LayerError
 from attnround.reconstruction.layer import descend
 
 METHODS = {
@@ -220,6 +221,13 @@ def test_convolutions_and_groups_keep_their_shape(name):
 def test_who_needs_the_layer_objective_says_so():
     named = {name for name, method in METHODS.items() if method.layer_only}
     assert named == {name for name in METHODS if name.startswith(("gptq", "coordinate"))} | {"attention_round_polished"}
+
+
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.layer_only])
+def test_who_needs_the_layer_objective_takes_no_other(name):
+    objective = LayerError(lambda mean: mean.square().sum(), 1.0)
+    with pytest.raises(TypeError, match="LayerError is no quadratic objective"):
+        METHODS[name].start(torch.randn(2, 9), Grid(3), objective, torch.Generator())
 
 
 @pytest.mark.parametrize("name", ["adaround", "adaround_as_published"])

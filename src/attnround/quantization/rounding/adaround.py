@@ -5,6 +5,7 @@ arXiv 2004.10568.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -62,6 +63,9 @@ class AdaRound(RoundingMethod):
 class _AdaRound(Rounding):
     """strength: what an undecided weight adds to the objective."""
 
+    floor: Tensor
+    free: Tensor
+
     def __init__(self, u: Float[Tensor, " O *rest"], grid: Grid, settings: AdaRound, strength: float):
         super().__init__()
         self.settings = settings
@@ -94,7 +98,7 @@ class _Up(torch.autograd.Function):
     """h(V); the forward pass also finds its slope."""
 
     @staticmethod
-    def forward(ctx, v: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def forward(ctx: Any, v: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         chance = torch.sigmoid(v)
         up = (chance * (ZETA - GAMMA)).add_(GAMMA)
         slope = chance.mul_(1 - chance).mul_(ZETA - GAMMA).mul_((up > 0) & (up < 1))
@@ -102,7 +106,7 @@ class _Up(torch.autograd.Function):
         return up.clamp_(0, 1)
 
     @staticmethod
-    def backward(ctx, grad: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+    def backward(ctx: Any, grad: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         return grad * ctx.saved_tensors[0]
 
 
@@ -110,7 +114,7 @@ class _Undecided(torch.autograd.Function):
     """sum (1 - |2h - 1|^beta); the value and the slope share one power."""
 
     @staticmethod
-    def forward(ctx, up: Float[Tensor, "*shape"], beta: float) -> Float[Tensor, ""]:
+    def forward(ctx: Any, up: Float[Tensor, "*shape"], beta: float) -> Float[Tensor, ""]:
         side = (2 * up).sub_(1)
         distance = side.abs()
         power = distance.pow(beta - 1)
@@ -119,5 +123,5 @@ class _Undecided(torch.autograd.Function):
         return total
 
     @staticmethod
-    def backward(ctx, grad: Float[Tensor, ""]) -> tuple[Float[Tensor, "*shape"], None]:
+    def backward(ctx: Any, grad: Float[Tensor, ""]) -> tuple[Float[Tensor, "*shape"], None]:
         return grad * ctx.saved_tensors[0], None

@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod, round_through
+from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod, as_quadratic, round_through
 from attnround.quantization.rounding.coordinate_descent import polish
 from attnround.quantization.rounding.gaussian import gaussian_moments
 from attnround.quantization.shapes import Float, UInt8
@@ -67,6 +67,8 @@ class AttentionRound(RoundingMethod):
 
 
 class _AttentionRound(Rounding):
+    u: Tensor
+
     def __init__(
         self,
         u: Float[Tensor, " O *rest"],
@@ -77,7 +79,7 @@ class _AttentionRound(Rounding):
     ):
         super().__init__()
         self.grid, self.settings, self.generator = grid, settings, generator
-        self.quadratic = objective if settings.polish else None
+        self.quadratic = as_quadratic(objective) if settings.polish else None
         self.register_buffer("u", u)
         self.alpha = nn.Parameter(torch.zeros_like(u))
         self.sigma = settings.sigma

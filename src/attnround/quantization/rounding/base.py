@@ -6,7 +6,7 @@ quantization steps: u = w / scale + zero_point, and the levels are the integers 
 """
 
 from abc import ABC, abstractmethod
-from typing import ClassVar, Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -21,13 +21,15 @@ class Objective(Protocol):
     and averaged over images and positions, adds to the value.
     """
 
-    unit: float
+    @property
+    def unit(self) -> float: ...
 
     def __call__(
         self, mean: Float[Tensor, " O *rest"], variance: Float[Tensor, " O *rest"] | None = None
     ) -> Float[Tensor, ""]: ...
 
 
+@runtime_checkable
 class Quadratic(Objective, Protocol):
     """An objective that is the quadratic form sum gain * (q - centre) second (q - centre)^T, for G groups of rows.
 
@@ -37,6 +39,13 @@ class Quadratic(Objective, Protocol):
     second: Float[Tensor, "G n n"]
     centre: Float[Tensor, "G o n"]
     gain: Float[Tensor, "G o 1"]
+
+
+def as_quadratic(objective: Objective) -> Quadratic:
+    """The objective, for a method that needs a quadratic one. Raises TypeError where it is none."""
+    if not isinstance(objective, Quadratic):
+        raise TypeError(f"a {type(objective).__name__} is no quadratic objective, which this rounding method needs")
+    return objective
 
 
 class Rounding(nn.Module, ABC):
@@ -71,6 +80,8 @@ class Rounding(nn.Module, ABC):
 class Decided(Rounding):
     """A point mass on levels that are decided already."""
 
+    levels: Tensor
+
     def __init__(self, levels: Float[Tensor, " O *rest"]):
         super().__init__()
         self.register_buffer("levels", levels)
@@ -92,8 +103,14 @@ class RoundingMethod(ABC):
 
     num_steps: int = 0
     lr: float = 0.0
-    data_free: ClassVar[bool] = False
-    layer_only: ClassVar[bool] = False
+
+    @property
+    def data_free(self) -> bool:
+        return False
+
+    @property
+    def layer_only(self) -> bool:
+        return False
 
     @abstractmethod
     def start(

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Decided, Quadratic, Rounding, RoundingMethod
+from attnround.quantization.rounding.base import Decided, Objective, Quadratic, Rounding, RoundingMethod, as_quadratic
 from attnround.quantization.rounding.gptq import BLOCK, round_greedily
 from attnround.quantization.shapes import Float
 
@@ -37,15 +37,16 @@ class CoordinateDescent(RoundingMethod):
         self,
         u: Float[Tensor, " O *rest"],
         grid: Grid,
-        objective: Quadratic,
+        objective: Objective,
         generator: Generator,
         zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
+        quadratic = as_quadratic(objective)
         if self.init == "gptq":
-            levels = round_greedily(objective.centre, objective.second, grid, order="activation").to(u.dtype)
+            levels = round_greedily(quadratic.centre, quadratic.second, grid, order="activation").to(u.dtype)
         else:
             levels = u.round().clamp_(grid.qmin, grid.qmax)
-        return Decided(polish(levels.reshape(u.shape), grid, objective, self.max_sweeps))
+        return Decided(polish(levels.reshape(u.shape), grid, quadratic, self.max_sweeps))
 
 
 def polish(

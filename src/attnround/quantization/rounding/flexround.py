@@ -48,6 +48,9 @@ class FlexRound(RoundingMethod):
 class _FlexRound(Rounding):
     """All in steps of the scale at the start: w is u - zero_point, and s1 is exp(log_gain)."""
 
+    zero_point: Tensor
+    weight: Tensor
+
     def __init__(
         self, u: Float[Tensor, " O *rest"], grid: Grid, zero_point: Float[Tensor, " O *ones"] | float, decay: bool
     ):

@@ -4,6 +4,7 @@ import functools
 import logging
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,18 +29,18 @@ def gaussian_moments(
 class _GaussianMoments(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx, centre: Float[Tensor, "*shape"], sigma: float, qmin: int, qmax: int, fused: bool
+        ctx: Any, centre: Float[Tensor, "*shape"], sigma: float, qmin: int, qmax: int, fused: bool
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
         window_sums = _fused_window_sums() if fused else _window_sums
         # as tensors, so that the compiled pass is the same for every width and bit width
-        sigma_and_range = centre.new_tensor([sigma, qmin, qmax]).unbind()
-        mean, variance, *slopes = window_sums(centre, *sigma_and_range, math.ceil(REACH * sigma))
+        width, lowest, highest = centre.new_tensor([sigma, qmin, qmax]).unbind()
+        mean, variance, *slopes = window_sums(centre, width, lowest, highest, math.ceil(REACH * sigma))
         ctx.save_for_backward(*slopes)
         return mean, variance
 
     @staticmethod
     def backward(
-        ctx, grad_mean: Float[Tensor, "*shape"], grad_variance: Float[Tensor, "*shape"]
+        ctx: Any, grad_mean: Float[Tensor, "*shape"], grad_variance: Float[Tensor, "*shape"]
     ) -> tuple[Float[Tensor, "*shape"], None, None, None, None]:
         slope_mean, slope_variance = ctx.saved_tensors
         return (grad_mean * slope_mean).addcmul_(grad_variance, slope_variance), None, None, None, None
@@ -79,17 +80,18 @@ def _window_sums(
 
 
 @functools.cache
-def _fused_window_sums() -> Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]:
+def _fused_window_sums() -> Callable[..., tuple[Tensor, ...]]:
     """`_window_sums` compiled, or as it is where that fails, which the log then says."""
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no CUDA
     compiled = torch.compile(_window_sums, dynamic=True)
     try:
-        compiled(torch.zeros(64), *torch.tensor([0.5, -8.0, 7.0]).unbind(), 2)
+        width, lowest, highest = torch.tensor([0.5, -8.0, 7.0]).unbind()
+        compiled(torch.zeros(64), width, lowest, highest, 2)
     except Exception as error:  # a missing compiler, a full disk, a read-only home: each raises its own kind
         log.info("  no compiler for fused rounding (%s): running without", type(error).__name__)
         return _window_sums
 
-    def flat(centre: Tensor, *more: object) -> tuple[Tensor, ...]:
+    def flat(centre: Tensor, *more: Any) -> tuple[Tensor, ...]:
         return tuple(part.reshape(centre.shape) for part in compiled(centre.detach().flatten(), *more))
 
     return flat

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Decided, Quadratic, Rounding, RoundingMethod
+from attnround.quantization.rounding.base import Decided, Objective, Rounding, RoundingMethod, as_quadratic
 from attnround.quantization.shapes import Float, Float64
 
 BLOCK = 128  # columns that wait for one matrix product, as in the paper's lazy batches
@@ -47,11 +47,12 @@ class GPTQ(RoundingMethod):
         self,
         u: Float[Tensor, " O *rest"],
         grid: Grid,
-        objective: Quadratic,
+        objective: Objective,
         generator: Generator,
         zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
-        levels = round_greedily(objective.centre, objective.second, grid, self.damping, self.order)
+        quadratic = as_quadratic(objective)
+        levels = round_greedily(quadratic.centre, quadratic.second, grid, self.damping, self.order)
         return Decided(levels.reshape(u.shape).to(u.dtype))
 
 
