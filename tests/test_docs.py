@@ -10,6 +10,7 @@ from hydra import compose, initialize_config_dir
 from torch import nn
 
 from attnround.study.sweep import read_sweep
+from tests import processes
 from tests.conftest import ROOT
 from tests.pages import PAGES, TEXTS, anchors, blocks, commands, links, name_of
 
@@ -115,3 +116,11 @@ def test_the_citation_is_of_this_version():
     assert citation["version"] == attnround.__version__
     assert citation["license"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"]
     assert f"## [{attnround.__version__}]" in TEXTS[ROOT / "CHANGELOG.md"]
+
+
+def test_the_command_for_ones_own_module_runs_as_it_stands(tmp_path):
+    page = TEXTS[ROOT / "docs/own.md"]
+    (tmp_path / "nets.py").write_text(next(block for block in blocks(page) if "def build" in block))
+    (words,) = [words for entry, words in commands(page) if "model.factory=nets.py:build" in words and entry == "train"]
+    done = processes.run([str(ROOT / "src/train.py"), *words, "quantizer.num_steps=5"], tmp_path)
+    assert done.returncode == 0, done.stderr

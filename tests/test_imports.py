@@ -38,7 +38,7 @@ MAY_IMPORT = {
         "reconstruction", "trainer", "training", "zoo",
     },
     "study": {"evaluation", "experiment"},
-    "cli": {"experiment", "study"},
+    "cli": {"experiment", "reconstruction", "study"},
 }  # fmt: skip
 OUTSIDE = {
     "hydra": {"cli"},

@@ -46,6 +46,30 @@ class Photos(Dataset):
     def __getitem__(self, index):
         return Image.fromarray(np.random.default_rng(index).integers(0, 256, (20, 24, 3), dtype=np.uint8))
 
+class Broken(Photos):
+    def __getitem__(self, index):
+        if index == 7:
+            raise OSError("photo 7 is damaged")
+        return super().__getitem__(index), 0
+
+def words():
+    return [(torch.zeros(3, 16, 16), "cat")] * 4
+
+def none():
+    return TensorDataset(torch.zeros(0, 3, 16, 16), torch.zeros(0, dtype=torch.long))
+
+def beyond():
+    labels = torch.zeros(100, dtype=torch.long)
+    labels[90] = 77
+    return TensorDataset(torch.zeros(100, 3, 16, 16), labels)
+
+class Named(Dataset):
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        return torch.zeros(3, 16, 16), "cat"
+
 class Module(pl.LightningDataModule):
     def train_dataloader(self):
         return DataLoader(labelled(64), 8)
@@ -120,6 +144,15 @@ def test_a_data_module_calibrates_evaluates_and_trains(entry, tmp_path):
         (["model.factory=sets:labelled"], "gives a TensorDataset: it must return an nn.Module"),
         (["data.factory=nets.py:small"], "it must return a Dataset with a length, or a LightningDataModule"),
         (["data.factory=sets.py:Photos"], "a batch has no labels"),
+        (["data.factory=sets.py:Broken"], "data.factory: item 7 of 30 raised OSError: photo 7 is damaged"),
+        (
+            ["data.calibration=sets.py:Broken", "data.num_calibration=30"],
+            "data.calibration: item 7 of 30 raised",
+        ),
+        (["data.calibration=sets.py:words"], "data.calibration gives a list: it must return a Dataset"),
+        (["data.factory=sets.py:none"], "data.factory=sets.py:none gives no image"),
+        (["data.factory=sets.py:beyond"], "an image has the label 77, the model has 5 outputs: give 0 to 4"),
+        (["data.factory=sets.py:Named"], "labels are no numbers"),
         (["data.calibration=null"], "data.calibration is not given: give a function"),
         (["data.num_calibration=31"], "sets.py:Photos offers 30 images"),
         (["qat=lsq"], "data.training is not given"),

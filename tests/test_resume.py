@@ -1,6 +1,7 @@
 """kill -9 at any moment: the same command with `resume` ends with the bits of a run that nobody killed."""
 
 import signal
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from tests import processes
 from tests.conftest import ROOT
 
 SMALL = ("data.num_calibration=64", "data.limit=100", "quantizer.num_steps=40", "bits=uniform", "bits.bit_width=3")
+HYDRA = ("config", "hydra", "overrides")
 OBJECTIVES = {
     "layer": ("reconstruction=layer",),
     "layer_then_block": ("reconstruction=layer_then_block", "reconstruction.num_steps=20", "activation=lsq"),
@@ -43,11 +45,29 @@ def test_killed_twice_it_ends_with_the_same_bits(objective, tmp_path):
     assert (broken / "record.json").exists()
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """All files of a run, its log aside, which says that somebody asked."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".log"]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_a_new_run_that_cannot_be_leaves_an_old_ones_folder_as_it_was(train, tmp_path):
+    small = [each for each in SMALL if "num_steps" not in each]
+    done = train(*small, "quantizer=nearest", "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    before = contents(tmp_path / "run")
+    done = train(*small, "quantizer=gptq", "reconstruction=block", "hydra.run.dir=run")
+    assert "give reconstruction=layer" in done.stderr
+    after = contents(tmp_path / "run")
+    assert {name for name in before if after[name] != before[name]} <= {f".hydra/{each}.yaml" for each in HYDRA}
+    assert "evaluate" not in done.stdout  # it was known from the words
+
+
 def test_resume_refuses_another_config_and_a_missing_folder_in_a_line(train, tmp_path):
     small = (*SMALL, "quantizer.num_steps=2")
     done = train(*small, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
-    before = (tmp_path / "run/reconstruction.pt").read_bytes()
+    before = contents(tmp_path / "run")
     other = train(*small, "resume=run", "bits.bit_width=4")
     missing = train(*small, "resume=nowhere")
     assert "another config" in other.stderr
@@ -56,5 +76,5 @@ def test_resume_refuses_another_config_and_a_missing_folder_in_a_line(train, tmp
         assert refused.returncode == 1
         assert "Traceback" not in refused.stderr
         assert len([line for line in refused.stderr.splitlines() if line.startswith("error:")]) == 1
-    assert (tmp_path / "run/reconstruction.pt").read_bytes() == before
+    assert contents(tmp_path / "run") == before
     assert not (tmp_path / "nowhere").exists()

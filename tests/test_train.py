@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from attnround.data.fashion_mnist import read_idx
+from attnround.experiment import METRICS
 from attnround.files import alone_in
 from attnround.zoo import TimmModel
 from tests.conftest import ROOT
@@ -63,7 +64,7 @@ def test_a_run_with_ones_own_model_and_data(train, own, tmp_path):
     assert {
         "fp32/top1", "nearest/top1", "quantized/top1", "quantized/agreement", "quantized/sqnr_db", "bits/mean",
         "bits/size_mib", "time/total_s", "time/reconstruction_s", "memory/peak_mib",
-    } <= set(metrics)  # fmt: skip
+    } <= set(metrics) <= set(METRICS["quantize"])  # fmt: skip
     assert metrics["bits/mean"] <= 4
     assert metrics["quantized/sqnr_db"] > metrics["nearest/sqnr_db"]
     assert {"config", "config_hash", "git_revision", "seed", "versions", "device"} <= set(record)
@@ -181,6 +182,8 @@ BAD = {
     "cut-off value": (["bits.pinned={last"], "{ has no }"),
     "class": (["quantizer._target_=os.system"], "cannot be given here"),
     "launcher": (["-m", "hydra/launcher=nodes"], "basic"),
+    "unknown metric": (["metric=quantized/top5"], "give quantized/top1"),
+    "empty folder": (["hydra.run.dir="], "hydra.run.dir= is empty"),
     "unwritable output": (["hydra.run.dir=/dev/null/run"], "/dev/null"),
 }
 
@@ -188,7 +191,7 @@ BAD = {
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_clear_line(train, case, tmp_path):
     arguments, word = BAD[case]
-    place = [] if case == "unwritable output" else ["hydra.run.dir=run"]
+    place = [] if case in ("unwritable output", "empty folder") else ["hydra.run.dir=run"]
     done = train(*arguments, *place)
     assert done.returncode == 1, done.stdout
     assert "Traceback" not in done.stderr
@@ -212,6 +215,7 @@ def test_two_runs_in_one_folder_are_refused(train, tmp_path):
     with alone_in(tmp_path / "run"):
         done = train("hydra.run.dir=run")
     assert done.returncode == 1
+    assert [each.name for each in (tmp_path / "run").iterdir()] == [".lock"]
     assert done.stderr.endswith("run: another run is writing there: wait for it, or give another folder\n")
     assert len(done.stderr.splitlines()) == 1
 

@@ -5,6 +5,7 @@ import fcntl
 import json
 import math
 import os
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,8 +64,8 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none: a reader never sees a part of it, and a full disk leaves nothing behind."""
-    part = path.with_name(path.name + ".part")
+    """Write a whole file or none: no reader sees a part of it, whoever writes it too; a full disk leaves nothing."""
+    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # of this writer alone
     try:
         with part.open("wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.bits import Allocation
-from attnround.data.images import NUM_IMAGES, Labelled, gather_images
+from attnround.data.images import NUM_IMAGES, Labelled, check_labels, gather_images
 from attnround.deploy import prove, read, save
 from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
@@ -162,6 +162,7 @@ class Quantized:
             float_logits, found = (class_logits(model, images) for model in (self.prepared.teacher, self.model))
             if found.ndim != 2:
                 raise InputError(f"the logits are {list(found.shape)}: only [N, classes] are compared")
+            check_labels(labels, found.shape[1])
             pairs.append((float_logits, found, labels))
         if not pairs:
             raise InputError("data gave no batch: give at least one labelled image")

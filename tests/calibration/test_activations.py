@@ -4,19 +4,14 @@ import pytest
 import torch
 from torch import nn
 
+from attnround.calibration import activation_columns, attach_activations, calibrate_activations
 from attnround.errors import InputError
 from attnround.graph import capture, find_layers, swap_layers
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Float, Lsq, MinMax, Mse, Percentile
 from attnround.quantization.rounding import AttentionRound, Nearest
-from attnround.reconstruction import (
-    LayerReconstruction,
-    activation_columns,
-    attach_activations,
-    calibrate_activations,
-    reconstruct,
-)
+from attnround.reconstruction import LayerReconstruction, reconstruct
 
 ENDS = {"first": 8, "last": 8}
 

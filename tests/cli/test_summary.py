@@ -1,5 +1,7 @@
 import csv
 import json
+import os
+import time
 
 import pytest
 
@@ -32,12 +34,14 @@ def multirun(tmp_path):
     for number, each in zip((0, 10, 2), runs, strict=True):
         (tmp_path / str(number)).mkdir()
         (tmp_path / str(number) / "record.json").write_text(json.dumps(each))
-    (tmp_path / "3").mkdir()  # a job that failed
+    (tmp_path / "3").mkdir()  # a job that failed, where an earlier multirun has left a record
+    (tmp_path / "3/record.json").write_text(json.dumps(record(0, top1=10.0)))
     return tmp_path
 
 
 def test_a_multirun_ends_with_a_table_and_a_csv(multirun, capsys):
-    summarise(multirun)
+    os.utime(multirun / "3/record.json", (0, 0))
+    summarise(multirun, time.time())
     lines = capsys.readouterr().out.strip("\n").splitlines()
     assert lines[0].split("  ")[-1].strip() == "seconds"
     assert lines[1].startswith("quantizer=gptq        2  90.50 ± 0.71")
@@ -51,6 +55,6 @@ def test_a_multirun_ends_with_a_table_and_a_csv(multirun, capsys):
 
 
 def test_of_runs_that_all_failed_nothing_is_said(tmp_path, capsys):
-    summarise(tmp_path)
+    summarise(tmp_path, 0)
     assert capsys.readouterr().out == ""
     assert not list(tmp_path.iterdir())

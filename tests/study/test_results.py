@@ -2,6 +2,7 @@ import json
 import math
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,22 @@ def test_a_file_is_whole_or_not_there(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_atomically(tmp_path / "record.json", "half\ud800")
     assert (tmp_path / "record.json").read_text() == "{}"
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    texts = ["a" * 300_000, "b" * 300_000]
+
+    def write(text: str) -> None:
+        for _ in range(40):
+            write_atomically(tmp_path / "row.json", text)
+
+    with ThreadPoolExecutor(2) as threads:
+        writers = [threads.submit(write, text) for text in texts]
+        while not all(each.done() for each in writers):
+            if (tmp_path / "row.json").exists():
+                assert (tmp_path / "row.json").read_text() in texts
+        assert [each.result() for each in writers] == [None, None]
+    assert [each.name for each in tmp_path.iterdir()] == ["row.json"]
 
 
 def refuse(word: str) -> None:

@@ -11,16 +11,16 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from attnround.cli.claim import MAKE_A_RUN, held
 from attnround.cli.help import asks_for_help, help_page
 from attnround.cli.parsed import split
 from attnround.cli.words import check, check_given, explained, explained_in_job
-from attnround.errors import InputError
+from attnround.errors import InputError, choice
 from attnround.files import CHECKOUT, SHIPPED, alone_in
 
 if TYPE_CHECKING:
     from attnround.experiment.record import Run
 
-MAKE_A_RUN = ("quantize", "pretrain")  # tasks that fill a folder of their own
 CONF = str(SHIPPED / "conf")
 ROOT = Path(os.environ.setdefault("ATTNROUND_ROOT", str(CHECKOUT or Path.cwd())))  # below it lie outputs and results
 os.environ.setdefault("ATTNROUND_SHIPPED", str(SHIPPED))
@@ -58,22 +58,34 @@ def start(main: Callable[[], object]) -> None:
         if type(error).__name__ != "BrokenProcessPool":  # loky's own, which is not there where joblib is not used
             raise
         sys.exit("error: a job was lost: its process died, for want of memory perhaps; its pool ended with it")
+    finally:
+        held.close()
 
 
 def perform(cfg: DictConfig) -> float:
     """Run the config's task; return the metric that a sweep optimises."""
     from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
 
     with failing_in_a_line(cfg), contextlib.ExitStack() as locks:
         job = HydraConfig.get()
         check_given(cfg, job.runtime.choices, job.job.config_name)
+        check_metric(cfg)
         run = run_of(cfg)
-        if run.task in MAKE_A_RUN:
+        if run.task in MAKE_A_RUN and job.mode == RunMode.MULTIRUN:  # else Claim has its folder
             locks.enter_context(alone_in(run.output_dir))
         metrics = carry_out(cfg, run)
         if cfg.metric not in metrics:
             raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
         return metrics[cfg.metric]
+
+
+def check_metric(cfg: DictConfig) -> None:
+    """Raise InputError where no run of this task has such a metric: before it is run."""
+    from attnround.experiment import METRICS
+
+    if cfg.metric not in METRICS[cfg.task]:
+        raise InputError(choice("metric", cfg.metric, METRICS[cfg.task]))
 
 
 @contextlib.contextmanager

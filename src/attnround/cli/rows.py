@@ -2,6 +2,7 @@
 
 import contextlib
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -142,9 +143,8 @@ def writable(folder: Path) -> None:
     """Make the folder of the rows. Raises InputError where nothing can be written into it, before anything is run."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".writable"
-        probe.touch()
-        probe.unlink()
+        with tempfile.TemporaryFile(dir=folder):
+            pass
     except OSError as error:
         raise InputError(f"{folder}: rows cannot be written there ({error.strerror}): give another folder") from error
 

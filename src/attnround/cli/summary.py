@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,15 +18,16 @@ COLUMNS = {  # of the table -> metric, digits
     "bits": ("bits/mean", 2),
     "MiB": ("bits/size_mib", 2),
 }
+CLOCKS_S = 2  # that a file server may be behind
 SECONDS = ("time/allocation_s", "time/scales_s", "time/reconstruction_s", "time/qat_s")
-folders: list[Path] = []  # of the multirun that this process has begun
+begun: list[tuple[Path, float]] = []  # the folder of the multirun that this process has begun, and when
 
 
 class Noted(Callback):
     """Tells `summarised` where the runs of a multirun lie."""
 
     def on_multirun_start(self, config: DictConfig, **_: object) -> None:
-        folders[:] = [Path(config.hydra.sweep.dir)]
+        begun[:] = [(Path(config.hydra.sweep.dir), time.time())]
 
 
 @contextmanager
@@ -34,18 +36,22 @@ def summarised() -> Iterator[None]:
     try:
         yield
     finally:
-        for folder in folders:
-            summarise(folder)
-        folders.clear()
+        for folder, since in begun:
+            summarise(folder, since)
+        begun.clear()
 
 
-def summarise(folder: Path) -> None:
-    """Print the table of a multirun's records, and write its summary.csv."""
+def summarise(folder: Path, since: float) -> None:
+    """Print the table of a multirun's records, and write its summary.csv.
+
+    since: when it began, in seconds since the epoch; what an earlier one left in the same folder is not its own.
+    """
     from attnround.files import write_atomically
     from attnround.study.gather import line_of
     from attnround.table import csv_text, text_table
 
-    found = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/record.json")}
+    own = [path for path in folder.glob("*/record.json") if path.stat().st_mtime >= since - CLOCKS_S]
+    found = {path.parent.name: json.loads(path.read_text()) for path in own}
     runs = {name: found[name] for name in sorted(found, key=_number) if "quantized/top1" in found[name]["metrics"]}
     if not runs:
         return

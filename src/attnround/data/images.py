@@ -6,22 +6,25 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from attnround.errors import InputError
+from attnround.errors import InputError, check_number
 
 NUM_IMAGES = 1024  # of the method's abstract, arXiv 2207.03088
 BATCH_SIZE = 64  # in which a data set is read
 
 
 def gather_images(source: object, num_images: int, images_of: Callable[[object], Tensor] | None = None) -> Tensor:
-    """The first `num_images` images, [N, C, H, W] floats on the CPU; all of a tensor's, fewer where there are fewer.
+    """The first `num_images` images, [N, C, H, W] floats on the CPU; fewer where there are fewer.
 
     source: a tensor [N, C, H, W], a Dataset, a DataLoader, a LightningDataModule or any iterable of batches. Of a batch
     that is a tuple the first part is taken, of a dictionary its only tensor of three dimensions or more; images_of:
     takes them out of any other. Signals and volumes have other dimensions behind N and C. Labels are not looked at.
     Raises InputError where there is nothing, or nothing that is images.
     """
+    check_number("num_images", num_images, least=1, whole=True)
     if isinstance(source, Tensor):
-        return _checked(source)
+        if not len(source):
+            raise InputError("images are none: give at least one")
+        return _checked(source)[:num_images]
     if (
         hasattr(source, "train_dataloader") and hasattr(source, "setup") and hasattr(source, "prepare_data")
     ):  # a LightningDataModule
@@ -94,29 +97,48 @@ def labelled(
         labels = batch[1] if isinstance(batch, list | tuple) and len(batch) > 1 else None
     if labels is None:
         raise InputError("a batch has no labels: give (images, labels), or labels_of=<a function>")
-    labels = torch.as_tensor(labels)
+    try:
+        labels = torch.as_tensor(labels)
+    except (TypeError, ValueError) as error:
+        raise InputError("labels are no numbers: give the place of each image's class, from 0") from error
     if len(labels) != len(images) or labels.is_floating_point():
         raise InputError(f"labels are {labels.dtype} of shape {list(labels.shape)}: give a whole number an image")
     return images, labels
 
 
+def check_labels(labels: Tensor, num_classes: int) -> None:
+    """Raise InputError where a label [N] is no place among the classes."""
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
+    if len(wrong):
+        label, most = int(wrong[0]), num_classes - 1
+        raise InputError(f"an image has the label {label}, the model has {num_classes} outputs: give 0 to {most}")
+
+
 class Labelled:
-    """An iterable of batches (images [N, C, H, W], labels [N]) of a Dataset or a loader, as often as it is asked."""
+    """An iterable of batches (images [N, C, H, W], labels [N]) of a Dataset or a loader, as often as it is asked.
+
+    num_classes: what labels are checked against; None leaves them unchecked.
+    """
 
     def __init__(
         self,
         source: object,
         images_of: Callable[[object], Tensor] | None = None,
         labels_of: Callable[[object], Tensor] | None = None,
+        num_classes: int | None = None,
     ):
         if isinstance(source, Dataset):
             source = DataLoader(source, BATCH_SIZE)
         if not isinstance(source, Iterable):
             raise InputError(f"data is a {type(source).__name__}: give a Dataset or a loader of labelled images")
-        self.source, self.images_of, self.labels_of = source, images_of, labels_of
+        self.source, self.images_of, self.labels_of, self.num_classes = source, images_of, labels_of, num_classes
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return (labelled(batch, self.images_of, self.labels_of) for batch in self.source)
+        for batch in self.source:
+            images, labels = labelled(batch, self.images_of, self.labels_of)
+            if self.num_classes is not None:
+                check_labels(labels, self.num_classes)
+            yield images, labels
 
     def __len__(self) -> int:
         return len(self.source)  # type: ignore[arg-type]  # TypeError where the loader has no length

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Subset, default_collate
 
 from attnround.data.base import Calibration, ImageData, draw, draw_balanced
 from attnround.data.images import Labelled, gather_images, labelled
-from attnround.errors import InputError
+from attnround.errors import InputError, reason
 from attnround.factory import made
 
 
@@ -57,34 +57,38 @@ class OwnData(ImageData):
                 f"data.factory={self.factory} gives a {type(source).__name__}: it must return a Dataset with a length, "
                 "or a LightningDataModule"
             )
-        self.evaluation = self._limited_set(self._prepared(source) if _indexed(source) else source)
-        images, labels = next(iter(self.val_dataloader()))
+        self.evaluation = self._limited_set(self._prepared("data.factory", source) if _indexed(source) else source)
+        images, _ = next(iter(self.val_dataloader()), (None, None))
+        if images is None:
+            raise InputError(f"data.factory={self.factory} gives no image: there must be at least one")
         if list(images.shape[1:]) != list(preprocessing["input_size"]):
             raise InputError(
                 f"data.factory={self.factory} gives images of {list(images.shape[1:])}, the model takes "
                 f"{list(preprocessing['input_size'])}: resize them"
             )
-        if int(labels.max()) >= num_classes:
-            raise InputError(
-                f"data.factory={self.factory} gives the label {int(labels.max())}, the model has {num_classes} "
-                "outputs: labels are their places, from 0"
-            )
 
     def calibration(self) -> Calibration:
         """A seeded draw of the images; of a loader, which has no places to draw, the first."""
         source, name = self._calibration_source()
+        if not _indexed(source) and not isinstance(source, DataLoader):
+            raise InputError(
+                f"data.calibration gives a {type(source).__name__}: it must return a Dataset with a length"
+            )
         if not _indexed(source):
             images = gather_images(source, self.num_calibration)
             draw(len(images), self.num_calibration, self.seed, name)
             return Calibration(images, list(range(len(images))), name, [])
         indices = draw(len(source), self.num_calibration, self.seed, name)
-        images = gather_images(DataLoader(Subset(self._prepared(source), indices), self.batch_size), len(indices))
+        images = gather_images(
+            DataLoader(Subset(self._prepared("data.calibration", source), indices), self.batch_size), len(indices)
+        )
         return Calibration(images, indices, name, [])
 
     def val_dataloader(self) -> Labelled:
         if not _indexed(self.evaluation):
-            return Labelled(self.evaluation)
-        return Labelled(DataLoader(self.evaluation, self.batch_size, num_workers=self.num_workers))
+            return Labelled(self.evaluation, num_classes=self.num_classes)
+        loader = DataLoader(self.evaluation, self.batch_size, num_workers=self.num_workers)
+        return Labelled(loader, num_classes=self.num_classes)
 
     def training_sets(self) -> tuple[Dataset, Dataset]:
         """One for both: what augments is the user's own Dataset."""
@@ -96,7 +100,7 @@ class OwnData(ImageData):
             raise InputError("data.training is not given: give a function that returns a Dataset of labelled images")
         if not _indexed(source):
             raise InputError(f"data.training gives a {type(source).__name__}: it must return a Dataset with a length")
-        prepared = Pairs(self._prepared(source))
+        prepared = Pairs(self._prepared("data.training", source))
         return prepared, prepared
 
     def _calibration_source(self) -> tuple[Any, str]:
@@ -111,13 +115,11 @@ class OwnData(ImageData):
             "need no labels and must not be those evaluated on"
         )
 
-    def _prepared(self, dataset: Dataset) -> Dataset:
-        if not _is_pil(dataset[0]):
-            return dataset
+    def _prepared(self, option: str, dataset: Dataset) -> "Items":
         from timm.data import create_transform
 
         mode = "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
-        return Prepared(dataset, create_transform(**self.preprocessing, is_training=False), mode)
+        return Items(option, dataset, create_transform(**self.preprocessing, is_training=False), mode)
 
     def _limited_set(self, dataset: Any) -> Any:
         if self.limit is None or not _indexed(dataset):
@@ -127,22 +129,28 @@ class OwnData(ImageData):
         return Subset(dataset, draw_balanced(labels, self.limit, self.seed))
 
 
-class Prepared(Dataset):
-    """The items of a Dataset whose images are PIL's, prepared for the model. mode: PIL's, L or RGB."""
+class Items(Dataset):
+    """The items of the user's Dataset, whose images are prepared for the model where they are PIL's.
 
-    def __init__(self, items: Dataset, transform: Callable[[Image], Tensor], mode: str):
-        self.items, self.transform, self.mode = items, transform, mode
+    option: which named the Dataset; mode: PIL's, L or RGB. Raises InputError that names the item where the user's own
+    code raises.
+    """
+
+    def __init__(self, option: str, items: Dataset, transform: Callable[[Image], Tensor], mode: str):
+        self.option, self.items, self.transform, self.mode = option, items, transform, mode
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, index: int) -> object:
-        item = self.items[index]
-        if isinstance(item, Image):
-            return self._of(item)
+        try:
+            item = self.items[index]
+        except Exception as error:  # the user's own
+            what = f"{self.option}: item {index} of {len(self)} raised {type(error).__name__}: {reason(error)}"
+            raise InputError(what) from error
         if isinstance(item, Mapping):
             return {key: self._of(value) for key, value in item.items()}
-        return tuple(self._of(value) for value in item)
+        return tuple(self._of(value) for value in item) if isinstance(item, list | tuple) else self._of(item)
 
     def _of(self, value: object) -> object:
         return self.transform(value.convert(self.mode)) if isinstance(value, Image) else value
@@ -164,8 +172,3 @@ class Pairs(Dataset):
 
 def _indexed(source: object) -> bool:
     return isinstance(source, Dataset) and isinstance(source, Sized)
-
-
-def _is_pil(item: object) -> bool:
-    values = item.values() if isinstance(item, Mapping) else item if isinstance(item, list | tuple) else [item]
-    return any(isinstance(value, Image) for value in values)

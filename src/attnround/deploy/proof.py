@@ -105,7 +105,7 @@ def prove(
                 for record in proof.layers:
                     layers[record.name].watch = partial(_together, record, inputs)
                 first = proof.network.images
-                differing = proof.network.add(expected, integer(some), right, model.logits_at)
+                differing = proof.network.add(expected, integer(some), right, getattr(model, "logits_at", None))
                 proof.disagreeing += [first + int(each) for each in differing.nonzero()]
     finally:
         for hook in hooks:

@@ -12,6 +12,19 @@ TASKS = {
     "verify": "attnround.experiment.checks:verify",
     "export": "attnround.experiment.exporting:export",
 }
+_FIDELITY = ("top1", "agreement", "sqnr_db")
+METRICS = {  # task -> what its runs may be judged by
+    "quantize": (
+        *(f"{name}/{key}" for name in ("nearest", "ptq", "quantized") for key in _FIDELITY),
+        "fp32/top1", "fp32/size_mib", "reconstruction/fallbacks", "bits/mean", "bits/size_mib",
+        "qat/epochs", "qat/images", "qat/labels", "time/allocation_s", "time/scales_s", "time/reconstruction_s",
+        "time/qat_s", "time/total_s", "memory/peak_mib",
+    ),
+    "pretrain": ("fp32/top1", "time/total_s", "memory/peak_mib"),
+    "evaluate": ("quantized/top1",),
+    "verify": ("agreement",),
+    "export": ("agreement",),
+}  # fmt: skip
 
 
 def task_of(name: str) -> Callable[..., dict[str, float]]:

@@ -2,6 +2,7 @@
 
 import base64
 import platform
+import shutil
 import subprocess
 import zlib
 from dataclasses import dataclass
@@ -15,6 +16,10 @@ from attnround.experiment.identity import identity
 from attnround.files import json_text, write_atomically
 from attnround.machine import processor
 
+RESULTS = (  # the record first: without it the rest is of no finished run
+    "record.json", "allocation.json", "model_card.md", "quantized.*", "model.safetensors", "layers.csv", "layers.png",
+    "moved.png", "losses.png", "trials.png", "reconstruction.pt", "qat.csv", "qat", "verify.*", "export_*.json",
+)  # fmt: skip
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
 
 
@@ -48,6 +53,13 @@ class Run:
             output_dir=output_dir,
             root=Path(config["paths"]["root"]),
         )
+
+    def clear(self) -> None:
+        """Remove what an earlier run left in the folder, unless this one goes on from there."""
+        if self.resume:
+            return
+        for path in [path for pattern in RESULTS for path in self.output_dir.glob(pattern)]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def write_record(self, metrics: dict[str, float], **more: object) -> None:
         """Write record.json, whole or not at all."""

@@ -36,6 +36,9 @@ Metrics = dict[str, float]
 
 def prepare(job: Job) -> Metrics:
     """Build, capture and fold the float model, and draw its calibration images."""
+    _ = job.trainer.device  # what cannot be is said before anything is computed
+    if not job.quantizer.data_free:
+        job.reconstruction.adapt(job.quantizer)
     teacher = captured(job.model.build())
     say("model", f"{job.model.called}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     say("weights", teacher.weights_from)
@@ -84,6 +87,7 @@ def find_start(job: Job) -> Metrics:
     else:
         found = start(*given, **settings)
     allocation = found.allocation
+    job.run.clear()
     write_atomically(job.run.output_dir / "allocation.json", allocation_json(allocation, found.layers))
     warn_of_lost(found.student, found.layers)
     basis = f" by {allocation.convention}" if allocation.convention else ""
@@ -149,8 +153,6 @@ def round_weights(job: Job) -> Metrics:
     checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.identity)
     if run.resume:
         say("resume", f"{len(checkpoint.restore(job.student))} finished units of {checkpoint.path}")
-    else:
-        checkpoint.path.unlink(missing_ok=True)  # an earlier run's, in a folder given twice
     begun = time.perf_counter()
     job.reports = fit_reconstruction(
         job.prepared.teacher, job.student, job.prepared.images, job.quantizer, job.reconstruction, job.trainer,

@@ -49,6 +49,8 @@ def matches(option: str, pattern: str, names: Sequence[str]) -> list[str]:
     places = {"first": names[:1], "last": names[-1:]}
     found = places.get(pattern, [name for name in names if fnmatchcase(name, pattern)])
     if not found:
+        if not names:
+            raise InputError("the model has no layer that can be quantized: convolutions and linear layers are")
         near = get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
         raise InputError(f"{option}: no layer is called {pattern}; near that are {', '.join(near)}")
     return list(found)

@@ -42,8 +42,18 @@ class Checkpoint:
 
         Raises InputError for a file that is damaged, of something else, or of a run with another config.
         """
-        if not self.path.exists():
+        content = self.read()
+        if content is None:
             return []
+        layers = quantized_layers(student)
+        for name, state in content["layers"].items():
+            restore_layer(layers[name], state)
+        return [UnitReport.from_plain(values) for values in content["reports"]]
+
+    def read(self) -> dict | None:
+        """The file's content; None where there is no file yet. Raises InputError as `restore` does."""
+        if not self.path.exists():
+            return None
         try:
             content = torch.load(self.path, map_location="cpu", weights_only=True)
         except Exception as error:  # a damaged archive raises what its damage happens to hit
@@ -57,10 +67,7 @@ class Checkpoint:
                 f"{self.path} is of a run with another config ({content['identity']}, this one is {self.identity}): "
                 "repeat that run's options and seed exactly, or start anew without resume"
             )
-        layers = quantized_layers(student)
-        for name, state in content["layers"].items():
-            restore_layer(layers[name], state)
-        return [UnitReport.from_plain(values) for values in content["reports"]]
+        return content
 
 
 def layer_state(layer: QuantizedLayer) -> dict[str, Tensor]:

@@ -92,8 +92,11 @@ def begin(planned: Planned, place: Path) -> None:
     for other in place.parent.glob(f"{planned.config_hash}-*"):
         if not (other / BEGUN).exists() or other == place:
             shutil.rmtree(other, ignore_errors=True)
-    place.mkdir(parents=True)
-    (place / BEGUN).touch()
+    new = place.with_name(f".{place.name}")  # under its name it is there with its mark, or not at all
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    (new / BEGUN).touch()
+    new.rename(place)
 
 
 def command(overrides: Sequence[str], place: Path) -> list[str]:
@@ -165,6 +168,9 @@ class _pool:  # noqa: N801 (used like a function)
             self.threads = ThreadPoolExecutor(1024)  # they only wait
 
             def submit(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> Future:
+                row = elsewhere(planned)
+                if row:
+                    return self.threads.submit(lambda: row)
                 begin(planned, place)
                 return self.threads.submit(_result, executor.submit(execute, words, str(place), environment))
 

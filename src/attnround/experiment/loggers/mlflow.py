@@ -104,7 +104,7 @@ class MlflowRun(MLFlowLogger):
         for file in files if self.artifact else ():
             self.experiment.log_artifact(self.run_id, str(file), "model")
 
-    def finalize(self, status: str) -> None:
+    def finalize(self, status: str = "success") -> None:
         """The end of a fit, which is not that of the run."""
 
     def end(self, failure: BaseException | None) -> None:

@@ -6,7 +6,7 @@ Like Lightning, it imports wandb where that is used: a second that runs with oth
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pytorch_lightning.loggers import WandbLogger
@@ -67,7 +67,7 @@ class WandbRun(WandbLogger):
             experiment.define_metric(axis, summary="none")
         self.log_hyperparams(hyperparameters(run))
 
-    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Points of curves: those of a reconstruction over an axis of their own, a step of which is a burst."""
         axis = RECONSTRUCTION if all(key.startswith("reconstruction/") for key in metrics) else CURVES
         for key in metrics.keys() - self.curves:  # by name: of two patterns that fit, wandb takes one by chance

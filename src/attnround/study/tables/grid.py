@@ -96,6 +96,9 @@ def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -
         raise InputError(f"{path}: {error}") from None
 
 
+KINDS = {"caption": (str, "a text"), "compare": (str, "the name of an axis"), "columns": (list, "a list")}
+
+
 class _WrongError(Exception):
     pass
 
@@ -107,6 +110,9 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
     for key in ("caption", "axes", "compare"):
         if not content.get(key):
             raise _WrongError(f"{key} is missing")
+    for key, (kind, said) in KINDS.items():
+        if content.get(key) is not None and not isinstance(content[key], kind):
+            raise _WrongError(f"{key}={content[key]}: give {said}")
     axes = _axes(content["axes"], models)
     quick = content.get("quick") or {}
     if profile == "quick":
