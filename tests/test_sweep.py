@@ -14,7 +14,7 @@ program: src/train.py
 method: grid
 metric: {name: quantized/sqnr_db, goal: maximize}
 parameters:
-  quantizer.sigma: {values: [0.25, -1, 0.5]}
+  quantizer.sigma: {values: [0.25, -1]}
   seed: {values: [0]}
 command: ["${env}", python, "${program}", bits=uniform, quantizer.num_steps=200, logger=wandb, "${args_no_hyphens}"]
 """
@@ -43,30 +43,29 @@ def test_a_sweep_runs_tells_what_failed_and_goes_on(sweep, small, tmp_path):
     folder = tmp_path / "outputs/sweeps/small"
     done = sweep(SWEEP, *small, "hydra/launcher=joblib", "hydra.launcher.n_jobs=1")
     assert done.returncode == 1
-    assert "grid, 3 runs, 3 to run" in done.stdout
-    assert "3/3  bits=uniform" in done.stdout
+    assert "grid, 2 runs, 2 to run" in done.stdout
+    assert "2/2  bits=uniform" in done.stdout
     assert "failed: python src/train.py bits=uniform" in done.stdout
-    assert done.stderr == "error: 1 of 3 runs failed; the same command runs these again\n"
+    assert done.stderr == "error: 1 of 2 runs failed; the same command runs these again\n"
     rows = _rows(folder)
-    assert [row["quantizer.sigma"] for row in rows] == ["0.25", "-1", "0.5"]
-    assert [bool(row["quantized/sqnr_db"]) for row in rows] == [True, False, True]
+    assert [row["quantizer.sigma"] for row in rows] == ["0.25", "-1"]
+    assert [bool(row["quantized/sqnr_db"]) for row in rows] == [True, False]
     assert "sigma=-1" in rows[1]["error"]
     assert (folder / "small.png").read_bytes().startswith(b"\x89PNG")
     assert (folder / "small.svg").exists()
     assert not list(folder.glob("*/wandb"))
 
-    first, last = (folder / f"rows/{row['config_hash']}.json" for row in (rows[0], rows[2]))
-    written = last.stat().st_mtime_ns
-    first.write_text(first.read_text()[:100])  # as a full disk leaves it
-    refused = sweep(SWEEP, *small)
-    assert refused.returncode == 1
-    assert f"{first.name}: cut off or edited by hand" in refused.stderr
-    first.unlink()
+    row = folder / f"rows/{rows[0]['config_hash']}.json"
+    content, written = row.read_text(), row.stat().st_mtime_ns
     again = sweep(SWEEP.replace("0.25, -1", "0.25"), *small)
     assert again.returncode == 0, again.stderr
-    assert "2 runs, 1 to run" in again.stdout
-    assert last.stat().st_mtime_ns == written
-    assert [row["quantized/sqnr_db"] for row in _rows(folder)] == [rows[i]["quantized/sqnr_db"] for i in (0, 2)]
+    assert "1 runs, 0 to run" in again.stdout
+    assert row.stat().st_mtime_ns == written
+    assert [each["quantized/sqnr_db"] for each in _rows(folder)] == [rows[0]["quantized/sqnr_db"]]
+    row.write_text(content[:100])  # as a full disk leaves it
+    refused = sweep(SWEEP, *small)
+    assert refused.returncode == 1
+    assert f"{row.name}: cut off or edited by hand" in refused.stderr
 
 
 WRONG = {

@@ -58,7 +58,9 @@ def installed(tmp_path_factory) -> Path:
 
 def run(words: list[str | Path], cwd: Path) -> subprocess.CompletedProcess:
     """In a clean environment, outside the checkout."""
-    outside = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "ATTNROUND_ROOT")}
+    outside = {
+        key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("ATTNROUND_")
+    }
     return subprocess.run(list(map(str, words)), cwd=cwd, env=outside, capture_output=True, text=True)
 
 
