@@ -11,15 +11,14 @@ one layer alone at 4 bits, as 1/2 log2 of it a weight. seconds: the allocation, 
 import itertools
 import math
 import time
+from dataclasses import dataclass, field
 
 from scipy.stats import spearmanr
 from trials import PINNED, Rows, parser, product, settle
 from tuning import Case
 
-from attnround.bits import Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
+from attnround.bits import Allocation, Allocator, Fisher, Mixed, Problem, Random, RateDistortion, Sensitivity, Uniform
 from attnround.bits.distortion import network_errors
-from attnround.graph import find_layers
-from attnround.problem import bit_problem
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import CoordinateDescent
 
@@ -47,11 +46,15 @@ GRID = [
 ]  # fmt: skip
 
 
-def problem_of(case: Case) -> Problem:
-    """The question that the allocators of a run are asked."""
-    original = case.original()
-    unfolded = find_layers(original)
-    return bit_problem(case.teacher, case.images, ClipSearch(), {}, unfolded, case.seed)
+@dataclass(frozen=True, kw_only=True)
+class Given(Allocator):
+    """Bits that were found already."""
+
+    bit_width: dict[str, int]
+    pinned: dict[str, int] = field(default_factory=dict)
+
+    def allocate(self, problem: Problem) -> Allocation:
+        return Allocation(self.bit_width)
 
 
 def rank_correlation(score: dict[str, float], problem: Problem) -> float:
@@ -77,7 +80,7 @@ def main() -> None:
             if place in rows or (given.only and settings not in given.only):
                 continue
             case = case or Case(model, seed)
-            problem = problem or problem_of(case)
+            problem = problem or case.prepared.problem(ClipSearch(), {}, case.seed)
             rows.add(place | judge(case, problem, ALLOCATORS[name](budget=budget, pinned=PINNED, **options)))
 
 
@@ -86,7 +89,7 @@ def judge(case: Case, problem: Problem, allocator: Allocator) -> dict[str, str]:
     begun, clock = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime()), time.perf_counter()
     allocation = allocator.allocate(problem)
     seconds = time.perf_counter() - clock
-    result = case.run(CoordinateDescent(init="gptq"), allocation.bit_width, False, True)
+    result = case.run(CoordinateDescent(init="gptq"), Given(bit_width=allocation.bit_width), False, True)
     correlation = f"{rank_correlation(allocation.score, problem):.3f}" if allocation.score else ""
     return {
         "mean_bits": f"{allocation.mean_bits(problem.layers):.4f}",

@@ -8,7 +8,6 @@ images. A model is quantized once by GPTQ, first and last layer at 8 bits, and t
 setting whose row is there is skipped, so a stopped grid goes on.
 """
 
-import copy
 import itertools
 import tempfile
 import time
@@ -19,19 +18,18 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from trials import PINNED, ROOT, Rows, named, parser, product, settle
+from trials import PINNED, ROOT, Rows, model_of, named, parser, product, settle
 
-from attnround.bits import Problem, Uniform
-from attnround.calibration import attach_activations, calibrate_activations
+from attnround.bits import Uniform
 from attnround.data import FashionMNIST, HeldOut
-from attnround.graph import captured, find_layers, fold_batch_norms, norms_to_fold, swap_layers
+from attnround.prepared import Prepared
+from attnround.prepared import start as start_of
 from attnround.qat import Lsq, finetune
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float, Mse
 from attnround.quantization.rounding import GPTQ
 from attnround.reconstruction import LayerReconstruction, reconstruct
 from attnround.trainer import TrainerSettings
-from attnround.zoo import TimmModel
 
 NUM_SHIPPED, NUM_JUDGED = 10_000, 5_000
 FLOAT = 32  # the word for inputs that are not quantized
@@ -52,39 +50,32 @@ class Case:
     """A float model, and what it is calibrated, trained and judged with."""
 
     def __init__(self, name: str, seed: int):
-        config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
-        config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
-        del config["_target_"]
-        self.teacher = captured(TimmModel(**OmegaConf.to_container(config)).build())
-        self.seed, self.names = seed, list(find_layers(self.teacher))
-        self.norms = norms_to_fold(self.teacher)
-        self.data = {"shipped": self.images_of(False), "full": self.images_of(True)}
-        self.calibration = self.data["shipped"].calibration().images
-        fold_batch_norms(self.teacher)
+        model = model_of(name)
+        net = model.build()
+        self.seed = seed
+        self.data = {which: self.images_of(net, which == "full") for which in ("shipped", "full")}
+        self.prepared = Prepared(model, self.data["shipped"].calibration().images)
         held_out = HeldOut(self.data["full"], Lsq.held_out, 1).held_out
         indices = [index for index in held_out.indices if index >= NUM_SHIPPED][:NUM_JUDGED]
         self.judged = [values[indices] for values in held_out.dataset.tensors]
         self.start = cache(self.start)
 
-    def images_of(self, full: bool) -> FashionMNIST:
+    def images_of(self, net: nn.Module, full: bool) -> FashionMNIST:
         """The shipped training images, or all of them."""
         root = OmegaConf.load(ROOT / "conf/data/fashion_mnist.yaml").train_root
         data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), seed=self.seed, full_train=full, train_root=root)
-        data.match(self.teacher.preprocessing, self.teacher.num_classes)
+        data.match(net.preprocessing, net.num_classes)
         return data
 
     def start(self, weight_bits: int, input_bits: int, start: str) -> nn.Module:
         """The student that training starts from: rounded by GPTQ (ptq) or to nearest (fp32)."""
-        observer = ClipSearch(input_weighted=True)
+        settings = LayerReconstruction(observer=ClipSearch(input_weighted=True))
         search = Float() if input_bits == FLOAT else Mse(bit_width=input_bits, pinned=PINNED)
-        inputs = calibrate_activations(self.teacher, self.calibration, search, 64)
-        bits = Uniform(bit_width=weight_bits, pinned=PINNED).allocate(Problem.of(find_layers(self.teacher))).bit_width
-        student = swap_layers(self.teacher, bits, observer)
-        attach_activations(student, inputs)
+        bits = Uniform(bit_width=weight_bits, pinned=PINNED)
+        student = start_of(self.prepared, bits, search, settings, device="cpu", seed=self.seed).student
         if start == "ptq":
-            settings = LayerReconstruction(observer=observer)
-            teacher, gptq = copy.deepcopy(self.teacher), GPTQ(damping=0.0, order="activation")
-            reconstruct(teacher, student, self.calibration, gptq, settings, seed=self.seed)
+            gptq = GPTQ(damping=0.0, order="activation")
+            reconstruct(self.prepared.teacher, student, self.prepared.images, gptq, settings, seed=self.seed)
         return student
 
     def run(self, weight_bits: int, input_bits: int, start: str, data: str, options: dict | None) -> dict[str, str]:
@@ -96,8 +87,8 @@ class Case:
             torch.manual_seed(self.seed)
             with tempfile.TemporaryDirectory() as folder:
                 tuned = finetune(
-                    self.teacher, student, labelled, self.calibration, self.norms, settings, TrainerSettings(),
-                    Path(folder) / "qat",
+                    self.prepared.teacher, student, labelled, self.prepared.images, self.prepared.norms, settings,
+                    TrainerSettings(), Path(folder) / "qat",
                 )  # fmt: skip
             student, seconds = tuned.student, tuned.seconds
         return judge(student, self.judged) | {"seconds": f"{seconds:.1f}"}

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from omegaconf import OmegaConf
+
+from attnround.zoo import TimmModel
 
 ROOT = Path(__file__).resolve().parents[1]
 MODELS = ("resnet18_slim", "mobilenetv2_050")
@@ -38,6 +41,14 @@ def settle() -> None:
     """As many threads as the environment says, and no lines of stages."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", torch.get_num_threads())))
     logging.disable(logging.INFO)
+
+
+def model_of(name: str) -> TimmModel:
+    """One of the embedded models."""
+    config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
+    config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
+    del config["_target_"]
+    return TimmModel(**OmegaConf.to_container(config))
 
 
 class Rows:

@@ -8,19 +8,17 @@ with FP32 in percent. Uniform bits, first and last layer at 8. A setting whose r
 grid goes on. A run takes 10 s for a closed form, 15 s for Attention Round and 130 s for AdaRound, on one core.
 """
 
-import copy
 import itertools
 import time
 
-from omegaconf import OmegaConf
-from torch import nn
-from trials import PINNED, ROOT, Rows, named, parser, product, settle
+from trials import PINNED, ROOT, Rows, model_of, named, parser, product, settle
 
-from attnround.bits import Problem, Uniform
+from attnround.bits import Allocator, Uniform
 from attnround.data import FashionMNIST
 from attnround.evaluation import agreement, logit_sqnr_db, logits
-from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers
+from attnround.prepared import Prepared, start
 from attnround.quantization.observer import ClipSearch
+from attnround.quantization.ranges import Float
 from attnround.quantization.rounding import (
     GPTQ,
     AdaRound,
@@ -32,7 +30,6 @@ from attnround.quantization.rounding import (
     Stochastic,
 )
 from attnround.reconstruction import LayerReconstruction, reconstruct
-from attnround.zoo import TimmModel
 
 NUM_CALIBRATION, NUM_HELD_OUT = 1024, 2048
 METHODS = {
@@ -74,42 +71,28 @@ GRIDS = {
 
 
 class Case:
-    """A float model, its calibration images of one seed, and the images it is judged on."""
+    """A float model with its calibration images of one seed, and the images it is judged on."""
 
     def __init__(self, name: str, seed: int):
-        config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
-        config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
-        del config["_target_"]
-        self.model = TimmModel(**OmegaConf.to_container(config))
-        self.teacher = self.original()
+        model = model_of(name)
+        net = model.build()
         data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION + NUM_HELD_OUT, seed=seed)
-        data.match(self.teacher.preprocessing, self.teacher.num_classes)
+        data.match(net.preprocessing, net.num_classes)
         images = data.calibration().images
-        self.images, self.held_out = images[:NUM_CALIBRATION], images[NUM_CALIBRATION:]
-        fold_batch_norms(self.teacher)
-        self.seed = seed
-
-    def original(self) -> nn.Module:
-        """The float model as it was built, batch norms in place."""
-        return captured(self.model.build())
-
-    def uniform(self, bit_width: int) -> dict[str, int]:
-        """Bits of every layer: these, but for the first and the last."""
-        problem = Problem.of(find_layers(self.teacher))
-        return Uniform(bit_width=bit_width, pinned=PINNED).allocate(problem).bit_width
+        self.prepared = Prepared(model, images, num_images=NUM_CALIBRATION)
+        self.held_out, self.seed = images[NUM_CALIBRATION:], seed
 
     def run(
-        self, quantizer: RoundingMethod, bit_widths: dict[str, int], refit_scale: bool, input_weighted: bool
+        self, quantizer: RoundingMethod, bits: Allocator, refit_scale: bool, input_weighted: bool
     ) -> dict[str, str]:
-        """Quantize a copy and judge it."""
-        observer = ClipSearch(input_weighted=input_weighted)
-        student = swap_layers(self.teacher, bit_widths, observer)
-        settings = LayerReconstruction(observer=observer, refit_scale=refit_scale)
-        teacher = copy.deepcopy(self.teacher)
+        """Quantize and judge."""
+        settings = LayerReconstruction(observer=ClipSearch(input_weighted=input_weighted), refit_scale=refit_scale)
+        prepared = self.prepared
+        student = start(prepared, bits, Float(), settings, device="cpu", seed=self.seed).student
         begun = time.perf_counter()
-        reconstruct(teacher, student, self.images, quantizer, settings, seed=self.seed)
+        reconstruct(prepared.teacher, student, prepared.images, quantizer, settings, seed=self.seed)
         seconds = time.perf_counter() - begun
-        wanted, given = (logits(model, self.held_out) for model in (self.teacher, student))
+        wanted, given = (logits(model, self.held_out) for model in (prepared.teacher, student))
         return {
             "sqnr_db": f"{logit_sqnr_db(wanted, given):.3f}",
             "agreement": f"{agreement(wanted, given):.3f}",
@@ -135,7 +118,7 @@ def main() -> None:
             options = dict(options)
             refit, weighted = options.pop("refit_scale", False), options.pop("input_weighted", False)
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-            found = case.run(METHODS[method](**options), case.uniform(bit_width), refit, weighted)
+            found = case.run(METHODS[method](**options), Uniform(bit_width=bit_width, pinned=PINNED), refit, weighted)
             rows.add(place | found | {"date": begun})
 
 
