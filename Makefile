@@ -18,7 +18,7 @@ run: $(STAMP) ## the main job: Attention Round at 4 mean bits on the embedded mo
 	$(BIN)/python src/train.py quantizer=attention_round bits=mixed
 
 test: lint $(STAMP) ## lint, then the fast tests
-	$(BIN)/python -m pytest -q -n auto
+	$(BIN)/python -m pytest -q -n auto --dist loadfile
 
 lint: $(STAMP) ## style, simple faults and types
 	$(BIN)/ruff check .
