@@ -1,6 +1,7 @@
 """Whatever a forward does, what is captured gives its logits to the bit, and its layers are modules."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -331,3 +332,10 @@ def test_a_model_of_double_precision_is_captured_in_the_images():
     assert capture(net, IMAGE)(IMAGE).dtype == torch.float32
     assert capture(net, IMAGE.double())(IMAGE.double()).dtype == torch.float64
     assert net[0].weight.dtype == torch.float64
+
+
+def test_a_captured_model_goes_to_another_process(network):
+    x = torch.randn(4, 3, 16, 16)
+    again = pickle.loads(pickle.dumps(network))
+    assert torch.equal(again(x), network(x))
+    assert [node.name for node in again.graph.nodes] == [node.name for node in network.graph.nodes]

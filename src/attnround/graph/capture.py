@@ -8,6 +8,7 @@ random numbers are drawn at every call.
 """
 
 import copy
+import copyreg
 import inspect
 import re
 import warnings
@@ -43,6 +44,17 @@ NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNor
 KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
 
+def _operation(name: str) -> torch._ops.OpOverload:
+    """Of such a name as `aten.relu.default`."""
+    found: Any = torch.ops
+    for part in name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+copyreg.pickle(torch._ops.OpOverload, lambda operation: (_operation, (str(operation),)))  # torch's own do not pickle
+
+
 class Captured(nn.Module):
     """A captured model: images [N, C, H, W] -> what the original gives for them.
 
@@ -71,6 +83,14 @@ class Captured(nn.Module):
         names = dict(code.globals)
         exec(code.src, names)  # what torch.fx wrote for this graph
         self._run: Callable[[nn.Module, Tensor], Tensor] = names["forward"]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the function, which `__setstate__` makes again: so that the model goes to another process."""
+        return {key: value for key, value in self.__dict__.items() if key != "_run"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.compile_graph()
 
     def forward(self, x: Tensor) -> object:
         values = self._run(self, x)
