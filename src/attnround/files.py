@@ -49,15 +49,37 @@ def json_floats(content: object) -> object:
     return float(content) if content in NON_FINITE else content
 
 
+def python_path() -> str:
+    """PYTHONPATH for another process, which then finds the package where it is not installed too."""
+    there = filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+    return os.pathsep.join(dict.fromkeys([*there, str(PACKAGE.parent)]))
+
+
+def quoted(path: str | Path) -> str:
+    """A path as the grammar of Hydra's command line takes it."""
+    return "'" + str(path).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+@contextlib.contextmanager
+def locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Within, no other process has this lock, which is gone with the process, however that ends.
+
+    Raises BlockingIOError where another has it and `wait` is False.
+    """
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
+
+
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
     """Within, no other process that asks the same may write into the folder, which must be there.
 
-    The lock is gone with the process, however that ends. Raises InputError where another has it.
+    Raises InputError where another does.
     """
-    with (folder / ".lock").open("w") as file:
+    with contextlib.ExitStack() as lock:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock.enter_context(locked(folder / ".lock", wait=False))
         except BlockingIOError as error:
             raise InputError(f"{folder}: another run is writing there: wait for it, or give another folder") from error
         yield

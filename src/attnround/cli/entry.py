@@ -16,7 +16,7 @@ from attnround.cli.help import asks_for_help, help_page
 from attnround.cli.parsed import split
 from attnround.cli.words import check, check_given, explained, explained_in_job
 from attnround.errors import InputError, choice
-from attnround.files import CHECKOUT, SHIPPED, alone_in
+from attnround.files import CHECKOUT, SHIPPED, alone_in, python_path
 
 if TYPE_CHECKING:
     from attnround.experiment.record import Run
@@ -24,10 +24,7 @@ if TYPE_CHECKING:
 CONF = str(SHIPPED / "conf")
 ROOT = Path(os.environ.setdefault("ATTNROUND_ROOT", str(CHECKOUT or Path.cwd())))  # below it lie outputs and results
 os.environ.setdefault("ATTNROUND_SHIPPED", str(SHIPPED))
-# What a launcher starts in another process finds the package too, where it is not installed.
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(Path(__file__).parents[2])])
-)
+os.environ["PYTHONPATH"] = python_path()  # of what a launcher starts in another process
 OmegaConf.register_new_resolver("first", lambda *values: next(value for value in values if value), replace=True)
 
 

@@ -1,6 +1,5 @@
 """Entries on the folder of a finished run: they take the run's own data unless told otherwise."""
 
-import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +10,7 @@ from attnround.cli.entry import CONF, ROOT, failing_in_a_line, perform, start
 from attnround.cli.help import asks_for_help
 from attnround.cli.parsed import split
 from attnround.errors import InputError
-from attnround.files import SHIPPED
+from attnround.files import SHIPPED, quoted
 
 RECORDED: dict[str, object] = {}  # of the run that was given: the values of its data's options
 
@@ -70,8 +69,3 @@ def perform_on_run(cfg: DictConfig) -> float:
                 raise InputError(f"record.json: config.data.{key} is no option of that data: give data=... for others")
             cfg.data[key] = value
     return perform(cfg)
-
-
-def quoted(value: object) -> str:
-    """As Hydra's grammar takes it."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'" if isinstance(value, str) else json.dumps(value)

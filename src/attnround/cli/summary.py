@@ -1,8 +1,6 @@
 """What `-m` ends with: one table of all its runs, seeds apart as a spread, and the same as a CSV."""
 
 import json
-import math
-import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +17,6 @@ COLUMNS = {  # of the table -> metric, digits
     "MiB": ("bits/size_mib", 2),
 }
 CLOCKS_S = 2  # that a file server may be behind
-SECONDS = ("time/allocation_s", "time/scales_s", "time/reconstruction_s", "time/qat_s")
 begun: list[tuple[Path, float]] = []  # the folder of the multirun that this process has begun, and when
 
 
@@ -69,11 +66,11 @@ def labels(records: Sequence[dict]) -> list[str]:
 
     Of a group whose choice differs, the choice alone.
     """
-    from attnround.experiment.identity import computing
+    from attnround.experiment.identity import computing, leaves
 
     choices = [{group: choice for group, choice in each["choices"].items() if choice is not None} for each in records]
     chosen = _differing(choices)
-    options = [dict(_leaves(computing(each["config"]))) for each in records]
+    options = [dict(leaves(computing(each["config"]))) for each in records]
     for each in options:
         for name in [name for name in each if name.split(".")[0] in chosen or name.split(".")[-1] == "seed"]:
             del each[name]
@@ -88,18 +85,12 @@ def _differing(given: Sequence[dict]) -> list[str]:
     return [key for key in keys if len({str(each.get(key)) for each in given}) > 1]
 
 
-def _leaves(value: object, path: str = "") -> Iterator[tuple[str, object]]:
-    if not isinstance(value, dict):
-        yield path, value
-        return
-    for key, each in value.items():
-        yield from _leaves(each, f"{path}.{key}".lstrip("."))
-
-
 def _cells(some: Sequence[dict]) -> Iterator[str | None]:
+    from attnround.study.tables.columns import seconds
+
     for metric, digits in COLUMNS.values():
         yield _spread([float(each[metric]) for each in some if metric in each], digits)
-    yield _spread([sum(float(each.get(name, 0)) for name in SECONDS) for each in some], 1)
+    yield _spread([taken for each in some if (taken := seconds(each)) is not None], 1)
 
 
 def _spread(values: Sequence[float], digits: int) -> str | None:
@@ -108,11 +99,12 @@ def _spread(values: Sequence[float], digits: int) -> str | None:
     >>> _spread([93.1, 93.3], 2), _spread([4.0], 1), _spread([], 1)
     ('93.20 ± 0.14', '4.0', None)
     """
+    from attnround.study.tables.statistics import spread
+
     if not values:
         return None
-    mean = f"{statistics.fmean(values):.{digits}f}"
-    spread = len(values) > 1 and all(map(math.isfinite, values))
-    return f"{mean} ± {statistics.stdev(values):.{digits}f}" if spread else mean
+    found = spread(list(values))
+    return f"{found.mean:.{digits}f}" + ("" if found.std is None else f" ± {found.std:.{digits}f}")
 
 
 def _number(name: str) -> tuple[int, str]:

@@ -6,7 +6,7 @@ changes where a result goes, what it is called or who hears of it.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 NO_RESULT = ("paths", "logger", "debug", "metric", "resume", "hydra")  # what changes no result
 UNCOUNTED = ("_target_", "licence")  # keys that compute nothing, in any group
@@ -36,6 +36,19 @@ def identity(config: Mapping[str, object], choices: Mapping[str, str | None]) ->
 def computing(config: Mapping[str, object]) -> dict[str, object]:
     """The part of a config that a result depends on."""
     return {key: _counted(value) for key, value in config.items() if key not in NO_RESULT}
+
+
+def leaves(config: object, path: str = "") -> Iterator[tuple[str, object]]:
+    """The dotted path and the value of every option of a config.
+
+    >>> dict(leaves({"seed": 0, "bits": {"pinned": {"first": 8}}}))
+    {'seed': 0, 'bits.pinned.first': 8}
+    """
+    if not isinstance(config, Mapping):
+        yield path, config
+        return
+    for key, value in config.items():
+        yield from leaves(value, f"{path}.{key}" if path else key)
 
 
 def _counted(value: object) -> object:

@@ -1,5 +1,6 @@
 """Runs of a table or sweep as processes of the ordinary entry: what comes of each is its exit status and its record."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -7,14 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from attnround.errors import InputError
-from attnround.files import PACKAGE
+from attnround.files import python_path, quoted
 from attnround.machine import num_cores
 from attnround.study.row import Row, failed_row, row_of
 
@@ -101,8 +102,7 @@ def begin(planned: Planned, place: Path) -> None:
 
 def command(overrides: Sequence[str], place: Path) -> list[str]:
     """The ordinary entry with these overrides, writing into `place`."""
-    quoted = str(place.resolve()).replace("\\", "\\\\").replace("'", "\\'")
-    return [sys.executable, "-m", "attnround.cli", "train", *overrides, f"hydra.run.dir='{quoted}'"]
+    return [sys.executable, "-m", "attnround.cli", "train", *overrides, f"hydra.run.dir={quoted(place.resolve())}"]
 
 
 def execute(words: Sequence[str], place: str, environment: Mapping[str, str]) -> int:
@@ -152,32 +152,24 @@ def tidy(place: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
 
-class _pool:  # noqa: N801 (used like a function)
+@contextlib.contextmanager
+def _pool(workers: Workers, folder: Path) -> Iterator[Callable[..., Future]]:
     """Within, a function that starts a run and returns its future; at the end all that runs has ended."""
+    environment = {"PYTHONPATH": python_path()}
+    if workers.cluster:
+        executor, threads = _submitit(workers, folder), ThreadPoolExecutor(1024)  # they only wait
 
-    def __init__(self, workers: Workers, folder: Path):
-        self.workers, self.folder = workers, folder
+        def start(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> Future:
+            row = elsewhere(planned)
+            if row:
+                return threads.submit(lambda: row)
+            begin(planned, place)
+            return threads.submit(_result, executor.submit(execute, words, str(place), environment))
 
-    def __enter__(self) -> Callable[..., Future]:
-        path = os.pathsep.join(
-            dict.fromkeys([*filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(PACKAGE.parent)])
-        )
-        environment = {"PYTHONPATH": path}  # the package is found where it is not installed
-        if self.workers.cluster:
-            executor = _submitit(self.workers, self.folder)
-            self.threads = ThreadPoolExecutor(1024)  # they only wait
-
-            def submit(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> Future:
-                row = elsewhere(planned)
-                if row:
-                    return self.threads.submit(lambda: row)
-                begin(planned, place)
-                return self.threads.submit(_result, executor.submit(execute, words, str(place), environment))
-
-            return submit
-        share = max(1, num_cores() // self.workers.count)
+    else:
+        share = max(1, num_cores() // workers.count)
         environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
-        self.threads = ThreadPoolExecutor(self.workers.count)
+        threads = ThreadPoolExecutor(workers.count)
 
         def run(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> int | Row:
             row = elsewhere(planned)
@@ -186,10 +178,14 @@ class _pool:  # noqa: N801 (used like a function)
             begin(planned, place)
             return execute(words, str(place), environment)
 
-        return partial(self.threads.submit, run)
+        start = partial(threads.submit, run)
 
-    def __exit__(self, *failure: object) -> None:
-        self.threads.shutdown(wait=True, cancel_futures=failure[0] is not None)
+    try:
+        yield start
+    except BaseException:
+        threads.shutdown(cancel_futures=True)
+        raise
+    threads.shutdown()
 
 
 def _submitit(workers: Workers, folder: Path) -> object:

@@ -4,7 +4,6 @@ Like Lightning, it imports mlflow where that is used: seconds that runs with oth
 """
 
 import contextlib
-import fcntl
 import logging
 import os
 import warnings
@@ -17,6 +16,7 @@ from attnround.errors import InputError, reason
 from attnround.experiment.loggers.base import Row, hyperparameters, need, status
 from attnround.experiment.loggers.labels import Labels
 from attnround.experiment.record import Run
+from attnround.files import locked
 from attnround.table import csv_text
 
 RETRIES, STORE = "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "MLFLOW_TRACKING_URI"
@@ -53,7 +53,7 @@ class MlflowRun(MLFlowLogger):
             if not tracking_uri:
                 folder = Path(save_dir).absolute()
                 folder.mkdir(parents=True, exist_ok=True)
-                opening.enter_context(alone(folder / "mlflow.lock"))
+                opening.enter_context(locked(folder / "mlflow.lock"))  # one that is being filled looks broken
                 tracking_uri, location = f"sqlite:///{folder / 'mlflow.db'}", (folder / "artifacts").as_uri()
             try:
                 super().__init__(experiment_name, run_name, tracking_uri, artifact_location=location)
@@ -110,14 +110,6 @@ class MlflowRun(MLFlowLogger):
     def end(self, failure: BaseException | None) -> None:
         """Close the MLflow run, if it came to one."""
         super().finalize(status(failure))
-
-
-@contextlib.contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """Within, no other process is: one that opens a new database while another fills it finds it broken."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 @contextlib.contextmanager

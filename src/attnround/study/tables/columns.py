@@ -1,6 +1,6 @@
 """The numbers of a row that tables and pictures show, and their differences. A user names them in conf/table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from attnround.study.row import Row
@@ -28,8 +28,9 @@ def _drop(row: Row) -> float | None:
     return None if fp32 is None or top1 is None else fp32 - top1
 
 
-def _seconds(row: Row) -> float | None:
-    times = [row.metrics[name] for name in STAGES if name in row.metrics]
+def seconds(metrics: Mapping[str, float]) -> float | None:
+    """What a user waits for: all stages that the run had."""
+    times = [metrics[name] for name in STAGES if name in metrics]
     return sum(times) if times else None
 
 
@@ -48,7 +49,7 @@ COLUMNS = {
     "sqnr_db": Column("SQNR dB", "SQNR of the logits, dB", _metric("quantized/sqnr_db")),
     "mean_bits": Column("bits", "mean bits of a weight", _metric("bits/mean"), shows_std=False),
     "mib": Column("MiB", "size, MiB", _metric("bits/size_mib"), decimals=3, shows_std=False),
-    "seconds": Column("seconds", "time to quantize, seconds", _seconds, decimals=1),
+    "seconds": Column("seconds", "time to quantize, seconds", lambda row: seconds(row.metrics), decimals=1),
     "labels": Column("labels", "labels used", _labels, decimals=0, shows_std=False),
     "images": Column("calibration images", "calibration images", _images, decimals=0, shows_std=False),
 }

@@ -2,9 +2,9 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
-from attnround.experiment.identity import computing
+from attnround.experiment.identity import computing, leaves
 from attnround.study.row import Row
 
 
@@ -36,16 +36,8 @@ class Cost:
 
 def _options(config: dict) -> frozenset[tuple[str, str]]:
     """Option -> value, of all groups; the seed costs nothing."""
-    return frozenset((key, value) for key, value in _leaves(config, "") if key != "seed")
+    return frozenset((key, json.dumps(value)) for key, value in leaves(config) if key != "seed")
 
 
 def _model(options: frozenset[tuple[str, str]]) -> frozenset[tuple[str, str]]:
     return frozenset(each for each in options if each[0].startswith("model."))
-
-
-def _leaves(value: object, key: str) -> Iterator[tuple[str, str]]:
-    if not isinstance(value, dict):
-        yield key, json.dumps(value)
-        return
-    for name, each in value.items():
-        yield from _leaves(each, f"{key}.{name}" if key else name)
