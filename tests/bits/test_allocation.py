@@ -67,6 +67,18 @@ def test_more_budget_costs_more_and_the_same_gives_the_same(make, problem):
     assert make(budget=3.3).allocate(problem) == make(budget=3.3).allocate(problem)
 
 
+@pytest.mark.parametrize("unit", UNITS)
+def test_pins_that_take_more_than_a_fifth_of_the_budget_are_said(unit, problem):
+    budget = {"mean_bits": 4, "mib": 0.0007, "gbops": 0.0007}[unit]
+    said = Mixed(budget=budget, unit=unit, pinned={"block.3": 8}).allocate(problem).budget
+    share = 8 * 60 / (4 * (9 + 30 + 30 + 60 + 60 + 9))
+    assert "; bits.pinned takes " in said
+    assert said.endswith(" % of it (block.3)")
+    if unit == "mean_bits":
+        assert f"takes {100 * share:.0f} % of it" in said
+    assert "bits.pinned" not in Mixed(budget=budget, unit=unit, pinned={"first": 8}).allocate(problem).budget
+
+
 @each_allocator
 def test_pins_groups_and_candidates_are_kept(make, problem):
     bits = make(

@@ -14,6 +14,7 @@ from attnround.errors import InputError, check_number, listed
 from attnround.quantization.pins import check_bit_width, matches
 from attnround.quantization.storage import layer_bytes
 
+NOTABLE = 0.2  # the share of the budget from which on what pins take is said
 SLACK = 1e-6  # of a bit: 3.1 times the number of weights may come out below the whole number it is
 UNITS = {"mean_bits": "mean bits of a weight", "mib": "MiB", "gbops": "GBOPs"}
 COUNTS = {
@@ -90,7 +91,8 @@ class Budgeted(Allocator):
         """Raises InputError where the budget is out of reach, with the range within it, and where groups and pins
         contradict each other."""
         slots, fixed = self.slots(problem)
-        limit = self._limit(slots, fixed, problem) - fixed
+        whole = self._limit(slots, fixed, problem)
+        limit = whole - fixed
         chosen, score, convention = self.choose(slots, limit, problem) if slots else ([], {}, "")
         widths = {layer.name: bits for slot, bits in zip(slots, chosen, strict=True) for layer in slot.layers}
         widths |= self._grouped_pins(problem)
@@ -98,6 +100,10 @@ class Budgeted(Allocator):
         units = sum(cost(self.unit, layer, ordered[layer.name], problem) for layer in problem.layers)
         asked = "" if self.budget is None else f" of {self.budget:g}"
         spent = f"{self._amount(units, problem):.4g}{asked} {UNITS[self.unit]} spent, counted: {COUNTS[self.unit]}"
+        if fixed > NOTABLE * whole:
+            spent += (
+                f"; bits.pinned takes {100 * fixed / whole:.0f} % of it ({listed(sorted(self.pins(problem.layers)))})"
+            )
         return Allocation(ordered, score, convention, spent)
 
     def slots(self, problem: Problem) -> tuple[list[Slot], int]:

@@ -18,6 +18,7 @@ from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Objective, Rounding, RoundingMethod
 from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
+from attnround.reconstruction.ridge import USUAL, choose_ridge
 from attnround.reconstruction.unit import UnitWork
 
 NUM_MATRICES = 6  # float64 matrices [n, n] in memory at once: sums, means, their factor, those of held-out images
@@ -27,18 +28,19 @@ NUM_MATRICES = 6  # float64 matrices [n, n] in memory at once: sums, means, thei
 class LayerReconstruction(Reconstruction):
     """The layer objective's settings.
 
-    ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment;
-    num_positions: output positions of an image that enter the moments; refit_scale: fit the scales of a decided layer
-    to its levels by least squares.
+    ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment; None:
+    layer by layer what `choose_ridge` finds, 0.01 where no images are held out; num_positions: output positions of an
+    image that enter the moments; refit_scale: fit the scales of a decided layer to its levels by least squares.
     """
 
-    ridge: float = 0.01
+    ridge: float | None = None
     num_positions: int = 49
     refit_scale: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("reconstruction.ridge", self.ridge, above=0)
+        if self.ridge is not None:
+            check_number("reconstruction.ridge", self.ridge, above=0)
         check_number("reconstruction.num_positions", self.num_positions, least=1, whole=True)
 
     def plan(self, graph: fx.Graph, model: Captured, example: Tensor) -> Sequence[Step]:
@@ -102,15 +104,18 @@ class LayerUnit(UnitWork):
         self.moments, self.held_out = moments, held_out
         if not (moments.is_finite() and held_out.is_finite()):
             raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
+        self.rows = grouped_rows(float_layer, weight)
+        ridge = settings.ridge
+        if ridge is None:
+            ridge = USUAL if held_out is moments else choose_ridge(self.rows, moments, held_out)
         if settings.observer.input_weighted:
             diagonal = moments.second.diagonal(dim1=1, dim2=2)[:, None, :].clamp(min=0)
-            diagonal = (diagonal + settings.ridge * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
-            importance = diagonal.expand(grouped_rows(float_layer, weight).shape).reshape(weight.shape)
+            diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
+            importance = diagonal.expand(self.rows.shape).reshape(weight.shape)
             scale, zero_point = settings.observer.search(weight, layer.grid, importance)
             layer.scale.copy_(scale)
             layer.zero_point.copy_(zero_point)
-        self.rows = grouped_rows(float_layer, weight)
-        self.objective = LayerObjective(self.rows, moments, layer.scale, layer.zero_point, settings.ridge)
+        self.objective = LayerObjective(self.rows, moments, layer.scale, layer.zero_point, ridge)
         self.start_scale, self.start_bias = layer.scale.clone(), layer.layer.bias.detach().clone()
         self.start_levels = quantize(weight, layer.scale, layer.zero_point, layer.grid)
         layer.bake(self.start_levels)

@@ -30,12 +30,9 @@ class LayerObjective:
     """
 
     def __init__(self, weight: Tensor, moments: Moments, scale: Tensor, zero_point: Tensor, ridge: float):
-        groups, rows, n = weight.shape
+        groups, rows, _ = weight.shape
         dtype, weight = weight.dtype, weight.double()
-        diagonal = moments.second.diagonal(dim1=1, dim2=2)
-        noise = ROUNDING * (diagonal + moments.mean_quantized.square()).mean(1, keepdim=True)
-        added = torch.maximum(ridge * diagonal.mean(1, keepdim=True), noise).clamp(min=TINY)
-        second = moments.second + torch.diag_embed(added.expand(groups, n))
+        second = with_ridge(moments, ridge)
         pull = weight @ moments.drift
         offset = torch.cholesky_solve(pull.mT, torch.linalg.cholesky(second)).mT
         self.unit = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
@@ -63,6 +60,14 @@ class LayerObjective:
         product = a @ self.second
         factor = (product * b).sum(2) / (product * a).sum(2)
         return torch.where((factor > 0) & factor.isfinite(), factor, 1.0).flatten()
+
+
+def with_ridge(moments: Moments, ridge: float) -> Tensor:
+    """H and this fraction of its mean diagonal, at least what rounding errors take from it."""
+    diagonal = moments.second.diagonal(dim1=1, dim2=2)
+    noise = ROUNDING * (diagonal + moments.mean_quantized.square()).mean(1, keepdim=True)
+    added = torch.maximum(ridge * diagonal.mean(1, keepdim=True), noise).clamp(min=TINY)
+    return moments.second + torch.diag_embed(added.expand_as(diagonal))
 
 
 class _Quadratic(torch.autograd.Function):
