@@ -15,9 +15,11 @@ from attnround.data import ImageData
 from attnround.deploy import fingerprint, save
 from attnround.evaluation import stored_bytes
 from attnround.experiment.card import write_card
+from attnround.experiment.comparison import comparison
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import closing, publish, say
-from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_trials
+from attnround.experiment.photographs import photographs
+from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_photographs, draw_trials
 from attnround.experiment.record import Run, model_of, pack
 from attnround.experiment.stages import STAGES, prepare
 from attnround.graph import left_float
@@ -26,7 +28,6 @@ from attnround.qat import Lsq, NoTraining
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction import Reconstruction
-from attnround.table import comparison
 from attnround.trainer import TrainerSettings
 from attnround.zoo import Blueprint
 
@@ -66,7 +67,7 @@ def quantize(
             metrics |= stage(job)
         metrics |= {"time/total_s": time.perf_counter() - begun, "memory/peak_mib": peak_mib()}
         written = report(job, metrics)
-    log.info("\n%s\n", comparison(job.method, metrics, run.choices["qat"]))
+    log.info("\n%s\n", comparison(job.method, metrics, len(job.reference), run.choices["qat"]))
     say("record", f"{run.output_dir}: {', '.join(written)}")
     return metrics
 
@@ -78,6 +79,7 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
     licence = {"weights": job.prepared.teacher.licence, "data": job.data.licence}
     about = {"model": job.prepared.architecture, "method": job.method, "licence": licence}
     deployed = deploy(job.student, run, about)
+    correct = {"fp32": job.reference.correct, "quantized": job.quantized.correct}
     allocation = dataclasses.asdict(job.start.allocation)
     run.write_record(
         metrics,
@@ -89,9 +91,9 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
         activation_bits={name: each.bit_width for name, each in job.start.activations.items()},
         left_float=list(left_float(job.prepared.teacher, [layer.name for layer in job.start.layers])),
         evaluation={
-            "images": len(job.reference.labels),
+            "images": len(job.reference),
             "remarks": job.data.remarks(),
-            "correct": {"fp32": pack(job.reference.correct.numpy()), "quantized": pack(job.quantized.correct.numpy())},
+            "correct": {name: pack(right.numpy()) for name, right in correct.items() if right is not None},
         },
         licence=licence,
         deployed=deployed,
@@ -112,11 +114,11 @@ def deploy(student: nn.Module, run: Run, about: dict) -> dict[str, object]:
 
 
 def draw(job: Job) -> list[Path]:
-    """The run's pictures; losses only where a unit learned, trials where budgets were tried."""
+    """The run's pictures: losses only where a unit learned, trials where budgets were tried, images of some data."""
     name = model_of(job.run.choices, job.run.config)
     title = f"{name}, {job.method}, {job.start.mean_bits:.2f} bits a weight"
-    layers, moved, losses, walk = (
-        job.run.output_dir / f"{name}.png" for name in ("layers", "moved", "losses", "trials")
+    layers, moved, losses, walk, sheet = (
+        job.run.output_dir / f"{name}.png" for name in ("layers", "moved", "losses", "trials", "photos")
     )
     draw_layers(job.rows, layers, title)
     draw_moved(job.rows, moved, title)
@@ -126,4 +128,9 @@ def draw(job: Job) -> list[Path]:
     trials = job.start.allocation.trials
     if trials:
         draw_trials(trials, walk, title)
-    return [layers, moved, *([losses] if learned else []), *([walk] if trials else [])]
+    if job.data.is_shown:
+        differ = int((job.reference.logits.argmax(1) != job.quantized.logits.argmax(1)).sum())
+        what = f"FP32's class, below it the quantized model's; {differ} of {len(job.reference.logits)} differ"
+        draw_photographs(photographs(job.data, job.reference, job.quantized), sheet, f"{title}: {what}")
+    others = ((losses, learned), (walk, trials), (sheet, job.data.is_shown))
+    return [layers, moved, *(picture for picture, drawn in others if drawn)]

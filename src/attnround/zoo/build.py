@@ -9,6 +9,7 @@ from timm.data import resolve_data_config
 from torch import nn
 
 from attnround.errors import InputError, reason
+from attnround.zoo import lite
 from attnround.zoo.checkpoint import State, class_count, load, read, within
 
 logging.getLogger("timm").setLevel(logging.WARNING)  # our own lines say what is loaded
@@ -20,7 +21,8 @@ HUB = ("hf-hub:", "hf_hub:")  # before a name: its weights and config come from 
 class TimmModel:
     """Which model, and where its weights come from.
 
-    name: any timm name; checkpoint: a .safetensors or .pth file; pretrained: timm's own weights, from its hub;
+    name: any timm name; checkpoint: a .safetensors or .pth file, or `package:<name>` for the one within an installed
+    Python package; pretrained: timm's own weights, from its hub;
     random_init: no weights at all, for timing only; num_classes: null takes it from the checkpoint, else timm's;
     small_image_stem: a 3x3 stride-1 stem without pooling, for images of some 30 pixels;
     preprocessing: overrides of timm's data config; arguments: further arguments of timm's constructor;
@@ -143,7 +145,10 @@ class TimmModel:
             return self.num_classes
         config = timm.get_pretrained_cfg(self.name.split(".")[0])
         classifier = config.classifier if config else None
-        return class_count(within(sets, self.weights_key), classifier) if isinstance(classifier, str) else None
+        if not isinstance(classifier, str):
+            return None
+        asked = within(sets, self.weights_key)
+        return class_count(asked, classifier) or class_count(asked, lite.CLASSIFIER)
 
 
 def hub_id(name: str) -> str | None:

