@@ -253,6 +253,7 @@ def test_odd_files_are_read_and_damaged_ones_named_skipped_and_counted(tmp_path,
     assert calibration.skipped == [str(tmp_path / "cut.jpg")]
     assert f"1 of 5 images of {tmp_path} could not be read and were left out: cut.jpg" in caplog.text
     assert "cut.jpg" not in module.evaluated.files
+    assert module.remarks()[0].endswith("could not be read and were left out: cut.jpg")
     assert 5 - 1 - 3 == len(module.evaluated.files) == sum(len(images) for images, _ in module.val_dataloader())
 
 
