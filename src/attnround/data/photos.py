@@ -94,8 +94,10 @@ class Photos(ImageFiles):
         self._said.update(lines)
         evaluated = f"{self.limit or len(files)} {f'of {folder}' if other else 'others'}"
         known = "with" if self.has_labels else "without"
-        text = "%d images of %s calibrate, %s are evaluated on, %s labels"
-        log.info(text, len(self.drawn), self.root, evaluated, known)
+        spare = 0 if other else len(self.own.readable) - len(self.drawn) - len(files)
+        neither = f"; {spare} near copies of the former do neither" if spare else ""
+        text = "%d images of %s calibrate, %s are evaluated on, %s labels%s"
+        log.info(text, len(self.drawn), self.root, evaluated, known, neither)
 
     def remarks(self) -> list[str]:
         return [*self.left_out, *super().remarks()]
