@@ -44,9 +44,10 @@ def settle() -> None:
 
 
 def model_of(name: str) -> TimmModel:
-    """One of the embedded models."""
+    """One of the embedded models, or lite0."""
     config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
-    config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
+    if name in MODELS:
+        config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
     del config["_target_"]
     return TimmModel(**OmegaConf.to_container(config))
 

@@ -25,8 +25,7 @@ class Calibration:
     """The images a quantizer may look at. There are no labels here.
 
     images: float, normalised [N, C, H, W]; indices: their places in `source`, in the order drawn;
-    skipped: files of the source that could not be read; remarks: lines on what was done to images of which kind;
-    groups: a number an image, the same for near copies of each other, None where nobody looked for them.
+    skipped: files of the source that could not be read; remarks: lines on what was done to images of which kind.
     """
 
     images: Tensor
@@ -34,7 +33,6 @@ class Calibration:
     source: str
     skipped: list[str]
     remarks: list[str] = field(default_factory=list)
-    groups: list[int] | None = None
 
     def provenance(self) -> dict[str, object]:
         """What a record says of it."""

@@ -108,7 +108,7 @@ class Photos(ImageFiles):
         """The images drawn."""
         found = self.first_readable(self.root, self.own.files, self.drawn, len(self.drawn))
         remarks = [*self.copies, *found.remarks]
-        return dataclasses.replace(found, skipped=self.own.skipped, remarks=remarks, groups=self.groups)
+        return dataclasses.replace(found, skipped=self.own.skipped, remarks=remarks)
 
     def training_sets(self) -> tuple[LabelledFiles, LabelledFiles]:
         raise InputError(
@@ -152,7 +152,7 @@ class Photos(ImageFiles):
                 f"counted, and some must be left to evaluate on: give 1 to {most}, or data.evaluation=<another folder>"
             )
         wanted = self.num_calibration if self.is_asked_for else min(self.num_calibration, len(names) // 2, most)
-        return [names[each] for each in self._take(ordered, groups, wanted)]
+        return [names[each] for each in self._take(ordered, wanted)]
 
     def _draw_beside(self, other: Contents) -> list[str]:
         """Draw what calibrates of all that is no near copy of what is evaluated, which is the other folder."""
@@ -173,20 +173,24 @@ class Photos(ImageFiles):
         ordered = [
             [free[each] for each in group] for group in in_seeded_order([groups[each] for each in free], self.seed)
         ]
-        self._take(ordered, groups, min(self.num_calibration, len(free)))
+        self._take(ordered, min(self.num_calibration, len(free)))
         return other.names
 
-    def _take(self, ordered: Sequence[list[int]], groups: Sequence[int], num_wanted: int) -> list[int]:
-        """Let the first images of the groups in this order calibrate; the images of the groups that are not begun."""
-        taken: list[int] = []
-        begun = 0
-        while len(taken) < num_wanted:
-            taken += ordered[begun]
-            begun += 1
-        taken = taken[:num_wanted]
-        self.drawn = [self.own.readable[each] for each in taken]
-        self.groups = [groups[each] for each in taken]
-        return sorted(each for group in ordered[begun:] for each in group)
+    def _take(self, ordered: Sequence[list[int]], num_wanted: int) -> list[int]:
+        """Let the first images of the groups in this order calibrate; the images of the groups that are not begun.
+
+        Large groups come first among those that calibrate: reconstruction holds out the last images, which so are no
+        near copies of those that it learns from.
+        """
+        begun: list[list[int]] = []
+        missing = num_wanted
+        while missing > 0:
+            begun.append(ordered[len(begun)][:missing])
+            missing -= len(begun[-1])
+        left = ordered[len(begun) :]
+        begun.sort(key=len, reverse=True)  # stable: single images stay in the order drawn
+        self.drawn = [self.own.readable[each] for group in begun for each in group]
+        return sorted(each for group in left for each in group)
 
     def _read_labels(self, folder: Path, files: Sequence[str]) -> Outputs | None:
         """The labels of these files of a folder; None where there are none.
