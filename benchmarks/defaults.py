@@ -46,7 +46,7 @@ GRIDS = {
         ),
     ],
     "pins": [
-        *product(network=["lite0"], images=[202], method=["gptq"], bits=["4.0", "3.0"], pins=PINS, ridge=["chosen"]),
+        *product(network=["lite0"], images=[202], method=["gptq"], bits=["4.0"], pins=PINS, ridge=["chosen"]),
         *product(
             network=EMBEDDED, images=[1024], method=["gptq"], bits=["4.0", "3.0", "2.5"], pins=PINS, ridge=["chosen"],
         ),

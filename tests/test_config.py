@@ -94,7 +94,7 @@ def test_what_follows_an_empty_dictionary_fills_it():
         (["bits.pinned=none"], "none"),
         (["~bits.pinned"], None),
     ):
-        config = composed(*given)
+        config = composed("bits=uniform", *given)
         keep_empty(config, given)
         assert OmegaConf.select(config, "bits.pinned") == pinned, given
 

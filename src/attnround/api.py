@@ -40,7 +40,7 @@ from attnround.reconstruction import (
 from attnround.zoo import Blueprint
 
 T = TypeVar("T")
-ENDS = {"first": 8, "last": 8}  # bits of the first and the last layer, and of their inputs
+ENDS = {"first": 8, "last": 8}  # bits of the first and the last layer where all others have the same, and of inputs
 WEIGHTED = ClipSearch(input_weighted=True)
 LAYER = partial(LayerReconstruction, observer=WEIGHTED, burst=20)
 BLOCK = partial(BlockReconstruction, observer=ClipSearch(), num_steps=500, lr_scale=0.5, burst=50)
@@ -56,7 +56,7 @@ ROUNDINGS: dict[str, Callable[[], RoundingMethod]] = {
     "attention_round": AttentionRound,
 }
 ALLOCATORS: dict[str, Callable[[], Allocator]] = {
-    name: partial(kind, budget=4.0, pinned=ENDS)
+    name: partial(kind, budget=4.0)
     for name, kind in {
         "mixed": Mixed,
         "fisher": Fisher,
@@ -92,11 +92,11 @@ def quantize(
     [N, C, H, W], Dataset, DataLoader or iterable of batches, normalised as the model takes them, of which the first
     `num_images` are looked at; images_of: takes the images out of a batch of another form; output: the key or index of
     the logits in what the model gives, or a function that takes them out, where classes are asked for and it gives
-    several tensors; bits: of every weight but
-    the first and last layer's 8, or "mixed" (4 mean bits by coding length), "fisher", "sensitivity", or an allocator of
-    attnround.bits; rounding: a name such as "gptq", "adaround", "nearest", or an object of
-    attnround.quantization.rounding; activation: bits of the layers' inputs, None leaves them float; reconstruction:
-    "layer", "block" or "layer_then_block"; device: what computes, "cpu" or "gpu"; progress: False shows no bar.
+    several tensors; bits: of every weight but the first and last layer's 8, or "mixed" (4 mean bits by coding length),
+    "fisher", "sensitivity", or an allocator of attnround.bits; rounding: a name such as "gptq", "adaround", "nearest",
+    or an object of attnround.quantization.rounding; activation: bits of the layers' inputs, None leaves them float;
+    reconstruction: "layer", "block" or "layer_then_block"; device: what computes, "cpu" or "gpu"; progress: False shows
+    no bar.
 
     Raises InputError for what cannot be handled, in one line.
     """
