@@ -46,9 +46,11 @@ class ImageData(pl.LightningDataModule, ABC):
     limit: how many evaluation images, a class-balanced draw, null for all; num_workers: processes that prepare images,
     null for one a usable core and at most 8; licence: of the images, for the model card, null where it is not known.
     A subclass sets `self.evaluation` in `match`.
+    is_shown: whether a run draws some of the evaluation images.
     """
 
     evaluation: Dataset
+    is_shown = False
 
     def __init__(
         self,

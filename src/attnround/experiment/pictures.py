@@ -4,12 +4,38 @@ import math
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from attnround.experiment.style import INK, PALE, SMALL, SOFT, add_legend, bar_look, line_look, save, styled
+from attnround.experiment.style import COLOURS, INK, PALE, SMALL, SOFT, add_legend, bar_look, line_look, save, styled
+
+ACROSS = 6  # photographs of a sheet
+SAME, OTHER = COLOURS[0], COLOURS[1]  # where the quantized model says what FP32 says, and where it does not
+RIGHT = {True: " \N{CHECK MARK}", False: " \N{BALLOT X}", None: ""}
+
+
+class Answer(NamedTuple):
+    """A model's first class for an image: its index, name and probability in percent.
+
+    right: whether it is; None where nobody knows.
+    """
+
+    index: int
+    name: str
+    confidence: float
+    right: bool | None
+
+
+class Photograph(NamedTuple):
+    """An image [H, W, C] in 0 to 1 as both models got it, and what they said."""
+
+    image: np.ndarray
+    reference: Answer
+    quantized: Answer
 
 
 @styled
@@ -114,6 +140,35 @@ def draw_trials(trials: Sequence[dict], path: Path, title: str) -> None:
         axes.annotate(str(number), point, (4, -10), textcoords="offset points", fontsize=SMALL, color=INK)
     axes.set(xlabel="mean bits of a weight", ylabel="agreement with FP32, calibration images, %", title=title)
     save(figure, [path], title)
+
+
+@styled
+def draw_photographs(photographs: Sequence[Photograph], path: Path, title: str) -> None:
+    """A sheet of images in their order; above each what FP32 says it shows, and what the quantized model says."""
+    lines = math.ceil(len(photographs) / ACROSS)
+    across = min(ACROSS, len(photographs))
+    figure, grid = plt.subplots(lines, across, squeeze=False, figsize=(max(6.0, 1.9 * across), 2.35 * lines + 0.5))
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (image, reference, quantized) in zip(grid.flat, photographs, strict=False):
+        axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=1)
+        colour = SAME if quantized.index == reference.index else OTHER
+        for height, answer, look in (
+            (1.13, reference, {"color": INK}),
+            (1.02, quantized, {"color": colour, "weight": "bold"}),
+        ):
+            text = f"{_shortened(answer.name)} {answer.confidence:.0f} %{RIGHT[answer.right]}"
+            axes.text(0, height, text, transform=axes.transAxes, fontsize=SMALL, **look)
+    figure.suptitle(title, x=0.01, ha="left")
+    save(figure, [path], title)
+
+
+def _shortened(name: str, most: int = 20) -> str:
+    """
+    >>> _shortened("American alligator"), _shortened("black and gold garden spider")
+    ('American alligator', 'black and gold gard…')
+    """
+    return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
 def _width(rows: Sequence[dict]) -> float:

@@ -17,7 +17,8 @@ from attnround.evaluation import stored_bytes
 from attnround.experiment.card import write_card
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import closing, publish, say
-from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_trials
+from attnround.experiment.photographs import photographs
+from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_photographs, draw_trials
 from attnround.experiment.record import Run, model_of, pack
 from attnround.experiment.stages import STAGES, prepare
 from attnround.graph import left_float
@@ -112,11 +113,11 @@ def deploy(student: nn.Module, run: Run, about: dict) -> dict[str, object]:
 
 
 def draw(job: Job) -> list[Path]:
-    """The run's pictures; losses only where a unit learned, trials where budgets were tried."""
+    """The run's pictures: losses only where a unit learned, trials where budgets were tried, images of some data."""
     name = model_of(job.run.choices, job.run.config)
     title = f"{name}, {job.method}, {job.start.mean_bits:.2f} bits a weight"
-    layers, moved, losses, walk = (
-        job.run.output_dir / f"{name}.png" for name in ("layers", "moved", "losses", "trials")
+    layers, moved, losses, walk, sheet = (
+        job.run.output_dir / f"{name}.png" for name in ("layers", "moved", "losses", "trials", "photos")
     )
     draw_layers(job.rows, layers, title)
     draw_moved(job.rows, moved, title)
@@ -126,4 +127,8 @@ def draw(job: Job) -> list[Path]:
     trials = job.start.allocation.trials
     if trials:
         draw_trials(trials, walk, title)
-    return [layers, moved, *([losses] if learned else []), *([walk] if trials else [])]
+    if job.data.is_shown:
+        shown = photographs(job.data, job.reference, job.quantized)
+        draw_photographs(shown, sheet, f"{title}: the class by FP32, and below it by the quantized model")
+    others = ((losses, learned), (walk, trials), (sheet, job.data.is_shown))
+    return [layers, moved, *(picture for picture, drawn in others if drawn)]
