@@ -55,6 +55,9 @@ LAUNCHER ?= joblib
 tables: $(STAMP) ## run what is missing of the tables and write them anew: PROFILE=quick, TABLE=rounding, DATA=imagenet, LAUNCHER=submitit_slurm
 	$(BIN)/python src/tables.py profile=$(PROFILE) models=$(DATA) tables=$(TABLE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
+photos: $(STAMP) ## a real ImageNet network on real photographs: the table photos; PROFILE=quick for a part of it
+	OMP_NUM_THREADS=1 $(BIN)/python src/tables.py profile=$(PROFILE) tables=photos hydra/launcher=$(LAUNCHER) $(ARGS)
+
 report: $(STAMP) ## one page of all tables and pictures, results/report.html
 	$(BIN)/python -m attnround.study.report.write results/tables results/report.html
 
@@ -103,6 +106,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv, .venv-lowest, the site and all outputs
 	rm -rf .venv $(LOWEST) site outputs downloads
 
-.PHONY: help setup run tables sweep report docs test lint format test-slow test-lowest conventions tuning qat-tuning allocation-speed block-step families \
+.PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest conventions tuning qat-tuning allocation-speed block-step families \
 	layer-step cost gpu-check checkpoints clean
 .DEFAULT_GOAL := help

@@ -80,6 +80,13 @@ def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_pat
     assert (tmp_path / "results/methods.md").read_text().splitlines()[:7] == table.splitlines()[:7]
 
 
+def test_a_table_that_is_not_of_all_is_made_by_its_name(command, tmp_path):
+    path = tmp_path / "grids/methods.yaml"
+    (tmp_path / "grids/alone.yaml").write_text(f"in_all: false\n{path.read_text()}")
+    assert "alone" not in run(command, "dry_run=true").stdout
+    assert "alone" in run(command, "dry_run=true", "tables=alone").stdout
+
+
 def test_the_quick_profile_is_a_part_of_the_table(command, tmp_path):
     said = run(command, "profile=quick", "dry_run=true")
     assert said.returncode == 0

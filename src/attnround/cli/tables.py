@@ -104,8 +104,10 @@ def read_grids(cfg: DictConfig) -> list["Grid"]:
     folder = Path(cfg.grids)
     models = read_models(Path(CONF) / "table/models" / f"{cfg.models}.yaml")
     names = names_of(cfg.tables)
-    names = sorted(each.stem for each in folder.glob("*.yaml")) if names == ["all"] else names
+    is_all = names == ["all"]
+    names = sorted(each.stem for each in folder.glob("*.yaml")) if is_all else names
     grids = [read_grid(folder / f"{name}.yaml", models, cfg.profile) for name in names]
+    grids = [grid for grid in grids if grid.in_all or not is_all]
     for grid in grids:
         pictures_of(grid)
     return grids

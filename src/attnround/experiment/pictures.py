@@ -147,19 +147,19 @@ def draw_photographs(photographs: Sequence[Photograph], path: Path, title: str) 
     """A sheet of images in their order; above each what FP32 says it shows, and what the quantized model says."""
     lines = math.ceil(len(photographs) / ACROSS)
     across = min(ACROSS, len(photographs))
-    figure, grid = plt.subplots(lines, across, squeeze=False, figsize=(max(6.0, 1.9 * across), 2.35 * lines + 0.5))
+    figure, grid = plt.subplots(lines, across, squeeze=False, figsize=(max(6.0, 1.9 * across), 2.25 * lines + 0.4))
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, (image, reference, quantized) in zip(grid.flat, photographs, strict=False):
         axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=1)
         colour = SAME if quantized.index == reference.index else OTHER
         for height, answer, look in (
-            (1.13, reference, {"color": INK}),
-            (1.02, quantized, {"color": colour, "weight": "bold"}),
+            (1.105, reference, {"color": INK}),
+            (1.025, quantized, {"color": colour, "weight": "bold"}),
         ):
             text = f"{_shortened(answer.name)} {answer.confidence:.0f} %{RIGHT[answer.right]}"
             axes.text(0, height, text, transform=axes.transAxes, fontsize=SMALL, **look)
-    figure.suptitle(title, x=0.01, ha="left")
+    figure.suptitle(f"{title}\n", x=0.01, ha="left")  # a line's room below it, for what stands above the images
     save(figure, [path], title)
 
 

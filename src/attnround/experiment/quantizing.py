@@ -128,7 +128,8 @@ def draw(job: Job) -> list[Path]:
     if trials:
         draw_trials(trials, walk, title)
     if job.data.is_shown:
-        shown = photographs(job.data, job.reference, job.quantized)
-        draw_photographs(shown, sheet, f"{title}: the class by FP32, and below it by the quantized model")
+        differ = int((job.reference.logits.argmax(1) != job.quantized.logits.argmax(1)).sum())
+        what = f"FP32's class, below it the quantized model's; {differ} of {len(job.reference.logits)} differ"
+        draw_photographs(photographs(job.data, job.reference, job.quantized), sheet, f"{title}: {what}")
     others = ((losses, learned), (walk, trials), (sheet, job.data.is_shown))
     return [layers, moved, *(picture for picture, drawn in others if drawn)]

@@ -55,6 +55,19 @@ def test_the_difference_is_minus_the_reference_with_its_interval(grid, cells):
     assert mean == pytest.approx(-18, abs=0.3)
 
 
+def test_a_percentage_of_the_images_has_an_interval_on_request(grid, cells):
+    grid = replace(grid, columns=("top1", "top1_interval", "agreement_interval"))
+    unlabelled = Cell(cells[1].place, tuple(replace(row, correct={}) for row in cells[1].rows))
+    table = fill(grid, [cells[0], unlabelled])
+    assert table.header[-2:] == ["top-1, 95 %", "agreement, 95 %"]
+    lines = lines_of(table)
+    # scipy.stats.binomtest(320, 400).proportion_ci(method="wilson"); the mean is within 0.3 points of 80 %
+    assert [float(each) for each in lines[0][5].split(" to ")] == pytest.approx([75.8, 83.6], abs=0.35)
+    assert lines[0][5] == lines[0][6]
+    assert lines[1][5:] == ["-", "-"]
+    assert any("(Wilson)" in note for note in table.notes)
+
+
 def test_only_what_beats_every_other_is_bold(grid, cells):
     lines = lines_of(fill(grid, cells))
     assert [line[4].startswith("**") for line in lines[:3]] == [False, False, True]

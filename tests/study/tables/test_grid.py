@@ -76,6 +76,7 @@ def test_cells_hold_the_rows_that_are_there(grid_of):
         ({"compare": "model2"}, "compare=model2 is none of its axes model, bits, method"),
         ({"reference": "C"}, "reference=C is none of the labels of method: A, B"),
         ({"base": "bits"}, "base=bits: give option=value"),
+        ({"in_all": "no"}, "in_all=no: give true or false"),
     ],
 )
 def test_a_wrong_table_is_one_line_that_names_the_file(grid_of, changed, line):

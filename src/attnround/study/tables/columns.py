@@ -54,3 +54,7 @@ COLUMNS = {
     "images": Column("calibration images", "calibration images", _images, decimals=0, shows_std=False),
 }
 DIFFERENCES = {"difference": ("top1", "top-1, points"), "difference_db": ("sqnr_db", "SQNR, dB")}  # of what; title
+INTERVALS = {  # the same; percentages of the evaluation images
+    "top1_interval": ("top1", "top-1, 95 %"),
+    "agreement_interval": ("agreement", "agreement, 95 %"),
+}

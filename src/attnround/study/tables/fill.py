@@ -3,7 +3,8 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from attnround.study.tables.columns import COLUMNS, DIFFERENCES
+from attnround.evaluation.interval import wilson
+from attnround.study.tables.columns import COLUMNS, DIFFERENCES, INTERVALS
 from attnround.study.tables.grid import Cell, Grid
 from attnround.study.tables.measure import Measured, measure
 from attnround.study.tables.notes import FAILED, ONE_SEED, OTHER_REVISION, main_revision, notes, unique
@@ -63,6 +64,8 @@ def show_difference(value: Difference) -> tuple[str, str]:
 
 
 def _title(grid: Grid, name: str) -> str:
+    if name in INTERVALS:
+        return INTERVALS[name][1]
     return f"minus {grid.reference}: {DIFFERENCES[name][1]}" if name in DIFFERENCES else COLUMNS[name].title
 
 
@@ -71,15 +74,18 @@ def _kind(numbers: Measured) -> str:
 
 
 def _entries(grid: Grid, cell: Cell, numbers: Measured, main: str | None) -> list[Entry]:
-    entries = [
-        _difference(grid, cell, numbers, name) if name in DIFFERENCES else _spread(numbers, name)
-        for name in grid.columns
-    ]
+    entries = [_entry(grid, cell, numbers, name) for name in grid.columns]
     if _kind(numbers) == "failed":
         error = numbers.failed[0].error
         short = error if len(error) <= MOST else error[: MOST - 1] + "…"
         entries[0] = entries[0]._replace(text=f"failed: {short}")
     return [*_labels(cell.place), _seeds(grid, cell, numbers, main), *entries]
+
+
+def _entry(grid: Grid, cell: Cell, numbers: Measured, name: str) -> Entry:
+    if name in INTERVALS:
+        return _interval(numbers, name)
+    return _difference(grid, cell, numbers, name) if name in DIFFERENCES else _spread(numbers, name)
 
 
 def _labels(place: dict[str, str]) -> list[Entry]:
@@ -103,6 +109,15 @@ def _spread(numbers: Measured, name: str) -> Entry:
         return Entry(MISSING, fields=fields)
     std = f"± {value.std:.{column.decimals}f}" if column.shows_std and value.std is not None else ""
     return Entry(f"{value.mean:.{column.decimals}f}", std, bold=name in numbers.best, fields=fields)
+
+
+def _interval(numbers: Measured, name: str) -> Entry:
+    """Of a percentage of the evaluation images, the mean over seeds; they are known where they have labels."""
+    value = numbers.spreads.get(INTERVALS[name][0])
+    counts = {len(row.correct["quantized"]) for row in numbers.done if "quantized" in row.correct}
+    low, high = wilson(value.mean, min(counts)) if value and counts else (None, None)
+    fields = {f"{name}_low": number(low), f"{name}_high": number(high)}
+    return Entry(MISSING if low is None else f"{low:.1f} to {high:.1f}", fields=fields)
 
 
 def _difference(grid: Grid, cell: Cell, numbers: Measured, name: str) -> Entry:

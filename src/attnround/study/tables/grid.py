@@ -9,9 +9,9 @@ import yaml
 
 from attnround.errors import InputError
 from attnround.study.row import Row
-from attnround.study.tables.columns import COLUMNS, DIFFERENCES
+from attnround.study.tables.columns import COLUMNS, DIFFERENCES, INTERVALS
 
-KEYS = {"caption", "base", "axes", "skip", "seeds", "compare", "reference", "columns", "pictures", "quick"}
+KEYS = {"caption", "base", "axes", "skip", "seeds", "compare", "reference", "columns", "pictures", "quick", "in_all"}
 PROFILES = ("full", "quick")
 MODELS = "models"  # as an axis: the models of the data set that the tables are made on
 
@@ -23,7 +23,8 @@ class Grid:
     """A table's runs and how they are shown.
 
     axes: name -> label -> overrides; a run has a label of each axis. compare: the axis whose labels stand side by side;
-    reference: the one of them that differences are taken from; skip: combinations of labels that are left out.
+    reference: the one of them that differences are taken from; skip: combinations of labels that are left out;
+    in_all: whether it is one of all tables, or made where it is named alone.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Grid:
     pictures: tuple[dict, ...] = ()
     base: tuple[str, ...] = ()
     skip: tuple[dict[str, tuple[str, ...]], ...] = ()
+    in_all: bool = True
 
     @property
     def places(self) -> list[dict[str, str]]:
@@ -96,7 +98,12 @@ def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -
         raise InputError(f"{path}: {error}") from None
 
 
-KINDS = {"caption": (str, "a text"), "compare": (str, "the name of an axis"), "columns": (list, "a list")}
+KINDS = {
+    "caption": (str, "a text"),
+    "compare": (str, "the name of an axis"),
+    "columns": (list, "a list"),
+    "in_all": (bool, "true or false"),
+}
 
 
 class _WrongError(Exception):
@@ -127,8 +134,8 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
         raise _WrongError(f"reference={reference} is none of the labels of {compare}: {', '.join(axes[compare])}")
     columns = tuple(content.get("columns") or ("top1", "drop", "agreement", "sqnr_db", "mib", "seconds"))
     for column in columns:
-        if column not in (*COLUMNS, *DIFFERENCES):
-            raise _WrongError(f"columns: {column} is not on offer; give {', '.join((*COLUMNS, *DIFFERENCES))}")
+        if column not in (on_offer := (*COLUMNS, *INTERVALS, *DIFFERENCES)):
+            raise _WrongError(f"columns: {column} is not on offer; give {', '.join(on_offer)}")
     if reference is None and set(columns) & set(DIFFERENCES):
         raise _WrongError(f"reference is missing: differences are taken from one of the labels of {compare}")
     grid = Grid(
@@ -142,6 +149,7 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
         base=_overrides("base", content.get("base") or []),
         skip=tuple(_places(content["axes"], each, models) for each in content.get("skip") or []),
         pictures=tuple(content.get("pictures") or []),
+        in_all=content.get("in_all", True),
     )
     if not grid.places:
         raise _WrongError("the grid is empty: skip leaves nothing of its axes")

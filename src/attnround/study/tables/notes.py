@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from attnround.study.row import Row
-from attnround.study.tables.columns import DIFFERENCES
+from attnround.study.tables.columns import DIFFERENCES, INTERVALS
 from attnround.study.tables.grid import Cell, Grid
 from attnround.study.tables.measure import Measured
 from attnround.study.tables.published import Published, models_of
@@ -60,6 +60,8 @@ def _revisions(rows: Sequence[Row]) -> str:
 
 def _reading(grid: Grid, measured: Sequence[Measured]) -> str:
     text = "± is the standard deviation over seeds."
+    if set(grid.columns) & set(INTERVALS):
+        text += " 95 %: where the mean over seeds may lie on other images of the kind (Wilson)."
     found = {name for each in measured for name in each.differences}
     shown = [name for name in DIFFERENCES if name in found and name in grid.columns]
     if shown:
