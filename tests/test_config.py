@@ -17,6 +17,7 @@ NEEDS = {
     "model=timm": ["model.name=test_resnet"],
     "data=image_folder": ["data.root=/images"],
     "data=imagenet": ["data.root=/images"],
+    "data=photos": ["data.root=/images"],
     "bits=file": ["bits.path=allocation.json"],
     "model=module": ["model.factory=nets:small"],
     "data=module": ["data.factory=sets:labelled"],

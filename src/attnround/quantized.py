@@ -20,7 +20,7 @@ from attnround.deploy.proof import Proof
 from attnround.deploy.runtime import need_onnx, onnx_file, open_onnx
 from attnround.deploy.seal import about_export
 from attnround.errors import InputError, listed
-from attnround.evaluation import agreement, is_right, logit_sqnr_db, outputs
+from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
 from attnround.files import write_atomically
 from attnround.graph import Captured, class_logits, find_layers, joined, left_float
 from attnround.prepared import Prepared
@@ -42,7 +42,8 @@ class Report(list):
 
     left_float: what stays float, as `kind at module` or a parameter's name -> its number of parameters; float_percent:
     those and the biases, of all parameters; outputs_db: SQNR in dB of each tensor that the model gives, on the
-    calibration images; sqnr_db: of all of them; remarks: what the captured model lacks.
+    calibration images; sqnr_db: of all of them; kl: divergence of the class probabilities in nats, None where the model
+    does not give one tensor of logits [N, classes]; remarks: what the captured model lacks.
     """
 
     SHOWN = ("name", "kind", "shape", "bits", "weight_sqnr_db", "start_sqnr_db", "output_sqnr_db", "kept")
@@ -57,6 +58,8 @@ class Report(list):
         expected, found = prepared.outputs, outputs(model, prepared.images)
         self.outputs_db = {key: sqnr_db(expected[key], found[key]) for key in expected}
         self.sqnr_db = logit_sqnr_db(joined(expected), joined(found))
+        pairs = [(expected[key], found[key]) for key in expected]
+        self.kl = kl_nats(*pairs[0]) if len(pairs) == 1 and pairs[0][0].ndim == 2 else None
 
     def __str__(self) -> str:
         lines = [text_table(self.SHOWN, [[_shown(row.get(key)) for key in self.SHOWN] for row in self])]
@@ -66,7 +69,8 @@ class Report(list):
         lines += self.remarks
         each = ", ".join(f"{key} {value:.2f}" for key, value in self.outputs_db.items())
         several = f" ({each})" if len(self.outputs_db) > 1 else ""
-        lines.append(f"outputs on the calibration images: {self.sqnr_db:.2f} dB{several}")
+        kl = "" if self.kl is None else f", KL {self.kl:.3g} nats as logits of classes"
+        lines.append(f"outputs on the calibration images: {self.sqnr_db:.2f} dB{several}{kl}")
         return "\n".join(lines)
 
     def dataframe(self) -> object:
@@ -130,7 +134,7 @@ class Quantized:
             exported = open_program(raw, path)
         else:
             raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx or .pt2")
-        (found,) = compare(self.model, [exported], _labelled(self.images))
+        (found,) = compare(self.model, [exported], _unlabelled(self.images))
         fault = found.fault(any(layer.activation is not None for layer in content.layers))
         if fault:
             raise InputError(f"{path} is not written: {fault}")
@@ -141,7 +145,7 @@ class Quantized:
         """Compare the simulation with exact integer arithmetic, layer by layer, on images as `quantize` takes them."""
         shown = self.images if images is None else gather_images(images, NUM_IMAGES)
         content = self._content()
-        return prove(self.model, content.layers, _labelled(shown), batch_size)
+        return prove(self.model, content.layers, _unlabelled(shown), batch_size)
 
     @torch.no_grad()
     def evaluate(
@@ -153,8 +157,9 @@ class Quantized:
     ) -> dict[str, float]:
         """Compare the model with the float one on labelled images, a Dataset or a loader of (images, labels).
 
-        Returns images (how many), top1 and float_top1 in percent, agreement of the two in percent, and sqnr_db of the
-        logits. images_of, labels_of: take them out of a batch of another form. Raises InputError where the model gives
+        Returns images (how many), top1 and float_top1 in percent, agreement of the two in percent, sqnr_db of the
+        logits, kl of the class probabilities in nats, and confidence_change of the float model's top class, in points.
+        images_of, labels_of: take them out of a batch of another form. Raises InputError where the model gives
         several tensors and `quantize` was not told by output= which are the logits.
         """
         pairs = []
@@ -171,8 +176,7 @@ class Quantized:
             "images": len(labels),
             "top1": 100 * is_right(found, labels).double().mean().item(),
             "float_top1": 100 * is_right(float_logits, labels).double().mean().item(),
-            "agreement": agreement(float_logits, found),
-            "sqnr_db": logit_sqnr_db(float_logits, found),
+            **fidelity(float_logits, found),
         }
 
     def finetune(
@@ -250,6 +254,6 @@ class Quantized:
         return {"model": self.prepared.architecture, "data": "the caller's", "method": self.method}
 
 
-def _labelled(images: Tensor) -> Iterable[tuple[Tensor, Tensor]]:
-    """Batches of images with a label that none has: agreement asks for none."""
-    return ((batch, torch.full((len(batch),), -1)) for batch in images.split(64))
+def _unlabelled(images: Tensor) -> Iterable[tuple[Tensor, None]]:
+    """Batches of images without labels."""
+    return ((batch, None) for batch in images.split(64))

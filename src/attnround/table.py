@@ -48,25 +48,3 @@ def csv_text(rows: Sequence[Mapping[str, object]]) -> str:
 def plain(value: object) -> object:
     """A shape as 16x3x3; anything else as it is."""
     return "x".join(map(str, value)) if isinstance(value, list) else value
-
-
-def comparison(method: str, metrics: dict[str, float], training: str = "none") -> str:
-    """The table a run ends with: FP32, rounding to nearest at the same bits, the chosen method.
-
-    training: what was trained with labels after that, which then has a row of its own.
-    """
-    header = ["", "top-1 %", "agreement %", "SQNR dB", "bits", "MiB", "seconds"]
-    rows = [["fp32", f"{metrics['fp32/top1']:.2f}", None, None, "32", f"{metrics['fp32/size_mib']:.2f}", None]]
-    scales_s, reconstruction_s = metrics["time/scales_s"], metrics["time/reconstruction_s"]
-    trained = "time/qat_s" in metrics
-    stages = [
-        ("nearest", "nearest", scales_s),
-        ("ptq" if trained else "quantized", method, scales_s + reconstruction_s),
-    ]
-    if trained:
-        stages.append(("quantized", training, metrics["time/qat_s"]))
-    for name, label, seconds in stages:
-        values = [f"{metrics[f'{name}/{key}']:.2f}" for key in ("top1", "agreement", "sqnr_db")]
-        size = [f"{metrics['bits/mean']:.2f}", f"{metrics['bits/size_mib']:.2f}"]
-        rows.append([label, *values, *size, f"{seconds:.1f}"])
-    return text_table(header, rows)

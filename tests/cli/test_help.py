@@ -101,7 +101,10 @@ def test_a_group_lists_all_its_choices(helped):
     [
         ("train --help quantizer=adaroundd", "error: quantizer=adaroundd: give adaround"),
         ("train --help quantiser", "error: quantiser: there is no group quantiser: give quantizer"),
-        ("evaluate --help bits=mixed", "error: bits=mixed: there is no group bits: give data or trainer or paths"),
+        (
+            "evaluate --help bits=mixed",
+            "error: bits=mixed: there is no group bits: give data or trainer or paths or model",
+        ),
     ],
 )
 def test_help_on_what_is_not_there(helped, line, wanted):

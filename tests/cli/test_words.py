@@ -104,8 +104,8 @@ def said(monkeypatch, tmp_path):
         ("evaluate chekpoint=x", "evaluate has no option chekpoint: give checkpoint=x"),
         (
             "evaluate quantizer=gptq",
-            "evaluate has no option quantizer: give one of data, trainer, paths, task, metric, checkpoint, factory, "
-            "arguments, seed, debug",
+            "evaluate has no option quantizer: give one of data, trainer, paths, model, task, metric, checkpoint, "
+            "factory, arguments, seed, debug",
         ),
         ("verify folder=x data.limitt=3", "data=fashion_mnist has no limitt: give data.limit"),
         ("export folder=x formt=onnx", "export has no option formt: give format=onnx"),

@@ -145,7 +145,7 @@ def test_the_configs_compose_with_every_data(name, needs):
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         for option in sorted(each.stem for each in (ROOT / "conf/data").glob("*.yaml")):
             root = {"module": ["data.factory=sets:val"]}.get(option, [])
-            root = ["data.root=/images"] if option in ("image_folder", "imagenet") else root
+            root = ["data.root=/images"] if option in ("image_folder", "imagenet", "photos") else root
             config = compose(name, [needs, f"data={option}", *root])
             assert instantiate(config.data, _convert_="all") is not None
     assert config.task == name

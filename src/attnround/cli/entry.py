@@ -64,6 +64,8 @@ def perform(cfg: DictConfig) -> float:
     from hydra.core.hydra_config import HydraConfig
     from hydra.types import RunMode
 
+    from attnround.experiment import JUDGED_BY
+
     with failing_in_a_line(cfg), contextlib.ExitStack() as locks:
         job = HydraConfig.get()
         check_given(cfg, job.runtime.choices, job.job.config_name)
@@ -72,16 +74,17 @@ def perform(cfg: DictConfig) -> float:
         if run.task in MAKE_A_RUN and job.mode == RunMode.MULTIRUN:  # else Claim has its folder
             locks.enter_context(alone_in(run.output_dir))
         metrics = carry_out(cfg, run)
-        if cfg.metric not in metrics:
-            raise InputError(f"metric={cfg.metric} is none of {', '.join(metrics)}; the run itself is recorded")
-        return metrics[cfg.metric]
+        metric = cfg.metric or next(name for name in JUDGED_BY[cfg.task] if name in metrics)
+        if metric not in metrics:
+            raise InputError(f"metric={metric} is none of {', '.join(metrics)}; the run itself is recorded")
+        return metrics[metric]
 
 
 def check_metric(cfg: DictConfig) -> None:
     """Raise InputError where no run of this task has such a metric: before it is run."""
     from attnround.experiment import METRICS
 
-    if cfg.metric not in METRICS[cfg.task]:
+    if cfg.metric is not None and cfg.metric not in METRICS[cfg.task]:
         raise InputError(choice("metric", cfg.metric, METRICS[cfg.task]))
 
 

@@ -13,9 +13,12 @@ COLUMNS = {  # of the table -> metric, digits
     "top-1 %": ("quantized/top1", 2),
     "agreement %": ("quantized/agreement", 2),
     "SQNR dB": ("quantized/sqnr_db", 2),
+    "KL nats": ("quantized/kl", 4),
+    "confidence": ("quantized/confidence_change", 2),
     "bits": ("bits/mean", 2),
     "MiB": ("bits/size_mib", 2),
 }
+UNLABELLED = ("KL nats", "confidence")  # shown where a run has no top-1
 CLOCKS_S = 2  # that a file server may be behind
 begun: list[tuple[Path, float]] = []  # the folder of the multirun that this process has begun, and when
 
@@ -49,7 +52,7 @@ def summarise(folder: Path, since: float) -> None:
 
     own = [path for path in folder.glob("*/record.json") if path.stat().st_mtime >= since - CLOCKS_S]
     found = {path.parent.name: json.loads(path.read_text()) for path in own}
-    runs = {name: found[name] for name in sorted(found, key=_number) if "quantized/top1" in found[name]["metrics"]}
+    runs = {name: found[name] for name in sorted(found, key=_number) if "quantized/agreement" in found[name]["metrics"]}
     if not runs:
         return
     csv = csv_text([{"run": name} | line_of(record) for name, record in runs.items()])
@@ -57,8 +60,17 @@ def summarise(folder: Path, since: float) -> None:
     alike: dict[str, list[dict]] = {}
     for label, record in zip(labels(list(runs.values())), runs.values(), strict=True):
         alike.setdefault(label, []).append(record["metrics"])
-    print("\n" + text_table(["", "runs", *COLUMNS, "seconds"], [[k, len(v), *_cells(v)] for k, v in alike.items()]))
+    columns = columns_of([record["metrics"] for record in runs.values()])
+    rows = [[label, len(some), *_cells(some, columns)] for label, some in alike.items()]
+    print("\n" + text_table(["", "runs", *columns, "seconds"], rows))
     print(f"\n{'summary':12} {folder / 'summary.csv'}")
+
+
+def columns_of(metrics: Sequence[dict]) -> list[str]:
+    """The columns of these runs: top-1 where one has it, and what else compares with FP32 where one has not."""
+    has_top1 = {"quantized/top1" in each for each in metrics}
+    hidden = ([] if True in has_top1 else ["top-1 %"]) + ([] if False in has_top1 else list(UNLABELLED))
+    return [name for name in COLUMNS if name not in hidden]
 
 
 def labels(records: Sequence[dict]) -> list[str]:
@@ -85,10 +97,10 @@ def _differing(given: Sequence[dict]) -> list[str]:
     return [key for key in keys if len({str(each.get(key)) for each in given}) > 1]
 
 
-def _cells(some: Sequence[dict]) -> Iterator[str | None]:
+def _cells(some: Sequence[dict], columns: Sequence[str]) -> Iterator[str | None]:
     from attnround.study.tables.columns import seconds
 
-    for metric, digits in COLUMNS.values():
+    for metric, digits in (COLUMNS[name] for name in columns):
         yield _spread([float(each[metric]) for each in some if metric in each], digits)
     yield _spread([taken for each in some if (taken := seconds(each)) is not None], 1)
 

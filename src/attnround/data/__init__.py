@@ -1,4 +1,4 @@
-"""Data modules: evaluation images with labels, calibration images without."""
+"""Data modules: evaluation images, with labels as a rule, and calibration images without."""
 
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attnround.data.image_folder import ImageFolder
     from attnround.data.labelled import LabelledPair
     from attnround.data.own import OwnData
+    from attnround.data.photos import Photos
 else:
     __getattr__ = lazily(  # torchvision, timm and Lightning are not for who brings his own images
         __name__,
@@ -25,6 +26,7 @@ else:
             "ImageFolder": "image_folder",
             "LabelledPair": "labelled",
             "OwnData": "own",
+            "Photos": "photos",
             "draw": "base",
             "draw_balanced": "base",
         },
@@ -40,6 +42,7 @@ __all__ = [
     "ImageFolder",
     "LabelledPair",
     "OwnData",
+    "Photos",
     "draw",
     "draw_balanced",
 ]

@@ -1,4 +1,4 @@
-"""What every data module offers: labelled evaluation batches and an unlabelled calibration set."""
+"""What every data module offers: evaluation batches, labelled as a rule, and an unlabelled calibration set."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -25,7 +25,8 @@ class Calibration:
     """The images a quantizer may look at. There are no labels here.
 
     images: float, normalised [N, C, H, W]; indices: their places in `source`, in the order drawn;
-    skipped: files of the source that could not be read; remarks: lines on what was done to images of which kind.
+    skipped: files of the source that could not be read; remarks: lines on what was done to images of which kind;
+    groups: a number an image, the same for near copies of each other, None where nobody looked for them.
     """
 
     images: Tensor
@@ -33,6 +34,7 @@ class Calibration:
     source: str
     skipped: list[str]
     remarks: list[str] = field(default_factory=list)
+    groups: list[int] | None = None
 
     def provenance(self) -> dict[str, object]:
         """What a record says of it."""
@@ -45,12 +47,12 @@ class ImageData(pl.LightningDataModule, ABC):
 
     limit: how many evaluation images, a class-balanced draw, null for all; num_workers: processes that prepare images,
     null for one a usable core and at most 8; licence: of the images, for the model card, null where it is not known.
-    A subclass sets `self.evaluation` in `match`.
-    is_shown: whether a run draws some of the evaluation images.
+    A subclass sets `self.evaluation` in `match`, and `self.has_labels` to False where its labels are None.
     """
 
     evaluation: Dataset
-    is_shown = False
+    has_labels = True
+    is_shown = False  # whether a run draws some of the evaluation images
 
     def __init__(
         self,
@@ -84,7 +86,7 @@ class ImageData(pl.LightningDataModule, ABC):
         """The seeded calibration images."""
 
     def val_dataloader(self) -> Iterable:
-        """The evaluation images with labels, in a fixed order."""
+        """The evaluation images with labels, or with None in place of these, in a fixed order."""
         return self.loader(self.evaluation, self.batch_size)
 
     @abstractmethod

@@ -17,6 +17,7 @@ from attnround.errors import InputError, listed, reason
 WORDNET_ID = re.compile(r"n\d{8}")
 MAP = "data.class_map=<a CSV or JSON file: folder -> index of the output>"
 Labels = dict[str, tuple[int, ...]]
+Outputs = list[int] | list[tuple[int, ...]]
 
 
 def natural(name: str) -> list[int | str]:
@@ -109,8 +110,8 @@ def _lost(lost: list[str], names: list[str], num_classes: int) -> str:
     )
 
 
-def read_class_map(path: str, num_classes: int) -> Labels:
-    """Folder, or file below the folder of images -> the outputs that are right for it.
+def read_class_map(path: str, num_classes: int, option: str = "data.class_map") -> Labels:
+    """Folder, or file below the folder of images -> the outputs that are right for it. option: which named the path.
 
     A CSV has the name and then one index or several a line, a header or none; JSON is an object of an index or a list
     of them. Raises InputError that names what is not so.
@@ -119,16 +120,16 @@ def read_class_map(path: str, num_classes: int) -> Labels:
         text = Path(path).read_text(encoding="utf-8-sig")
         entries = json.loads(text) if text.lstrip().startswith("{") else _rows(text)
     except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"data.class_map={path} cannot be read ({reason(error)}): give a CSV or JSON file") from error
+        raise InputError(f"{option}={path} cannot be read ({reason(error)}): give a CSV or JSON file") from error
     places = {name: tuple(given) if isinstance(given, list) else (given,) for name, given in entries.items()}
     for name, given in places.items():
         if not given or not all(type(each) is int and 0 <= each < num_classes for each in given):
             said = entries[name]
             raise InputError(
-                f"data.class_map={path}: {name} -> {said}: give an index from 0 to {num_classes - 1}, or a list of them"
+                f"{option}={path}: {name} -> {said}: give an index from 0 to {num_classes - 1}, or a list of them"
             )
     if not places:
-        raise InputError(f"data.class_map={path} is empty: give a line a folder, or a line a file")
+        raise InputError(f"{option}={path} is empty: give a line a folder, or a line a file")
     return places
 
 
@@ -145,18 +146,21 @@ def _rows(text: str) -> dict[str, object]:
     return entries
 
 
-def mapped(files: Sequence[str], places: Mapping[str, tuple[int, ...]], path: str, root: Path) -> Labels:
-    """File -> the outputs that are right for it, by its own line or that of the innermost folder that has one.
+def mapped(files: Sequence[str], places: Mapping[str, tuple[int, ...]], given: str, root: Path) -> Outputs:
+    """The outputs that are right for each file, by its own line or that of the innermost folder that has one.
 
-    Raises InputError naming files for which there is none.
+    One an image, or where an image has several a tuple of as many for all, filled with -1. given: the option and its
+    path, for the error. Raises InputError naming files for which there is none.
     """
-    found, missing = {}, []
+    found: list[tuple[int, ...]] = []
+    missing = []
     for file in files:
         name = next((each for each in (file, *map(str, PurePosixPath(file).parents)) if each in places), None)
         if name is None:
             missing.append(file)
         else:
-            found[file] = places[name]
+            found.append(places[name])
     if missing:
-        raise InputError(f"data.class_map={path} has no line for {listed(missing)} of {root}, nor for their folder")
-    return found
+        raise InputError(f"{given} has no line for {listed(missing)} of {root}, nor for their folder")
+    most = max(map(len, found), default=1)
+    return [each[0] for each in found] if most == 1 else [each + (-1,) * (most - len(each)) for each in found]

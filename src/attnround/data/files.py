@@ -11,8 +11,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-from attnround.data.pixels import EXTENSIONS, READ_HERE, SAID, Remark, UnreadableError, open_image
+from attnround.data.pixels import EXTENSIONS, READ_HERE, SAID, SHORT_SIDE, Remark, UnreadableError, open_image
 from attnround.errors import listed
+
+Item = tuple[Tensor, int | Tensor | None]  # an image and its label
 
 
 def list_images(root: Path) -> tuple[list[str], list[str]]:
@@ -52,24 +54,26 @@ def list_folders(root: Path) -> list[str]:
 class LabelledFiles(Dataset):
     """Images (a transform of the file, label). files: relative to root; labels: indices of the model's outputs.
 
-    Where several outputs are right for an image its label is a tuple of them, filled with -1, and the item's a tensor.
-    remarks: uint8 [N], a `Remark` a file that was opened, shared by all processes that do; then a file that cannot be
-    read is None, which `collate` leaves out. None: such a file raises UnreadableError.
+    Where several outputs are right for an image its label is a tuple of them, filled with -1, and the item's a tensor;
+    where labels are None the item's is None. remarks: uint8 [N], a `Remark` a file that was opened, shared by all
+    processes that do; then a file that cannot be read is None, which `collate` leaves out. None: such a file raises
+    UnreadableError. least: as `open_image` has it.
     """
 
     root: Path
     files: list[str]
-    labels: list[int] | list[tuple[int, ...]]
+    labels: list[int] | list[tuple[int, ...]] | None
     mode: str
     transform: Callable[[Image.Image], Tensor]
     remarks: Tensor | None = None
+    least: int = SHORT_SIDE
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int | Tensor] | None:
+    def __getitem__(self, index: int) -> Item | None:
         try:
-            image, remark = open_image(self.root / self.files[index], self.mode)
+            image, remark = open_image(self.root / self.files[index], self.mode, self.least)
         except UnreadableError:
             if self.remarks is None:
                 raise
@@ -79,14 +83,16 @@ class LabelledFiles(Dataset):
             self.remarks[index] = int(remark)
         return self.transform(image), self._label(index)
 
-    def _label(self, index: int) -> int | Tensor:
-        label = self.labels[index]
-        return label if isinstance(label, int) else torch.tensor(label)
+    def _label(self, index: int) -> int | Tensor | None:
+        label = None if self.labels is None else self.labels[index]
+        return torch.tensor(label) if isinstance(label, tuple) else label
 
 
-def collate(items: Sequence[tuple[Tensor, int | Tensor] | None]) -> list[Tensor] | None:
-    """The batch of the items that could be read; None where there is none."""
+def collate(items: Sequence[Item | None]) -> list[Tensor | None] | None:
+    """The batch of the items that could be read, its labels None where an item's is; None where there is no item."""
     there = [each for each in items if each is not None]
+    if there and there[0][1] is None:
+        return [default_collate([image for image, _ in there]), None]
     return default_collate(there) if there else None
 
 

@@ -2,23 +2,21 @@
 
 import dataclasses
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from timm.data import create_transform
 
-from attnround.data.base import Calibration, ImageData, draw
-from attnround.data.classes import class_places, mapped, read_class_map
-from attnround.data.files import LabelledFiles, list_folders, list_images, said_of
-from attnround.data.pixels import READ_HERE, UnreadableError, open_image
-from attnround.errors import InputError, listed
+from attnround.data.base import Calibration, draw
+from attnround.data.classes import Outputs, class_places, mapped, read_class_map
+from attnround.data.files import LabelledFiles, list_folders, list_images
+from attnround.data.image_files import EXTENSIONS, ImageFiles
+from attnround.errors import InputError
 
 log = logging.getLogger(__name__)
-EXTENSIONS = ", ".join(READ_HERE)
 
 
-class ImageFolder(ImageData):
+class ImageFolder(ImageFiles):
     """root: a folder with val/<class>/<images>; calibration: any folder of images, at any depth, labels unknown;
     validation: what the folder is called where it is not val, a name below root or another path.
 
@@ -55,52 +53,19 @@ class ImageFolder(ImageData):
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Read the folders' lists now, so that what is wrong with them is said before the work begins."""
         super().match(preprocessing, num_classes)
-        mode = {1: "L", 3: "RGB"}.get(preprocessing["input_size"][0])
-        if mode is None:
-            raise InputError(f"the model takes {preprocessing['input_size'][0]} channels; images have 1 or 3")
-        self.mode = mode
-        self.transform = create_transform(**preprocessing, is_training=False)
         self.map = read_class_map(self.class_map, num_classes) if self.class_map else None
-        self.labelled = self._evaluation_set()
-        firsts = [label if isinstance(label, int) else label[0] for label in self.labelled.labels]
-        self.evaluation = self._limited(self.labelled, firsts)
+        self.evaluated = self._evaluation_set()
+        self.evaluation = self.limited(self.evaluated)
         self.evaluation[0]  # a set of a kind that is refused is refused before the work begins
         self.calibration_files = self._calibration_files()
 
     def calibration(self) -> Calibration:
         """Files in seeded order until there are enough; unreadable ones are named, skipped and counted."""
-        source = f"{self.calibration_root} ({len(self.calibration_files)} files)"
-        draw(len(self.calibration_files), self.num_calibration, self.seed, source)
-        images = torch.empty(self.num_calibration, *self.preprocessing["input_size"])
-        indices: list[int] = []
-        remarks: list[int] = []
-        skipped: list[str] = []
-        for index in draw(len(self.calibration_files), len(self.calibration_files), self.seed, source):
-            if len(indices) == self.num_calibration:
-                break
-            path = self.calibration_root / self.calibration_files[index]
-            try:
-                image, remark = open_image(path, self.mode)
-                images[len(indices)] = self.transform(image)
-                indices.append(index)
-                remarks.append(remark)
-            except UnreadableError as error:
-                log.warning("skipped: %s", error)
-                skipped.append(str(path))
-        if len(indices) < self.num_calibration:
-            raise InputError(
-                f"data.num_calibration={self.num_calibration}: {self.calibration_root} has only {len(indices)} "
-                f"readable images, {len(skipped)} files are not; ask for fewer or mend them"
-            )
-        said = said_of([self.calibration_files[index] for index in indices], remarks, self.calibration_root)
-        for line in said:
-            log.warning("%s", line)
-        return Calibration(images, indices, source, skipped, said)
-
-    def remarks(self) -> list[str]:
-        """What there is to say of the evaluation images that were opened so far."""
-        opened = self.labelled.remarks
-        return [] if opened is None else said_of(self.labelled.files, opened.tolist(), self.labelled.root)
+        num_files = len(self.calibration_files)
+        source = f"{self.calibration_root} ({num_files} files)"
+        draw(num_files, self.num_calibration, self.seed, source)
+        order = draw(num_files, num_files, self.seed, source)
+        return self.first_readable(self.calibration_root, self.calibration_files, order, self.num_calibration)
 
     def training_sets(self) -> tuple[LabelledFiles, LabelledFiles]:
         """The images of root/train, whose class folders mean what those of root/val do."""
@@ -108,7 +73,7 @@ class ImageFolder(ImageData):
         if not folder.is_dir() or not list_folders(folder):
             raise InputError(f"{folder} has no class folders: training takes its images from data.root/train/<class>")
         plain = self._labelled(folder, self.transform)
-        if not all(isinstance(label, int) for label in plain.labels):
+        if not all(isinstance(label, int) for label in plain.labels or ()):
             raise InputError(f"data.class_map={self.class_map} has several classes for an image: training takes one")
         augment = create_transform(**self.preprocessing, is_training=True)
         return dataclasses.replace(plain, transform=augment), plain
@@ -127,7 +92,7 @@ class ImageFolder(ImageData):
                 "github.com/soumith/imagenetloader.torch inside it"
             )
         found = self._labelled(folder, self.transform, notes=True)
-        shown = {label for each in found.labels for label in ([each] if isinstance(each, int) else each)} - {-1}
+        shown = {label for each in found.labels or () for label in ([each] if isinstance(each, int) else each)} - {-1}
         if len(shown) < self.num_classes:
             text = "%s has images of %d of the model's %d classes; accuracies are over these"
             log.warning(text, folder, len(shown), self.num_classes)
@@ -135,23 +100,18 @@ class ImageFolder(ImageData):
 
     def _labelled(self, folder: Path, transform: Callable, notes: bool = False) -> LabelledFiles:
         """The images of val or train with their labels. Raises InputError where there is none."""
-        labels: list[int] | list[tuple[int, ...]]
-        if self.map is None or self.class_map is None:
+        labels: Outputs
+        if self.map is None:
             names = list_folders(folder)
             places = self._places(names)
-            files = self._listed(folder, names)
+            files = self.listed(folder, names)
             labels = [places[file.split("/")[0]] for file in files]
         else:
-            files = self._listed(folder)
-            several = mapped(files, self.map, self.class_map, folder)
-            most = max(map(len, several.values()), default=1)
-            if most > 1:
-                labels = [several[file] + (-1,) * (most - len(several[file])) for file in files]
-            else:
-                labels = [several[file][0] for file in files]
+            files = self.listed(folder)
+            labels = mapped(files, self.map, f"data.class_map={self.class_map}", folder)
         if not files:
             raise InputError(f"{folder}: its class folders hold no image ({EXTENSIONS})")
-        remarks = torch.zeros(len(files), dtype=torch.uint8).share_memory_() if notes else None
+        remarks = self.noted(files) if notes else None
         return LabelledFiles(folder, files, labels, self.mode, transform, remarks)
 
     def _places(self, names: list[str]) -> dict[str, int]:
@@ -166,20 +126,7 @@ class ImageFolder(ImageData):
         folder = self.calibration_root
         if not folder.is_dir():
             raise InputError(f"data.calibration={folder} is not there: give any folder of images, no labels needed")
-        files = self._listed(folder)
+        files = self.listed(folder)
         if not files:
             raise InputError(f"data.calibration={folder} holds no image ({EXTENSIONS})")
-        return files
-
-    @staticmethod
-    def _listed(folder: Path, parts: Sequence[str] = ("",)) -> list[str]:
-        """The images below these folders in a folder, one part after another."""
-        files, unread = [], []
-        for part in parts:
-            found, others = list_images(folder / part)
-            files += [f"{part}/{name}" if part else name for name in found]
-            unread += [f"{part}/{name}" if part else name for name in others]
-        if unread:
-            why = "this Pillow does not read them; convert them, or for HEIC install pillow-heif"
-            log.warning("%s: %d images are left out (%s): %s", folder, len(unread), listed(unread), why)
         return files

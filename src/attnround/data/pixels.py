@@ -2,7 +2,8 @@
 
 16 bits are scaled to 8 by their range. Floats, 32-bit integers and LAB are refused: no file says what their range is.
 Pictures are turned upright by their EXIF orientation, transparent pixels show white, and of a moving picture the first
-frame counts.
+frame counts. A JPEG that is twice as large as any model needs is decoded at a half, a quarter or an eighth of its size,
+as the format allows, which bounds the memory: 108 megapixels take 90 MB and not 650.
 """
 
 import contextlib
@@ -40,6 +41,7 @@ UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip
 BITS_PER_SAMPLE, PHOTOMETRIC, WHITE_IS_ZERO = 258, 262, 0  # TIFF 6.0, sections 4 and 8
+SHORT_SIDE = 2048  # pixels of the shorter side that a reduced JPEG has at least
 
 
 class UnreadableError(InputError):
@@ -63,11 +65,12 @@ SAID = {
 }
 
 
-def open_image(path: Path, mode: str) -> tuple[Image.Image, Remark]:
+def open_image(path: Path, mode: str, least: int = SHORT_SIDE) -> tuple[Image.Image, Remark]:
     """The decoded image in Pillow's mode L or RGB, and what was done to it.
 
-    Raises UnreadableError for a damaged file, InputError for one whose values have no known range or that asks for more
-    memory than an image may; both name it.
+    least: pixels that the shorter side of a JPEG must keep; where it has twice as many, fewer are decoded. Raises
+    UnreadableError for a damaged file, InputError for one whose values have no known range or that asks for more memory
+    than an image may; both name it.
     """
     try:
         with warnings.catch_warnings():
@@ -75,6 +78,7 @@ def open_image(path: Path, mode: str) -> tuple[Image.Image, Remark]:
             # Not by its name: then Pillow maps raw TIFFs into memory, and scrambles those that lie on their side.
             with path.open("rb") as file, Image.open(file, formats=FORMATS) as image:
                 _check_mode(image, path)
+                image.draft(None, (least, least))  # does nothing but to a JPEG
                 image.load()
                 return _converted(image, mode)
     except Image.DecompressionBombError as error:
@@ -113,7 +117,7 @@ def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, Remark]:
         if image.getchannel("A").getextrema()[0] < 255:  # type: ignore[operator]  # of one channel: two numbers
             remarks |= Remark.TRANSPARENT
             image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert(mode), remarks
+    return image if image.mode == mode else image.convert(mode), remarks
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

@@ -15,31 +15,30 @@ LEAST = 99.9  # percent of images of which both must say the same, where a code 
 
 @dataclass
 class Comparison:
-    """images; agreeing, of the same class in both, where there are pixels their share; right answers of each.
-
-    Also the largest logit, and the largest difference of one.
+    """images; agreeing, of the same class in both, where there are pixels their share; right answers of each, None
+    where there are no labels. Also the largest logit, and the largest difference of one.
     """
 
     images: int = 0
     agreeing: float = 0
-    simulation_right: int = 0
-    right: int = 0
+    simulation_right: int | None = None
+    right: int | None = None
     largest_logit: float = 0.0
     logit_difference: float = 0.0
 
-    def add(self, expected: object, found: object, labels: Tensor, output: Output = None) -> Tensor:
+    def add(self, expected: object, found: object, labels: Tensor | None, output: Output = None) -> Tensor:
         """Count a batch: what simulation and exported model give, labels [N] or [N, K]. Where classes differ: bool [N].
 
-        output: which of several tensors are the logits [N, classes, ...]; None takes all of them side by side. The
-        largest difference is over all of them.
+        labels: None where they are not known; output: which of several tensors are the logits [N, classes, ...], None
+        takes all of them side by side. The largest difference is over all of them.
         """
         simulated, logits = (joined(each) if output is None else logits_in(each, output) for each in (expected, found))
-        same = (simulated.argmax(1) == logits.argmax(1)).reshape(len(labels), -1)
-        self.images += len(labels)
+        same = (simulated.argmax(1) == logits.argmax(1)).reshape(len(logits), -1)
+        self.images += len(logits)
         self.agreeing += int(same.sum()) if logits.ndim == 2 else same.double().mean(1).sum().item()
-        if logits.ndim == 2:  # else a label would be a picture
-            self.simulation_right += int(is_right(simulated, labels).sum())
-            self.right += int(is_right(logits, labels).sum())
+        if labels is not None and logits.ndim == 2:  # else a label would be a picture
+            self.simulation_right = (self.simulation_right or 0) + int(is_right(simulated, labels).sum())
+            self.right = (self.right or 0) + int(is_right(logits, labels).sum())
         self.largest_logit = max(self.largest_logit, joined(expected).abs().max().item())
         self.logit_difference = max(self.logit_difference, (joined(found) - joined(expected)).abs().max().item())
         return ~same.all(1)
@@ -48,6 +47,16 @@ class Comparison:
     def agreement(self) -> float:
         """Percent."""
         return 100 * self.agreeing / self.images
+
+    @property
+    def top1(self) -> float | None:
+        """Percent that the exported model has right; None where there are no labels."""
+        return None if self.right is None else 100 * self.right / self.images
+
+    @property
+    def simulation_top1(self) -> float | None:
+        """The same of the simulation."""
+        return None if self.simulation_right is None else 100 * self.simulation_right / self.images
 
     @property
     def relative(self) -> float:
@@ -71,9 +80,9 @@ class Comparison:
 def compare(
     simulated: Callable[[Tensor], Tensor],
     exported: list[Callable[[Tensor], Tensor]],
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor | None]],
 ) -> list[Comparison]:
-    """Run the simulation and all exported models on labelled images; a comparison for each of these.
+    """Run the simulation and all exported models on images, labelled or with None; a comparison for each of these.
 
     Of models that give several tensors, all of them side by side are compared.
     """

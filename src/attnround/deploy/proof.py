@@ -81,9 +81,12 @@ class Proof:
 
 @torch.no_grad()
 def prove(
-    model: nn.Module, stored: list[StoredLayer], batches: Iterable[tuple[Tensor, Tensor]], batch_size: int
+    model: nn.Module, stored: list[StoredLayer], batches: Iterable[tuple[Tensor, Tensor | None]], batch_size: int
 ) -> Proof:
-    """Compare the simulation `model`, as loaded, with integer arithmetic on labelled images, `batch_size` at a time."""
+    """Compare the simulation `model`, as loaded, with integer arithmetic on images, `batch_size` at a time.
+
+    batches: of images and their labels, or None in place of these.
+    """
     simulated, integer = quantized_layers(model), integer_model(model)
     layers = {each.name: integer.get_submodule(each.name) for each in stored}
     proof = Proof([_weights(each, simulated[each.name], layers[each.name]) for each in stored])
@@ -95,7 +98,9 @@ def prove(
     ]
     try:
         for images, labels in batches:
-            for some, right in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+            parts = images.split(batch_size)
+            known = [None] * len(parts) if labels is None else labels.split(batch_size)
+            for some, right in zip(parts, known, strict=True):
                 inputs.clear()
                 expected = model(some)
                 for record in proof.layers:

@@ -41,7 +41,7 @@ def verdict(proof: Proof, faults: list[str]) -> str:
 
 
 def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
-    """What was compared and what came out, a line each. recorded_top1: None where the record is of other images."""
+    """What was compared and what came out, a line each. recorded_top1: None where the record is of others."""
     integer = [layer for layer in proof.layers if layer.activation_bits is not None]
     lines = [
         f"weights: {sum(layer.weights_differing for layer in proof.layers)} of "
@@ -72,7 +72,8 @@ def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
         f"network: the same class on {network.agreeing} of {network.images} images ({network.agreement:.2f} %); "
         f"logits differ by up to {network.logit_difference:.1e}, the largest is {network.largest_logit:.1f}"
     )
-    simulated, exact = (100 * right / network.images for right in (network.simulation_right, network.right))
-    recorded = "" if recorded_top1 is None else f", recorded {recorded_top1:.2f} %"
-    lines.append(f"top-1: {exact:.2f} % in integers, {simulated:.2f} % in simulation{recorded}")
+    if network.top1 is not None:
+        recorded = "" if recorded_top1 is None else f", recorded {recorded_top1:.2f} %"
+        simulated = f"{network.simulation_top1:.2f} % in simulation"
+        lines.append(f"top-1: {network.top1:.2f} % in integers, {simulated}{recorded}")
     return lines

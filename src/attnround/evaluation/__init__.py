@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from attnround.evaluation.accuracy import Outputs, is_right
-from attnround.evaluation.fidelity import agreement, logit_sqnr_db, logits, outputs
+from attnround.evaluation.fidelity import agreement, fidelity, kl_nats, logit_sqnr_db, logits, outputs
 from attnround.evaluation.size import size_mib, stored_bytes
 from attnround.lazy import lazily
 
@@ -16,7 +16,9 @@ __all__ = [
     "Outputs",
     "agreement",
     "evaluate",
+    "fidelity",
     "is_right",
+    "kl_nats",
     "logit_sqnr_db",
     "logits",
     "outputs",

@@ -1,4 +1,4 @@
-"""Logits over an evaluation set, and the top-1 accuracy they give."""
+"""Logits over an evaluation set, and the top-1 accuracy they give where there are labels."""
 
 from dataclasses import dataclass
 
@@ -17,17 +17,23 @@ def is_right(logits: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Outputs:
-    """logits [N, classes] and labels [N] or [N, K] of an evaluation set, on the CPU, in the loader's order."""
+    """logits [N, classes] and labels [N] or [N, K] of an evaluation set, on the CPU, in the loader's order.
+
+    labels: None where they are not known, and then neither is `correct` nor `top1`.
+    """
 
     logits: Tensor
-    labels: Tensor
+    labels: Tensor | None
+
+    def __len__(self) -> int:
+        return len(self.logits)
 
     @property
-    def correct(self) -> Tensor:
+    def correct(self) -> Tensor | None:
         """bool [N]: whether an image's largest logit is of a class that is right for it."""
-        return is_right(self.logits, self.labels)
+        return None if self.labels is None else is_right(self.logits, self.labels)
 
     @property
-    def top1(self) -> float:
+    def top1(self) -> float | None:
         """Percent of images that are classified right."""
-        return 100 * self.correct.double().mean().item()
+        return None if self.correct is None else 100 * self.correct.double().mean().item()

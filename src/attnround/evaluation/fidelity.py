@@ -41,3 +41,29 @@ def agreement(reference: Tensor, logits: Tensor) -> float:
 def logit_sqnr_db(reference: Tensor, logits: Tensor) -> float:
     """Signal to quantization noise of the logits in dB, over all images."""
     return sqnr_db(reference, logits)
+
+
+def kl_nats(reference: Tensor, logits: Tensor) -> float:
+    """KL(p || q) in nats, p and q the softmax of reference and logits [N, classes, ...], the mean over images."""
+    log_p, log_q = (each.double().log_softmax(1) for each in (reference, logits))
+    return (log_p.exp() * (log_p - log_q)).sum(1).mean().item()
+
+
+def confidence_change(reference: Tensor, logits: Tensor) -> float:
+    """By how many points the probability of the reference's top class changes, the mean over images.
+
+    Below 0 the model is less sure than its reference of what that says. Of logits [N, classes, ...].
+    """
+    top = reference.argmax(1, keepdim=True)
+    before, after = (each.double().softmax(1).gather(1, top) for each in (reference, logits))
+    return 100 * (after - before).mean().item()
+
+
+def fidelity(reference: Tensor, logits: Tensor) -> dict[str, float]:
+    """All measures of how closely logits [N, classes, ...] follow a reference, by the names that records have."""
+    return {
+        "agreement": agreement(reference, logits),
+        "sqnr_db": logit_sqnr_db(reference, logits),
+        "kl": kl_nats(reference, logits),
+        "confidence_change": confidence_change(reference, logits),
+    }

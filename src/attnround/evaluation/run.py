@@ -18,13 +18,14 @@ class _Collector(pl.LightningModule):
         self.logits: list[Tensor] = []
         self.labels: list[Tensor] = []
 
-    def validation_step(self, batch: tuple[Tensor, Tensor] | None, batch_idx: int) -> None:
+    def validation_step(self, batch: tuple[Tensor, Tensor | None] | None, batch_idx: int) -> None:
         if batch is None:
             return
         images, labels = batch
         images = images.contiguous(memory_format=torch.channels_last)
         self.logits.append(class_logits(self.model, images).float().cpu())
-        self.labels.append(labels.cpu())
+        if labels is not None:
+            self.labels.append(labels.cpu())
 
 
 def evaluate(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: str = "") -> Outputs:
@@ -40,4 +41,4 @@ def evaluate(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: 
     data.say_remarks()
     if not collector.logits:
         raise InputError("none of the evaluation images could be read: check what data.root points to")
-    return Outputs(torch.cat(collector.logits), torch.cat(collector.labels))
+    return Outputs(torch.cat(collector.logits), torch.cat(collector.labels) if collector.labels else None)

@@ -12,19 +12,26 @@ TASKS = {
     "verify": "attnround.experiment.checks:verify",
     "export": "attnround.experiment.exporting:export",
 }
-_FIDELITY = ("top1", "agreement", "sqnr_db")
+_COMPARED = ("top1", "agreement", "sqnr_db", "kl", "confidence_change")
 METRICS = {  # task -> what its runs may be judged by
     "quantize": (
-        *(f"{name}/{key}" for name in ("nearest", "ptq", "quantized") for key in _FIDELITY),
+        *(f"{name}/{key}" for name in ("nearest", "ptq", "quantized") for key in _COMPARED),
         "fp32/top1", "fp32/size_mib", "reconstruction/fallbacks", "bits/mean", "bits/size_mib",
         "qat/epochs", "qat/images", "qat/labels", "time/allocation_s", "time/scales_s", "time/reconstruction_s",
         "time/qat_s", "time/total_s", "memory/peak_mib",
     ),
     "pretrain": ("fp32/top1", "time/total_s", "memory/peak_mib"),
-    "evaluate": ("quantized/top1",),
+    "evaluate": tuple(f"quantized/{key}" for key in _COMPARED),
     "verify": ("agreement",),
     "export": ("agreement",),
 }  # fmt: skip
+JUDGED_BY = {  # task -> what its runs return where nothing is asked for: the first of these that they have
+    "quantize": ("quantized/top1", "quantized/agreement"),
+    "pretrain": ("fp32/top1",),
+    "evaluate": ("quantized/top1", "quantized/agreement"),
+    "verify": ("agreement",),
+    "export": ("agreement",),
+}
 
 
 def task_of(name: str) -> Callable[..., dict[str, float]]:

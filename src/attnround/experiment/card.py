@@ -10,12 +10,13 @@ from pathlib import Path
 
 import yaml
 
-from attnround.evaluation.interval import wilson
+from attnround.experiment.comparison import fidelity_cells, interval
 from attnround.experiment.record import device_of, model_of
 from attnround.files import json_floats, write_atomically
 from attnround.table import markdown_table
 from attnround.zoo import hub_id
 
+COMPARED = (("nearest", "nearest"), ("quantized", "this model"))  # of the metrics -> what the card calls it
 TASK = "image-classification"  # the Hub's word
 LICENCES = (  # those of the Hub's list that weights of images' classifiers come under
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
@@ -56,9 +57,10 @@ def card(record: dict, verification: dict | None = None) -> str:
     """The card: its metadata as YAML, then Markdown; what lies on this machine goes by its last name alone."""
     record = record | {"metrics": json_floats(record["metrics"])}
     choices, deployed = record["choices"], record["deployed"]
+    beside = "" if has_top1(record) else " model=<the float model>"
     sections = {
         _name(record): _summary(record),
-        "Accuracy": _accuracy(record),
+        "Accuracy" if has_top1(record) else "Fidelity": _accuracy(record),
         "Size": _size(record),
         "Bits": _bits(record),
         "What stays float": _floats(record),
@@ -78,7 +80,7 @@ def card(record: dict, verification: dict | None = None) -> str:
             "print(model(images).argmax(1))",
             "```",
             "",
-            f"`attnround evaluate checkpoint={deployed['file']} data={choices['data']}` measures it again.",
+            f"`attnround evaluate checkpoint={deployed['file']} data={choices['data']}{beside}` measures it again.",
         ],
     }
     titles = ["#"] + ["##"] * (len(sections) - 1)
@@ -98,12 +100,17 @@ def metadata(record: dict) -> dict[str, object]:
     https://huggingface.co/docs/hub/model-cards#model-card-metadata
     """
     choices, model, data = record["choices"], record["config"]["model"], record["choices"]["data"]
+    metrics, labelled = record["metrics"], has_top1(record)
     base = hub_id(model["name"]) if model.get("pretrained") and not model.get("checkpoint") else None
     public = DATASETS.get(data)
     result = {
         "task": {"type": TASK, "name": "Image Classification"},
         "dataset": {"type": public.hub_id if public else data, "name": public.name if public else data},
-        "metrics": [{"type": "accuracy", "name": "Top-1 accuracy, %", "value": record["metrics"]["quantized/top1"]}],
+        "metrics": [
+            {"type": "accuracy", "name": "Top-1 accuracy, %", "value": metrics["quantized/top1"]}
+            if labelled
+            else {"type": "agreement", "name": "Agreement with FP32, %", "value": metrics["quantized/agreement"]}
+        ],
     }
     trained = choices.get("qat") not in (None, "none")
     return {
@@ -112,7 +119,7 @@ def metadata(record: dict) -> dict[str, object]:
         **_licence(record["licence"]["weights"]),
         **({"base_model": base, "base_model_relation": "quantized"} if base else {}),
         **({"datasets": [public.hub_id]} if public else {}),
-        "metrics": ["accuracy"],
+        **({"metrics": ["accuracy"]} if labelled else {}),
         "tags": [
             "quantization",
             "quantization-aware-training" if trained else "post-training-quantization",
@@ -121,6 +128,11 @@ def metadata(record: dict) -> dict[str, object]:
         ],
         "model-index": [{"name": _name(record), "results": [result]}],
     }
+
+
+def has_top1(record: dict) -> bool:
+    """Whether the images that a run was evaluated on had labels."""
+    return all(f"{name}/top1" in record["metrics"] for name in ("fp32", "nearest", "quantized"))
 
 
 def _licence(stated: str | None) -> dict[str, str]:
@@ -162,13 +174,30 @@ def _summary(record: dict) -> list[str]:
 
 def _accuracy(record: dict) -> list[str]:
     metrics, images = record["metrics"], record["evaluation"]["images"]
+    on = f"the {images} evaluation images of {record['choices']['data']}"
+    if not has_top1(record):
+        return _fidelity(metrics, images, on)
     rows = []
-    for name, label in (("fp32", "FP32"), ("nearest", "nearest"), ("quantized", "this model")):
-        low, high = wilson(metrics[f"{name}/top1"], images)
+    for name, label in (("fp32", "FP32"), *COMPARED):
+        top1 = metrics[f"{name}/top1"]
         agreement = f"{metrics[f'{name}/agreement']:.2f}" if name != "fp32" else "-"
-        rows.append([label, f"{metrics[f'{name}/top1']:.2f}", f"{low:.2f} to {high:.2f}", agreement])
+        rows.append([label, f"{top1:.2f}", interval(top1, images), agreement])
     table = markdown_table(["", "top-1 %", "95 % interval (Wilson)", "agreement with FP32 %"], rows)
-    return [f"On the {images} evaluation images of {record['choices']['data']}:", "", table]
+    return [f"On {on}:", "", table]
+
+
+def _fidelity(metrics: dict[str, float], images: int, on: str) -> list[str]:
+    """How closely FP32 is followed, where nothing says what is right."""
+    rows = [[label, *fidelity_cells(name, metrics, images)] for name, label in COMPARED]
+    header = ["", "agreement with FP32 %", "95 % interval (Wilson)", "SQNR dB", "KL nats", "confidence, points"]
+    return [
+        f"On {on}, which have no labels, against FP32:",
+        "",
+        markdown_table(header, rows),
+        "",
+        "SQNR is that of the logits, KL the divergence of the class probabilities from FP32's, and confidence the "
+        "change of the probability that FP32's top class gets; the last two are means over the images.",
+    ]
 
 
 def _size(record: dict) -> list[str]:
@@ -205,7 +234,7 @@ def _verification(verification: dict | None) -> list[str]:
     if verification is None:
         return [
             "Not yet verified: `attnround verify <this folder>` runs every quantized layer in exact integer "
-            "arithmetic, compares it with the simulation whose accuracy is above, and writes the result here."
+            "arithmetic, compares it with the simulation that was measured above, and writes the result here."
         ]
     network = verification["network"]
     return [

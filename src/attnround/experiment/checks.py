@@ -15,15 +15,18 @@ from attnround.deploy import build, fingerprint, open_model, prove, read
 from attnround.deploy.report import findings, layer_table, verdict
 from attnround.errors import InputError, check_number
 from attnround.evaluation import evaluate
-from attnround.evaluation.interval import wilson
 from attnround.experiment.card import write_card
+from attnround.experiment.comparison import fidelity_cells, interval
 from attnround.experiment.record import Run
 from attnround.experiment.schema import read_record
+from attnround.experiment.stages import check_labels, compare
 from attnround.factory import made
 from attnround.files import json_floats, json_text, write_atomically
+from attnround.graph import captured
 from attnround.progress import bar
 from attnround.table import csv_text
 from attnround.trainer import TrainerSettings
+from attnround.zoo import Blueprint
 
 log = logging.getLogger(__name__)
 
@@ -34,22 +37,47 @@ def evaluate_file(
     data: ImageData,
     trainer: TrainerSettings,
     run: Run,
+    model: Blueprint | None = None,
     factory: str | None = None,
     arguments: dict | None = None,
 ) -> dict[str, float]:
     """Top-1 of an exported model on the evaluation images, as `quantized/top1`, as in the record of its run.
 
-    factory, arguments: what makes the float module where the file is of the user's own one.
+    model: the float one, to compare with, as the record does too; factory, arguments: what makes the float module where
+    the file is of the user's own one. Raises InputError where there are neither labels nor a float model.
     """
-    model = open_model(checkpoint, own_model(factory, arguments))
-    data.match(model.preprocessing, model.num_classes)
-    outputs = evaluate(model, data, trainer, Path(checkpoint).name)
-    low, high = wilson(outputs.top1, len(outputs.labels))
-    log.info(
-        "%s on %d images of %s: top-1 %.2f %%, 95 %% interval %.2f to %.2f",
-        checkpoint, len(outputs.labels), run.choices["data"], outputs.top1, low, high,
-    )  # fmt: skip
-    return {"quantized/top1": outputs.top1}
+    opened = open_model(checkpoint, own_model(factory, arguments))
+    data.match(opened.preprocessing, opened.num_classes)
+    if model is None and not data.has_labels:
+        raise InputError(
+            f"data={run.choices['data']} has no labels: give data.labels=<CSV: image, index of its class>, or "
+            "model=<the float model> to compare with"
+        )
+    check_labels(data, run)
+    float_model = None if model is None else captured(model.build())
+    if float_model is not None and float_model.num_classes != opened.num_classes:
+        raise InputError(
+            f"model gives {float_model.num_classes} classes, {checkpoint} {opened.num_classes}: give its own"
+        )
+    outputs = evaluate(opened, data, trainer, Path(checkpoint).name)
+    reference = outputs if float_model is None else evaluate(float_model, data, trainer, "fp32")
+    metrics = compare("quantized", outputs, reference)
+    if float_model is None:
+        metrics = {"quantized/top1": metrics["quantized/top1"]}
+    said = ", ".join(said_of(metrics, len(outputs)))
+    log.info("%s on %d images of %s: %s", checkpoint, len(outputs), run.choices["data"], said)
+    return metrics
+
+
+def said_of(metrics: dict[str, float], num_images: int) -> Iterator[str]:
+    """What was found of a quantized model."""
+    if "quantized/top1" in metrics:
+        top1 = metrics["quantized/top1"]
+        yield f"top-1 {top1:.2f} %, 95 % interval {interval(top1, num_images)}"
+    if "quantized/agreement" in metrics:
+        agreement, between, sqnr_db, kl, confidence = fidelity_cells("quantized", metrics, num_images)
+        yield f"agreement with FP32 {agreement} %, 95 % interval {between}"
+        yield f"SQNR {sqnr_db} dB, KL {kl} nats, confidence {confidence} points"
 
 
 def verify(
@@ -86,7 +114,7 @@ def verify(
         "sha256": content.about["sha256"],
         "data": run.choices["data"],
         "verdict": verdict(proof, faults),
-        "findings": findings(proof, json_floats(record["metrics"])["quantized/top1"] if same_data else None),
+        "findings": findings(proof, json_floats(record["metrics"]).get("quantized/top1") if same_data else None),
         "faults": faults,
         "network": network | {"disagreeing": proof.disagreeing},
         "layers": [asdict(layer) for layer in proof.layers],
@@ -118,7 +146,7 @@ def own_model(factory: str | None, arguments: dict | None) -> Callable[[], objec
     return partial(made, "factory", factory, arguments) if factory else None
 
 
-def watched(data: ImageData, name: str) -> Iterator[list[Tensor]]:
+def watched(data: ImageData, name: str) -> Iterator[list[Tensor | None]]:
     """The evaluation batches, with a bar that counts them, and then what there is to say of the images."""
     loader = data.val_dataloader()
     progress = bar(len(loader), name, "batch")

@@ -57,7 +57,7 @@ def export(
     fault = found.fault(any(layer.activation is not None for layer in content.layers))
     if fault:
         raise InputError(f"{target} is not written: {fault}")
-    budget, top1 = sum(record["deployed"]["parts"].values()), 100 * found.right / found.images
+    budget = sum(record["deployed"]["parts"].values())
     report = {
         "file": target.name,
         "bytes": len(raw),
@@ -65,7 +65,7 @@ def export(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "data": run.choices["data"],
-        "top1": top1,
+        "top1": found.top1,
         "agreement": found.agreement,
         "comparison": asdict(found),
         "with_default_options": [asdict(each) for each in others],
@@ -76,7 +76,8 @@ def export(
     write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
     say("size", f"{len(raw) / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
     say("logits", f"differ by up to {found.relative:.1e} of the largest, on {found.images} images")
-    say("top-1", f"{top1:.2f} %, the same class as the simulation on {found.agreement:.2f} % of the images")
+    top1 = "" if found.top1 is None else f"top-1 {found.top1:.2f} %, "
+    say("classes", f"{top1}the same as those of the simulation on {found.agreement:.2f} % of the images")
     for other in others:
         say("default", f"with onnxruntime's default options the same class on {other.agreement:.2f} %")
     say("export", f"{target}, export_{format}.json")

@@ -15,6 +15,7 @@ from attnround.data import ImageData
 from attnround.deploy import fingerprint, save
 from attnround.evaluation import stored_bytes
 from attnround.experiment.card import write_card
+from attnround.experiment.comparison import comparison
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.photographs import photographs
@@ -27,7 +28,6 @@ from attnround.qat import Lsq, NoTraining
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction import Reconstruction
-from attnround.table import comparison
 from attnround.trainer import TrainerSettings
 from attnround.zoo import Blueprint
 
@@ -67,7 +67,7 @@ def quantize(
             metrics |= stage(job)
         metrics |= {"time/total_s": time.perf_counter() - begun, "memory/peak_mib": peak_mib()}
         written = report(job, metrics)
-    log.info("\n%s\n", comparison(job.method, metrics, run.choices["qat"]))
+    log.info("\n%s\n", comparison(job.method, metrics, len(job.reference), run.choices["qat"]))
     say("record", f"{run.output_dir}: {', '.join(written)}")
     return metrics
 
@@ -79,6 +79,7 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
     licence = {"weights": job.prepared.teacher.licence, "data": job.data.licence}
     about = {"model": job.prepared.architecture, "method": job.method, "licence": licence}
     deployed = deploy(job.student, run, about)
+    correct = {"fp32": job.reference.correct, "quantized": job.quantized.correct}
     allocation = dataclasses.asdict(job.start.allocation)
     run.write_record(
         metrics,
@@ -90,9 +91,9 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
         activation_bits={name: each.bit_width for name, each in job.start.activations.items()},
         left_float=list(left_float(job.prepared.teacher, [layer.name for layer in job.start.layers])),
         evaluation={
-            "images": len(job.reference.labels),
+            "images": len(job.reference),
             "remarks": job.data.remarks(),
-            "correct": {"fp32": pack(job.reference.correct.numpy()), "quantized": pack(job.quantized.correct.numpy())},
+            "correct": {name: pack(right.numpy()) for name, right in correct.items() if right is not None},
         },
         licence=licence,
         deployed=deployed,

@@ -29,8 +29,10 @@ RECORD = {
     "processor": str,
     "device": str,
     "metrics": {
-        "fp32/top1": Number, "fp32/size_mib": Number, "nearest/top1": Number, "nearest/agreement": Number,
-        "quantized/top1": Number, "quantized/agreement": Number, "bits/mean": Number, "bits/size_mib": Number,
+        "fp32/top1?": Number, "fp32/size_mib": Number, "nearest/top1?": Number, "nearest/agreement": Number,
+        "quantized/top1?": Number, "quantized/agreement": Number, "bits/mean": Number, "bits/size_mib": Number,
+        "nearest/sqnr_db?": Number, "nearest/kl?": Number, "nearest/confidence_change?": Number,
+        "quantized/sqnr_db?": Number, "quantized/kl?": Number, "quantized/confidence_change?": Number,
     },
     "calibration": {"indices": [int], "source": str},
     "allocation": {"bit_width": {str: int}},
@@ -65,9 +67,10 @@ def check(value: object, wanted: object, field: str = "") -> None:
             if key is str:
                 for name, each in value.items():
                     check(each, inner, f"{field}.{name}")
-            elif key in value:
-                check(value[key], inner, f"{field}.{key}")
-            else:
+            elif key.removesuffix("?") in value:
+                name = key.removesuffix("?")
+                check(value[name], inner, f"{field}.{name}")
+            elif not key.endswith("?"):
                 raise ValueError(f"{f'{field}.{key}'.lstrip('.')} is missing")
     elif isinstance(wanted, list):
         _check_kind(value, list, field)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from attnround.bits import Allocation, Auto, Layer, allocation_json, weight_rate
 from attnround.calibration import activation_columns
-from attnround.data import HeldOut
+from attnround.data import HeldOut, ImageData
 from attnround.errors import InputError, listed
-from attnround.evaluation import Outputs, agreement, evaluate, logit_sqnr_db, size_mib
+from attnround.evaluation import Outputs, evaluate, fidelity, size_mib
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import kept_starts, say
+from attnround.experiment.record import Run
 from attnround.files import write_atomically
 from attnround.graph import Captured, captured, joined
 from attnround.prepared import Prepared, start, start_at_smallest
@@ -43,6 +44,7 @@ def prepare(job: Job) -> Metrics:
     say("model", f"{job.model.called}, {sum(p.numel() for p in teacher.parameters()) / 1e6:.2f} M parameters")
     say("weights", teacher.weights_from)
     job.data.match(teacher.preprocessing, teacher.num_classes)
+    check_labels(job.data, job.run)
     job.calibration = job.data.calibration()
     skipped = f", {len(job.calibration.skipped)} unreadable files skipped" if job.calibration.skipped else ""
     say("calibration", f"{len(job.calibration.images)} images of {job.calibration.source}, no labels{skipped}")
@@ -51,6 +53,16 @@ def prepare(job: Job) -> Metrics:
     job.prepared = fold(teacher, job.calibration.images, job.model.architecture(teacher))
     job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
     return {}
+
+
+def check_labels(data: ImageData, run: Run) -> None:
+    """Raise InputError where top-1 is asked for of images that have no labels."""
+    metric = run.config.get("metric")
+    if metric and metric.endswith("/top1") and not data.has_labels:
+        raise InputError(
+            f"metric={metric}: data={run.choices['data']} has no labels, so that top-1 is not known: give "
+            f"data.labels=<CSV: image, index of its class> or metric={metric.replace('top1', 'agreement')}"
+        )
 
 
 def fold(model: Captured, images: Tensor, architecture: dict[str, object]) -> Prepared:
@@ -141,10 +153,13 @@ def evaluate_start(job: Job) -> Metrics:
     """The float model and the one rounded to nearest, on the evaluation images."""
     job.reference = evaluate(job.prepared.teacher, job.data, job.trainer, "fp32")
     job.nearest = evaluate(job.student, job.data, job.trainer, "nearest")
-    fp32, nearest = job.reference.top1, job.nearest.top1
-    say("evaluate", f"{len(job.reference.labels)} images: fp32 {fp32:.2f} %, nearest {nearest:.2f} %")
-    own = {"fp32/top1": fp32, "fp32/size_mib": size_mib(job.prepared.teacher)}
-    return own | compare("nearest", job.nearest, job.reference)
+    fp32, found = job.reference.top1, compare("nearest", job.nearest, job.reference)
+    if fp32 is None:
+        say("evaluate", f"{len(job.reference)} images: nearest agrees with fp32 on {found['nearest/agreement']:.2f} %")
+    else:
+        say("evaluate", f"{len(job.reference)} images: fp32 {fp32:.2f} %, nearest {job.nearest.top1:.2f} %")
+    top1 = {} if fp32 is None else {"fp32/top1": fp32}
+    return top1 | {"fp32/size_mib": size_mib(job.prepared.teacher)} | found
 
 
 def round_weights(job: Job) -> Metrics:
@@ -208,12 +223,9 @@ STAGES: Sequence[Callable[[Job], Metrics]] = (
 
 
 def compare(name: str, outputs: Outputs, reference: Outputs) -> Metrics:
-    """top1 and agreement with the reference in percent, logit SQNR in dB."""
-    return {
-        f"{name}/top1": outputs.top1,
-        f"{name}/agreement": agreement(reference.logits, outputs.logits),
-        f"{name}/sqnr_db": logit_sqnr_db(reference.logits, outputs.logits),
-    }
+    """top1 in percent where there are labels, and the measures of `fidelity` to the reference."""
+    top1 = {} if outputs.top1 is None else {"top1": outputs.top1}
+    return {f"{name}/{key}": value for key, value in (top1 | fidelity(reference.logits, outputs.logits)).items()}
 
 
 def layer_rows(job: Job) -> list[dict]:

@@ -13,8 +13,8 @@ from attnround.table import csv_text
 
 METRICS = (
     "fp32/top1", "nearest/top1", "nearest/agreement", "nearest/sqnr_db", "quantized/top1", "quantized/agreement",
-    "quantized/sqnr_db", "bits/mean", "bits/size_mib", "time/allocation_s", "time/scales_s", "time/reconstruction_s",
-    "time/total_s", "memory/peak_mib",
+    "quantized/sqnr_db", "quantized/kl", "quantized/confidence_change", "bits/mean", "bits/size_mib",
+    "time/allocation_s", "time/scales_s", "time/reconstruction_s", "time/total_s", "memory/peak_mib",
 )  # fmt: skip
 
 
@@ -32,7 +32,7 @@ def line_of(record: dict) -> dict[str, object]:
         "activation_bits": config.get("activation", {}).get("bit_width", 32),
         "qat": record["choices"].get("qat", "none"),
         "seed": record["seed"],
-        **{name: f"{metrics[name]:.6g}" for name in METRICS},
+        **{name: f"{metrics[name]:.6g}" if name in metrics else "" for name in METRICS},
         "config_hash": record["config_hash"],
         "git_revision": record["git_revision"],
         "torch": record["versions"]["torch"],

@@ -47,6 +47,10 @@ COLUMNS = {
     "drop": Column("FP32 - top-1", "FP32 - top-1, points", _drop),
     "agreement": Column("agreement %", "agreement with FP32, %", _metric("quantized/agreement")),
     "sqnr_db": Column("SQNR dB", "SQNR of the logits, dB", _metric("quantized/sqnr_db")),
+    "kl": Column("KL nats", "KL divergence from FP32, nats", _metric("quantized/kl"), decimals=4),
+    "confidence_change": Column(
+        "confidence", "change of FP32's confidence, points", _metric("quantized/confidence_change")
+    ),
     "mean_bits": Column("bits", "mean bits of a weight", _metric("bits/mean"), shows_std=False),
     "mib": Column("MiB", "size, MiB", _metric("bits/size_mib"), decimals=3, shows_std=False),
     "seconds": Column("seconds", "time to quantize, seconds", lambda row: seconds(row.metrics), decimals=1),

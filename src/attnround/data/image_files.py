@@ -1,0 +1,89 @@
+"""What data modules share whose images are files in folders."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from timm.data import create_transform
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from attnround.data.base import Calibration, ImageData
+from attnround.data.files import LabelledFiles, list_images, said_of
+from attnround.data.pixels import READ_HERE, UnreadableError, open_image
+from attnround.errors import InputError, listed
+
+log = logging.getLogger(__name__)
+EXTENSIONS = ", ".join(READ_HERE)
+
+
+class ImageFiles(ImageData):
+    """Images pass through timm's evaluation transform for the model. A subclass sets `evaluated` in `match`: the files
+    of which `evaluation` is all or a part.
+    """
+
+    evaluated: LabelledFiles
+
+    def match(self, preprocessing: dict, num_classes: int) -> None:
+        super().match(preprocessing, num_classes)
+        mode = {1: "L", 3: "RGB"}.get(preprocessing["input_size"][0])
+        if mode is None:
+            raise InputError(f"the model takes {preprocessing['input_size'][0]} channels; images have 1 or 3")
+        self.mode = mode
+        self.transform = create_transform(**preprocessing, is_training=False)
+
+    def remarks(self) -> list[str]:
+        """What there is to say of the evaluation images that were opened so far."""
+        opened = self.evaluated.remarks
+        return [] if opened is None else said_of(self.evaluated.files, opened.tolist(), self.evaluated.root)
+
+    def limited(self, files: LabelledFiles) -> Dataset:
+        """The part of an evaluation set that `limit` asks for, class-balanced where there are labels."""
+        labels = [0] * len(files) if files.labels is None else files.labels
+        return self._limited(files, [label if isinstance(label, int) else label[0] for label in labels])
+
+    def first_readable(self, root: Path, files: Sequence[str], order: Sequence[int], num_wanted: int) -> Calibration:
+        """As many images as are wanted, of the files in this order; unreadable ones are named, skipped and counted."""
+        images = torch.empty(num_wanted, *self.preprocessing["input_size"])
+        indices: list[int] = []
+        remarks: list[int] = []
+        skipped: list[str] = []
+        for index in order:
+            if len(indices) == num_wanted:
+                break
+            try:
+                image, remark = open_image(root / files[index], self.mode)
+                images[len(indices)] = self.transform(image)
+                indices.append(index)
+                remarks.append(remark)
+            except UnreadableError as error:
+                log.warning("skipped: %s", error)
+                skipped.append(str(root / files[index]))
+        if len(indices) < num_wanted:
+            raise InputError(
+                f"data.num_calibration={num_wanted}: {root} has only {len(indices)} readable images, {len(skipped)} "
+                "files are not; ask for fewer or mend them"
+            )
+        said = said_of([files[index] for index in indices], remarks, root)
+        for line in said:
+            log.warning("%s", line)
+        return Calibration(images, indices, f"{root} ({len(files)} files)", skipped, said)
+
+    @staticmethod
+    def noted(files: Sequence[str]) -> Tensor:
+        """Room for a `Remark` a file, shared by the processes that open them."""
+        return torch.zeros(len(files), dtype=torch.uint8).share_memory_()
+
+    @staticmethod
+    def listed(folder: Path, parts: Sequence[str] = ("",)) -> list[str]:
+        """The images below these folders in a folder, one part after another."""
+        files, unread = [], []
+        for part in parts:
+            found, others = list_images(folder / part)
+            files += [f"{part}/{name}" if part else name for name in found]
+            unread += [f"{part}/{name}" if part else name for name in others]
+        if unread:
+            why = "this Pillow does not read them; convert them, or for HEIC install pillow-heif"
+            log.warning("%s: %d images are left out (%s): %s", folder, len(unread), listed(unread), why)
+        return files
