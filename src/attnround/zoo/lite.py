@@ -33,9 +33,10 @@ def under_timms_names(state: dict[str, Tensor], model: nn.Module, file: str) -> 
         return state
     _check_twin(model, file)
     prefix = stem.removesuffix(STEM)
-    own = dict.fromkeys(key.rsplit(".", 2)[0] for key in model.state_dict() if re.match(r"blocks\.\d+\.\d+\.", key))
+    places = (re.match(r"blocks\.\d+\.\d+(?=\.)", key) for key in model.state_dict())
+    blocks = list(dict.fromkeys(place[0] for place in places if place))
     expanded = {key.split("._expand_conv")[0] for key in state if "._expand_conv." in key}
-    return {_renamed(key, prefix, list(own), expanded): value for key, value in state.items()}
+    return {_renamed(key, prefix, blocks, expanded): value for key, value in state.items()}
 
 
 def _renamed(key: str, prefix: str, blocks: list[str], expanded: set[str]) -> str:
