@@ -3,7 +3,10 @@
 import copy
 import functools
 import os
+import site
 import subprocess
+import sys
+import venv
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,27 @@ def image_folder(tmp_path_factory) -> Path:
         write(root / "calibration" / ("deep/er" if i % 2 else ".") / f"{i}.png")
     (root / "calibration" / "broken.png").write_bytes(b"no image")
     return root
+
+
+@pytest.fixture(scope="session")
+def installed(tmp_path_factory) -> Path:
+    """The bin folder of an environment with the wheel, which sees the libraries that are installed here."""
+    place = tmp_path_factory.mktemp("wheel")
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    # Built with the hatchling that is installed: nothing is fetched.
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), str(ROOT)]
+    subprocess.run(build, check=True, cwd=place)
+    (wheel,) = place.glob("attnround-*.whl")
+    venv.create(place / "env", symlinks=True)
+    own = next((place / "env").glob("lib/python3*/site-packages"))
+    install = [*pip, "install", "--no-deps", "--no-index", "--target", str(own), str(wheel)]
+    subprocess.run(install, check=True, cwd=place)
+    (libraries,) = {path for path in site.getsitepackages() if Path(path, "torch").exists()}
+    (own / "zz_libraries.pth").write_text(libraries + "\n")  # behind the package's own folder
+    script = place / "env/bin/attnround"
+    script.write_text(f"#!{place / 'env/bin/python'}\nfrom attnround.cli.__main__ import main\nmain()\n")
+    script.chmod(0o755)
+    return place / "env/bin"
 
 
 class Residual(nn.Module):

@@ -52,3 +52,11 @@ def _run(command: Sequence[str], cwd: Path, streams: Path, environment: Mapping[
         runpy.run_path(command[0], run_name="__main__")
     finally:
         atexit._run_exitfuncs()  # what the script registered; a forked process leaves it out
+
+
+def run_outside(words: list[str | Path], cwd: Path) -> subprocess.CompletedProcess:
+    """A command with an environment in which nothing names the checkout."""
+    outside = {
+        key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("ATTNROUND_")
+    }
+    return subprocess.run(list(map(str, words)), cwd=cwd, env=outside, capture_output=True, text=True)

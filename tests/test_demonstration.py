@@ -4,7 +4,6 @@ In an environment with the wheel, outside the checkout. The weights are of the e
 """
 
 import json
-import os
 
 import numpy as np
 import pytest
@@ -18,7 +17,7 @@ from attnround.experiment.record import unpack
 from attnround.trainer import TrainerSettings
 from attnround.zoo import TimmModel
 from tests.conftest import ROOT
-from tests.test_wheel import installed, run  # noqa: F401 (a fixture)
+from tests.processes import run_outside
 
 pytestmark = pytest.mark.slow
 FP32_RIGHT = 70  # of the 86; docs/photographs.md says so
@@ -43,11 +42,9 @@ def test_the_float_network_is_the_one_that_was_trained():
     assert model.preprocessing.items() >= PREPROCESSING.items()
 
 
-def test_the_demonstration_runs_from_the_wheel(installed, tmp_path):  # noqa: F811
-    threads = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-    words = ["env", *(f"{name}={value}" for name, value in threads.items()), installed / "attnround"]
+def test_the_demonstration_runs_from_the_wheel(installed, tmp_path):
     given = ["experiment=photos", "quantizer=gptq", "bits=uniform", "bits.bit_width=4", "hydra.run.dir=run"]
-    done = run([*words, "train", *given], tmp_path)
+    done = run_outside([installed / "attnround", "train", *given], tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert record["calibration"]["source"].startswith(str(installed.parent))
@@ -57,7 +54,7 @@ def test_the_demonstration_runs_from_the_wheel(installed, tmp_path):  # noqa: F8
     with Image.open(tmp_path / "run/photos.png") as sheet:
         assert np.asarray(sheet.convert("L")).std() > 10  # not blank
 
-    done = run([*words, "export", "run", "format=onnx"], tmp_path)
+    done = run_outside([installed / "attnround", "export", "run", "format=onnx"], tmp_path)
     assert done.returncode == 0, done.stderr
     exported = json.loads((tmp_path / "run/export_onnx.json").read_text())
     assert exported["comparison"]["images"] == 86

@@ -5,16 +5,9 @@ the wheel alone.
 """
 
 import json
-import os
-import site
-import subprocess
-import sys
-import venv
 from pathlib import Path
 
-import pytest
-
-from tests.conftest import ROOT
+from tests.processes import run_outside
 
 LIBRARY = """
 import pathlib, sys, torch, attnround
@@ -35,41 +28,12 @@ sys.meta_path.insert(0, Missing())
 """
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory) -> Path:
-    """The bin folder of an environment with the wheel."""
-    place = tmp_path_factory.mktemp("wheel")
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    # Built with the hatchling that is installed: nothing is fetched.
-    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(place), str(ROOT)]
-    subprocess.run(build, check=True, cwd=place)
-    (wheel,) = place.glob("attnround-*.whl")
-    venv.create(place / "env", symlinks=True)
-    own = next((place / "env").glob("lib/python3*/site-packages"))
-    install = [*pip, "install", "--no-deps", "--no-index", "--target", str(own), str(wheel)]
-    subprocess.run(install, check=True, cwd=place)
-    (libraries,) = {path for path in site.getsitepackages() if Path(path, "torch").exists()}
-    (own / "zz_libraries.pth").write_text(libraries + "\n")  # behind the package's own folder
-    script = place / "env/bin/attnround"
-    script.write_text(f"#!{place / 'env/bin/python'}\nfrom attnround.cli.__main__ import main\nmain()\n")
-    script.chmod(0o755)
-    return place / "env/bin"
-
-
-def run(words: list[str | Path], cwd: Path) -> subprocess.CompletedProcess:
-    """In a clean environment, outside the checkout."""
-    outside = {
-        key: value for key, value in os.environ.items() if key != "PYTHONPATH" and not key.startswith("ATTNROUND_")
-    }
-    return subprocess.run(list(map(str, words)), cwd=cwd, env=outside, capture_output=True, text=True)
-
-
 def test_the_library_and_the_main_entry_run_from_the_wheel(installed, tmp_path):
-    done = run([installed / "python", "-c", LIBRARY], tmp_path)
+    done = run_outside([installed / "python", "-c", LIBRARY], tmp_path)
     assert done.returncode == 0, done.stderr
 
     short = ["quantizer=gptq", "data.limit=200", "data.num_calibration=64", "hydra.run.dir=run"]
-    done = run([installed / "attnround", "train", *short], tmp_path)
+    done = run_outside([installed / "attnround", "train", *short], tmp_path)
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert Path(record["config"]["paths"]["shipped"]).is_relative_to(installed.parent)
@@ -79,12 +43,12 @@ def test_the_library_and_the_main_entry_run_from_the_wheel(installed, tmp_path):
 
 def test_a_timm_model_without_the_suite_is_a_line(installed, tmp_path):
     code = BLOCKED.replace('"hydra", "omegaconf"', '"timm"') + "\nimport attnround.zoo\nattnround.zoo.TimmModel"
-    done = run([installed / "python", "-c", code], tmp_path)
+    done = run_outside([installed / "python", "-c", code], tmp_path)
     assert done.stderr.strip().endswith("InputError: TimmModel needs timm: pip install 'attnround[suite]'")
 
 
 def test_an_entry_that_lacks_its_extra_says_which(installed, tmp_path):
     code = f"{BLOCKED}\nsys.argv = ['attnround', 'train']\nfrom attnround.cli.__main__ import main\nmain()"
-    done = run([installed / "python", "-c", code], tmp_path)
+    done = run_outside([installed / "python", "-c", code], tmp_path)
     assert done.returncode == 1
     assert done.stderr.strip() == "error: attnround train needs hydra: pip install 'attnround[suite]'"
