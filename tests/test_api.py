@@ -17,7 +17,7 @@ from attnround.api import ALLOCATORS, ENDS, RECONSTRUCTIONS, ROUNDINGS
 from attnround.data import FashionMNIST
 from attnround.deploy import fingerprint
 from attnround.errors import InputError
-from attnround.evaluation import logit_sqnr_db
+from attnround.evaluation import kl_nats, logit_sqnr_db
 from attnround.qat import Lsq
 from attnround.qat.layer import TrainedLayer
 from attnround.quantization.layers import quantized_layers
@@ -111,7 +111,8 @@ def test_what_comes_out_follows_the_float_model_and_reports_its_layers(own, imag
         ("stem", 8), ("depthwise", 4), ("grouped", 4), ("head", 8),
     ]  # fmt: skip
     assert "grouped" in str(found.report)
-    assert f"{found.report.sqnr_db:.2f} dB" in str(found.report)
+    assert found.report.kl == pytest.approx(kl_nats(expected, found.model(images)), rel=1e-4)
+    assert f"{found.report.sqnr_db:.2f} dB, KL {found.report.kl:.3g} nats" in str(found.report)
     assert len(found.report.dataframe()) == 4 if _has_pandas() else True
 
 
@@ -363,6 +364,7 @@ def test_a_model_that_gives_a_dictionary(images, tmp_path, options):
         assert value == pytest.approx(logit_sqnr_db(expected[key], given[key]))
         assert value > 20
     assert f"(out {found.report.outputs_db['out']:.2f}, aux " in str(found.report)
+    assert found.report.kl is None
     assert not found.verify().faults
     assert found.export(tmp_path / "it.onnx") >= 99.9
     assert found.export(tmp_path / "it.pt2") == 100
@@ -402,6 +404,8 @@ def test_evaluation_compares_with_the_float_model(own, images):
         assert result["images"] == len(images)
         assert result["float_top1"] == 100
         assert result["top1"] == result["agreement"] < 100
+        assert result["kl"] > 0
+        assert -100 < result["confidence_change"] < 100
     with pytest.raises(InputError, match="a batch has no labels"):
         found.evaluate([images])
 

@@ -69,7 +69,7 @@ class Report(list):
         lines += self.remarks
         each = ", ".join(f"{key} {value:.2f}" for key, value in self.outputs_db.items())
         several = f" ({each})" if len(self.outputs_db) > 1 else ""
-        kl = "" if self.kl is None else f", KL {self.kl:.3g} nats as logits of classes"
+        kl = "" if self.kl is None else f", KL {self.kl:.3g} nats"
         lines.append(f"outputs on the calibration images: {self.sqnr_db:.2f} dB{several}{kl}")
         return "\n".join(lines)
 

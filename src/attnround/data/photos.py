@@ -24,7 +24,7 @@ NUM_CALIBRATION = 1024  # at most, where no number is asked for
 
 
 @dataclass(frozen=True)
-class Looked:
+class Contents:
     """All image files of a folder, relative to it, and the thumbnails [N, side, side, 3] of those that can be read.
 
     readable: their N places among the files; remarks: what there is to say of the others.
@@ -89,12 +89,20 @@ class Photos(ImageFiles):
         self.has_labels = labels is not None
         self.evaluated = LabelledFiles(folder, files, labels, self.mode, self.transform, self.noted(files))
         self.evaluation = self.limited(self.evaluated)
-        for line in (*self.own.remarks, *(other.remarks if other else ()), *self.copies):
+        self.left_out = (other or self.own).remarks
+        lines = dict.fromkeys([*self.own.remarks, *self.left_out, *self.copies])
+        for line in lines:
             log.warning("%s", line)
-        evaluated = f"{len(self.evaluation)} {f'of {folder}' if other else 'others'}"
+        self._said.update(lines)
+        evaluated = f"{self.limit or len(files)} {f'of {folder}' if other else 'others'}"
         known = "with" if self.has_labels else "without"
-        text = "%d images of %s calibrate, %s are evaluated on, %s labels"
-        log.info(text, len(self.drawn), self.root, evaluated, known)
+        spare = 0 if other else len(self.own.readable) - len(self.drawn) - len(files)
+        neither = f"; {spare} near copies of the former do neither" if spare else ""
+        text = "%d images of %s calibrate, %s are evaluated on, %s labels%s"
+        log.info(text, len(self.drawn), self.root, evaluated, known, neither)
+
+    def remarks(self) -> list[str]:
+        return [*self.left_out, *super().remarks()]
 
     def calibration(self) -> Calibration:
         """The images drawn."""
@@ -108,7 +116,7 @@ class Photos(ImageFiles):
             "data=image_folder with data.root/train/<class>/<images>, or data=module"
         )
 
-    def _look(self, option: str, folder: Path) -> Looked:
+    def _look(self, option: str, folder: Path) -> Contents:
         """Decode all files of a folder, once and small. Raises InputError where none is an image."""
         if not folder.is_dir():
             raise InputError(f"{option}={folder} is not there: give any folder of images, no labels needed")
@@ -127,7 +135,7 @@ class Photos(ImageFiles):
             raise InputError(f"{option}={folder}: none of its {len(files)} images can be read ({listed(files)})")
         unreadable = (remarks & Remark.UNREADABLE).bool()
         said = said_of(files, (remarks & Remark.UNREADABLE).tolist(), folder)
-        return Looked(folder, files, (~unreadable).nonzero().flatten().tolist(), torch.cat(found), said)
+        return Contents(folder, files, (~unreadable).nonzero().flatten().tolist(), torch.cat(found), said)
 
     def _draw(self) -> list[str]:
         """Draw what calibrates; the files that are left to evaluate on."""
@@ -146,7 +154,7 @@ class Photos(ImageFiles):
         wanted = self.num_calibration if self.is_asked_for else min(self.num_calibration, len(names) // 2, most)
         return [names[each] for each in self._take(ordered, groups, wanted)]
 
-    def _draw_beside(self, other: Looked) -> list[str]:
+    def _draw_beside(self, other: Contents) -> list[str]:
         """Draw what calibrates of all that is no near copy of what is evaluated, which is the other folder."""
         names = [*self.own.names, *(str(other.folder / name) for name in other.names)]
         groups = groups_of(torch.cat([self.own.thumbnails, other.thumbnails]))
@@ -187,7 +195,8 @@ class Photos(ImageFiles):
         """
         if self.labels is None:
             return None
-        path = next((each for each in (folder / self.labels, Path(self.labels)) if each.is_file()), None)
+        elsewhere = [] if self.labels == LABELS else [Path(self.labels)]
+        path = next((each for each in (folder / self.labels, *elsewhere) if each.is_file()), None)
         if path is None:
             if self.labels == LABELS:
                 return None

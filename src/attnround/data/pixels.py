@@ -3,7 +3,7 @@
 16 bits are scaled to 8 by their range. Floats, 32-bit integers and LAB are refused: no file says what their range is.
 Pictures are turned upright by their EXIF orientation, transparent pixels show white, and of a moving picture the first
 frame counts. A JPEG that is twice as large as any model needs is decoded at a half, a quarter or an eighth of its size,
-as the format allows, which bounds the memory: 108 megapixels take 90 MB and not 650.
+as the format allows, which bounds the memory: 108 megapixels take 26 MiB and not 413.
 """
 
 import contextlib

@@ -35,8 +35,8 @@ def comparison(method: str, metrics: dict[str, float], num_images: int, training
 def fidelity_cells(name: str, metrics: dict[str, float], num_images: int) -> list[str]:
     """The cells under `FIDELITY` of nearest, ptq or quantized; a dash where it was not measured.
 
-    >>> fidelity_cells("nearest", {"nearest/agreement": 90.0, "nearest/kl": 0.01234, "nearest/confidence_change": -1}, 99)
-    ['90.00', '82.49 to 94.51', '-', '0.0123', '-1.00']
+    >>> fidelity_cells("ptq", {"ptq/agreement": 90.0, "ptq/kl": 0.01234, "ptq/confidence_change": -0.004}, 99)
+    ['90.00', '82.52 to 94.49', '-', '0.0123', '+0.00']
     """
     agreement = metrics[f"{name}/agreement"]
     kl = metrics.get(f"{name}/kl")

@@ -61,7 +61,7 @@ def check_labels(data: ImageData, run: Run) -> None:
     if metric and metric.endswith("/top1") and not data.has_labels:
         raise InputError(
             f"metric={metric}: data={run.choices['data']} has no labels, so that top-1 is not known: give "
-            f"data.labels=<CSV: image, index of its class> or metric={metric.replace('top1', 'agreement')}"
+            "data.labels=<CSV: image, index of its class> or metric=quantized/agreement"
         )
 
 

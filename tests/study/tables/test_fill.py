@@ -48,6 +48,20 @@ def test_a_line_a_cell_in_the_grids_order(grid, cells):
     assert [line[6] for line in lines[:3]][2] == "reference"
 
 
+def test_without_labels_top1_is_a_dash(grid, cells):
+    kept = [name for name in cells[0].rows[0].metrics if not name.endswith("top1")]
+    unlabelled = [
+        Cell(
+            cell.place, tuple(replace(row, metrics={k: row.metrics[k] for k in kept}, correct={}) for row in cell.rows)
+        )
+        for cell in cells
+    ]
+    lines = lines_of(fill(grid, unlabelled))
+    assert {tuple(line[4:6]) for line in lines} == {("-", "-")}
+    assert {line[6] for line in lines} == {"-", "reference"}
+    assert all(line[8] != "-" for line in lines)  # the agreement
+
+
 def test_the_difference_is_minus_the_reference_with_its_interval(grid, cells):
     text = lines_of(fill(grid, cells))[0][6]
     mean, low, high = map(float, re.fullmatch(r"(-\d+\.\d\d) \[(-\d+\.\d\d), (-\d+\.\d\d)\]", text).groups())
