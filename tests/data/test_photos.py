@@ -122,6 +122,19 @@ def test_near_copies_are_counted_and_their_groups_told(tmp_path, caplog):
     assert len(pairs) == len(set(names)) == len(set(calibration.groups))
 
 
+def test_near_copies_beyond_the_number_are_neither(tmp_path, caplog):
+    with_copies(tmp_path)
+    found = set()
+    with caplog.at_level(logging.INFO):
+        for seed in range(6):
+            caplog.clear()
+            calibrating, evaluated = sides(photos(tmp_path, seed=seed, num_calibration=1))
+            spare = 26 - len(calibrating) - len(evaluated)
+            found.add(spare)
+            assert (f"; {spare} near copies of the former do neither" in caplog.text) == (spare > 0)
+    assert found == {0, len(EDITS)}
+
+
 def test_a_chain_of_frames_is_one_group_and_scenes_are_none():
     scenes = [scene(seed) for seed in range(60)]
     assert len(set(groups_of(torch.stack([thumbnail(each) for each in scenes])))) == 60

@@ -17,7 +17,7 @@ from attnround.errors import InputError, listed, reason
 WORDNET_ID = re.compile(r"n\d{8}")
 MAP = "data.class_map=<a CSV or JSON file: folder -> index of the output>"
 Labels = dict[str, tuple[int, ...]]
-Outputs = list[int] | list[tuple[int, ...]]
+Indices = list[int] | list[tuple[int, ...]]
 
 
 def natural(name: str) -> list[int | str]:
@@ -146,7 +146,7 @@ def _rows(text: str) -> dict[str, object]:
     return entries
 
 
-def mapped(files: Sequence[str], places: Mapping[str, tuple[int, ...]], given: str, root: Path) -> Outputs:
+def mapped(files: Sequence[str], places: Mapping[str, tuple[int, ...]], given: str, root: Path) -> Indices:
     """The outputs that are right for each file, by its own line or that of the innermost folder that has one.
 
     One an image, or where an image has several a tuple of as many for all, filled with -1. given: the option and its

@@ -8,7 +8,7 @@ from pathlib import Path
 from timm.data import create_transform
 
 from attnround.data.base import Calibration, draw
-from attnround.data.classes import Outputs, class_places, mapped, read_class_map
+from attnround.data.classes import Indices, class_places, mapped, read_class_map
 from attnround.data.files import LabelledFiles, list_folders, list_images
 from attnround.data.image_files import EXTENSIONS, ImageFiles
 from attnround.errors import InputError
@@ -100,7 +100,7 @@ class ImageFolder(ImageFiles):
 
     def _labelled(self, folder: Path, transform: Callable, notes: bool = False) -> LabelledFiles:
         """The images of val or train with their labels. Raises InputError where there is none."""
-        labels: Outputs
+        labels: Indices
         if self.map is None:
             names = list_folders(folder)
             places = self._places(names)

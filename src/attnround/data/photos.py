@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnround.data.base import Calibration
-from attnround.data.classes import Outputs, mapped, read_class_map
+from attnround.data.classes import Indices, mapped, read_class_map
 from attnround.data.files import LabelledFiles, list_images, said_of
 from attnround.data.image_files import EXTENSIONS, ImageFiles
 from attnround.data.near_copies import DECODED, groups_of, in_seeded_order, said_of_copies, thumbnail
@@ -188,7 +188,7 @@ class Photos(ImageFiles):
         self.groups = [groups[each] for each in taken]
         return sorted(each for group in ordered[begun:] for each in group)
 
-    def _read_labels(self, folder: Path, files: Sequence[str]) -> Outputs | None:
+    def _read_labels(self, folder: Path, files: Sequence[str]) -> Indices | None:
         """The labels of these files of a folder; None where there are none.
 
         Raises InputError where a line is of no image there, or an image has no line.
