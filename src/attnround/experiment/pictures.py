@@ -151,7 +151,7 @@ def draw_photographs(photographs: Sequence[Photograph], path: Path, title: str) 
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, (image, reference, quantized) in zip(grid.flat, photographs, strict=False):
-        axes.imshow(image if image.shape[2] == 3 else image[:, :, 0], cmap="gray", vmin=0, vmax=1)
+        axes.imshow(np.repeat(image, 3 // image.shape[2], axis=2))  # grey in all three channels
         colour = SAME if quantized.index == reference.index else OTHER
         for height, answer, look in (
             (1.105, reference, {"color": INK}),

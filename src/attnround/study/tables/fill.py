@@ -3,7 +3,6 @@
 from collections import defaultdict
 from collections.abc import Sequence
 
-from attnround.evaluation.interval import wilson
 from attnround.study.tables.columns import COLUMNS, DIFFERENCES, INTERVALS
 from attnround.study.tables.grid import Cell, Grid
 from attnround.study.tables.measure import Measured, measure
@@ -113,6 +112,8 @@ def _spread(numbers: Measured, name: str) -> Entry:
 
 def _interval(numbers: Measured, name: str) -> Entry:
     """Of a percentage of the evaluation images, the mean over seeds; they are known where they have labels."""
+    from attnround.evaluation.interval import wilson  # here: its package imports torch, for which tables do not wait
+
     value = numbers.spreads.get(INTERVALS[name][0])
     counts = {len(row.correct["quantized"]) for row in numbers.done if "quantized" in row.correct}
     low, high = wilson(value.mean, min(counts)) if value and counts else (None, None)
