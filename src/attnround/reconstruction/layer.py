@@ -120,7 +120,7 @@ class LayerUnit(UnitWork):
         self.rounding = self.quantizer.start(u, layer.grid, self.objective, generator, zero_point)
         self.loss = self.objective(*self.rounding.moments()).item()
         learned = list(self.rounding.parameters())
-        self.optimizer = torch.optim.Adam(learned, self.quantizer.lr) if learned else None
+        self.optimizer = torch.optim.Adam(learned, self.quantizer.lr, fused=True) if learned else None
 
     def _descend(self, steps: range) -> float:
         return descend(self.rounding, self.objective, self.optimizer, steps, self.quantizer.num_steps)
@@ -157,10 +157,7 @@ def descend(
     error: Tensor | float = float("nan")
     for step in steps:
         rounding.anneal(step / num_steps)
-        loss = objective(*rounding.moments())
-        error = loss.detach()
-        optimizer.zero_grad()
-        (loss + rounding.penalty()).backward()
+        error = rounding.backward(objective)
         optimizer.step()
         rounding.after_step()
     return float(error)
