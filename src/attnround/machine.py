@@ -1,10 +1,16 @@
 """The machine at hand: its processor, its cores, this process's memory."""
 
+import contextlib
+import ctypes
 import os
 import platform
 import resource
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+
+TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+LARGEST = 2**30  # bytes of a tensor that is kept
 
 
 def processor() -> str:
@@ -34,3 +40,24 @@ def peak_mib() -> float:
         pass
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+@contextlib.contextmanager
+def memory_kept() -> Iterator[None]:
+    """Within, the memory of large tensors that are freed stays with the process, for the next ones; with glibc alone.
+
+    Otherwise it goes back to the system, which clears every page before it gives it out again: of a forward pass of
+    MobileNetV2 at 224 pixels and 64 images that takes three quarters of the time.
+    """
+    libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
+    if libc is None:
+        yield
+        return
+    libc.mallopt(MMAP_THRESHOLD, LARGEST)
+    libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST - 1)
+    try:
+        yield
+    finally:
+        libc.mallopt(MMAP_THRESHOLD, 2**25)  # what they come to by themselves, in a process that frees such tensors
+        libc.mallopt(TRIM_THRESHOLD, 2**26)
+        libc.malloc_trim(0)

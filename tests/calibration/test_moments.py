@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn.functional import unfold
 
-from attnround.calibration.moments import MomentSums, gather_moments
+from attnround.calibration.moments import MomentSums, gather_moments, gram
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.quantization.grid import Grid, dequantize, quantize
@@ -55,10 +55,27 @@ def test_moments_are_those_of_all_patches(case):
     count = columns.shape[1]
     torch.testing.assert_close(moments.second, centred_quantized.mT @ centred_quantized / count, rtol=0, atol=1e-4)
     drift = centred_quantized - centred
-    torch.testing.assert_close(moments.drift, drift.mT @ centred_quantized / count, rtol=0, atol=1e-4)
     rows = grouped_rows(layer, layer.weight.detach()).double()
+    torch.testing.assert_close(moments.pull, rows @ drift.mT @ centred_quantized / count, rtol=0, atol=1e-4)
     for energy, values in ((moments.signal, centred), (moments.carried, drift)):
         assert energy == pytest.approx((values @ rows.mT).square().sum(2).mean(1).sum().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("num_inputs", [3, 512, 1300])
+def test_a_gram_matrix_is_mirrored_from_its_half(num_inputs, generator):
+    columns = torch.randn(2, 40, num_inputs, generator=generator)
+    found = gram(columns)
+    assert torch.equal(found, found.mT)
+    torch.testing.assert_close(found, columns.mT @ columns, rtol=0, atol=1e-4)
+
+
+def test_a_batch_is_summed_in_parts_to_the_same_moments(case, monkeypatch):
+    layer, x, x_quantized, whole = case
+    monkeypatch.setattr("attnround.calibration.moments.NUM_VALUES", 1)
+    parts = gather_moments(layer, [(x, x_quantized)], Patches(layer, 10_000, torch.Generator()))
+    assert parts.num_samples == whole.num_samples
+    for name in ("mean", "mean_quantized", "second", "pull"):
+        torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("bit_width", [3, 8])

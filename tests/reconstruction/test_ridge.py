@@ -35,7 +35,7 @@ def moments_of(layer: nn.Module, num_images: int, seed: int, drift: float = 0.3)
 
 
 def best_weights(rows: Tensor, moments: Moments, ridge: float) -> Tensor:
-    return rows - rows @ moments.drift @ torch.linalg.inv(with_ridge(moments, ridge))
+    return rows - moments.pull @ torch.linalg.inv(with_ridge(moments, ridge))
 
 
 @pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
@@ -43,7 +43,7 @@ def test_no_ridge_beside_it_has_a_smaller_error_on_the_held_out_images(make):
     layer = make()
     rows = grouped_rows(layer, layer.weight.detach())
     learned, held_out = moments_of(layer, 30, 1), moments_of(layer, 40, 2)
-    chosen = choose_ridge(rows, learned, held_out)
+    chosen = choose_ridge(learned, held_out)
     errors = {each: output_error(rows, best_weights(rows.double(), learned, each), held_out) for each in RIDGES}
     place = RIDGES.index(chosen)
     assert all(errors[chosen] <= errors[each] for each in RIDGES[: place + 2])
@@ -51,30 +51,27 @@ def test_no_ridge_beside_it_has_a_smaller_error_on_the_held_out_images(make):
 
 def test_few_images_pull_harder():
     layer = nn.Linear(24, 10)
-    rows = grouped_rows(layer, layer.weight.detach())
     held_out = moments_of(layer, 2000, 2)
-    few, some, many = (choose_ridge(rows, moments_of(layer, number, 1), held_out) for number in (26, 200, 20_000))
+    few, some, many = (choose_ridge(moments_of(layer, number, 1), held_out) for number in (26, 200, 20_000))
     assert few > some > many
 
 
 def test_what_does_not_drift_has_the_usual_ridge():
     layer = nn.Conv2d(6, 8, 3, padding=1)
-    rows = grouped_rows(layer, layer.weight.detach())
     moments = moments_of(layer, 30, 1, drift=0)
-    assert choose_ridge(rows, moments, moments_of(layer, 30, 2, drift=0)) == USUAL
+    assert choose_ridge(moments, moments_of(layer, 30, 2, drift=0)) == USUAL
 
 
 def test_drift_that_cannot_be_told_from_the_inputs_is_left_alone():
     """The images learned from show a drift that others do not have: the largest ridge makes up for the least of it."""
     layer = nn.Linear(24, 10)
-    rows = grouped_rows(layer, layer.weight.detach())
     learned, held_out = moments_of(layer, 200, 1), moments_of(layer, 200, 2)
-    opposite = dataclasses.replace(held_out, drift=-learned.drift)
-    assert choose_ridge(rows, learned, opposite) == RIDGES[-1]
+    opposite = dataclasses.replace(held_out, pull=-learned.pull)
+    assert choose_ridge(learned, opposite) == RIDGES[-1]
 
 
 def test_a_dead_layer_has_a_ridge():
     layer = nn.Linear(4, 3)
     x = torch.zeros(8, 4)
     moments = gather_moments(layer, [(x, x)], Patches(layer, 100, torch.Generator()))
-    assert choose_ridge(grouped_rows(layer, layer.weight.detach()), moments, moments) == USUAL
+    assert choose_ridge(moments, moments) == USUAL

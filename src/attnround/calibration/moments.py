@@ -3,10 +3,10 @@
 With the inputs x in the float model and x' in the model quantized so far, as columns of the layer's matrix product and
 centred on their means, and the drift d = x' - x between them, per group of a grouped convolution:
 
-    H = E[x' x'^T]        D = E[d x'^T]        signal = E|W x|^2        carried = E|W d|^2
+    H = E[x' x'^T]        pull = W E[d x'^T]        signal = E|W x|^2        carried = E|W d|^2
 
-E[x x'^T] is H - D. The drift is summed by itself because the errors to be told apart, at 8 bits, are smaller than what
-subtracting large float32 sums would leave of it.
+The drift is summed by itself because the errors to be told apart, at 8 bits, are smaller than what subtracting large
+float32 sums would leave of it.
 """
 
 from collections.abc import Iterable
@@ -18,25 +18,29 @@ from torch import Tensor, nn
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 
+BLOCK = 512  # inputs that `gram` computes at a time
+NUM_VALUES = 2**22  # of columns at a time, if they are more columns than inputs: few large tensors, which fit a cache
+
 
 @dataclass(frozen=True)
 class Moments:
     """Float64, for G groups of rows of n inputs.
 
-    mean, mean_quantized: [G, n] of x and x'; second: H [G, n, n]; drift: D [G, n, n]; signal, carried: energies of the
-    float layer's outputs (variances, summed over channels), of x and of the drift; num_samples: columns seen.
+    mean, mean_quantized: [G, n] of x and x'; second: H [G, n, n]; pull: [G, o, n], for o rows of the float weight W;
+    signal, carried: energies of the float layer's outputs (variances, summed over channels), of x and of the drift;
+    num_samples: columns seen.
     """
 
     mean: Tensor
     mean_quantized: Tensor
     second: Tensor
-    drift: Tensor
+    pull: Tensor
     signal: float
     carried: float
     num_samples: int
 
     def is_finite(self) -> bool:
-        return bool(self.second.isfinite().all() and self.drift.isfinite().all())
+        return bool(self.second.isfinite().all() and self.pull.isfinite().all())
 
 
 class CentredMeans:
@@ -61,7 +65,10 @@ class CentredMeans:
         """Sums over so many columns, under the names by which `means` gives what they come to."""
         self.count += num_columns
         for name, value in sums.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value.to(self.dtype)
+            if name in self.sums:
+                self.sums[name].add_(value)
+            else:
+                self.sums[name] = value.to(self.dtype)
 
     def means(self) -> dict[str, Tensor]:
         return {name: total / self.count for name, total in self.sums.items()}
@@ -72,6 +79,16 @@ def covariance(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return product - one[:, :, None] * other[:, None, :]
 
 
+def gram(columns: Tensor) -> Tensor:
+    """X^T X of columns [G, m, n], [G, n, n]; of many inputs, half of it is computed and mirrored."""
+    product = columns.new_empty(len(columns), columns.shape[2], columns.shape[2])
+    for first in range(0, columns.shape[2], BLOCK):
+        block = slice(first, first + BLOCK)
+        half = columns[:, :, block].mT @ columns[:, :, first:]
+        product[:, block, first:], product[:, first:, block] = half, half.mT
+    return product
+
+
 class MomentSums:
     """Sums up the moments of a float layer, batch by batch of its inputs.
 
@@ -80,11 +97,18 @@ class MomentSums:
 
     def __init__(self, layer: nn.Module, patches: Patches):
         self.rows, self.patches = grouped_rows(layer, layer.weight.detach()), patches
+        self.is_wide = self.rows.shape[1] > self.rows.shape[2]  # then products with inputs are the smaller ones
         self.sums = CentredMeans(torch.float64)
+        groups, _, n = self.rows.shape
+        self.num_images = max(1, NUM_VALUES // (groups * n * patches.num_positions), n // patches.num_positions)
 
     @torch.no_grad()
     def add(self, x: Tensor, x_quantized: Tensor) -> None:
         """Add a batch of inputs, in the float model and in the model quantized so far."""
+        for part, part_quantized in zip(x.split(self.num_images), x_quantized.split(self.num_images), strict=True):
+            self._add(part, part_quantized)
+
+    def _add(self, x: Tensor, x_quantized: Tensor) -> None:
         columns, columns_quantized = self.patches.draw(x, x_quantized)
         drift = columns_quantized - columns
         columns_quantized = self.sums.relative(columns_quantized)
@@ -93,8 +117,8 @@ class MomentSums:
             columns.shape[1],
             quantized=columns_quantized.sum(1),
             drift=drift.sum(1),
-            second=columns_quantized.mT @ columns_quantized,
-            drift_product=drift.mT @ columns_quantized,
+            second=gram(columns_quantized),
+            pull=(drift if self.is_wide else output_drift).mT @ columns_quantized,
             output=outputs.sum(1),
             output_square=outputs.square().sum(1),
             output_drift=output_drift.sum(1),
@@ -105,11 +129,12 @@ class MomentSums:
         mean = self.sums.means()
         assert self.sums.origin is not None, "moments of no batch"
         origin = self.sums.origin[:, 0].double()
+        pull = covariance(mean["pull"], mean["drift" if self.is_wide else "output_drift"], mean["quantized"])
         return Moments(
             mean=origin + mean["quantized"] - mean["drift"],
             mean_quantized=origin + mean["quantized"],
             second=covariance(mean["second"], mean["quantized"], mean["quantized"]),
-            drift=covariance(mean["drift_product"], mean["drift"], mean["quantized"]),
+            pull=self.rows.double() @ pull if self.is_wide else pull,
             signal=_energy(mean["output"], mean["output_square"]),
             carried=_energy(mean["output_drift"], mean["output_drift_square"]),
             num_samples=self.sums.count,

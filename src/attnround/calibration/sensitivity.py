@@ -11,6 +11,7 @@ from attnround.progress import bar
 
 NUM_POSITIONS = 49  # output positions of an image that enter the second moments
 BATCH_SIZE = 64
+NUM_VALUES = 2**21  # of the images of a batch that gradients are taken for: 13 of 224 pixels, 64 of 104 or less
 
 
 @torch.no_grad()
@@ -72,7 +73,7 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
     for parameter in wanted:
         parameter.requires_grad_(any(parameter is weight for weight in weights.values()))
     totals = dict.fromkeys(names, 0.0)
-    batches = images.split(BATCH_SIZE)
+    batches = images.split(max(1, min(BATCH_SIZE, NUM_VALUES // images[0].numel())))
     progress = bar(len(batches) * num_probes, "Fisher information", "probe")
     try:
         for batch in batches:

@@ -107,7 +107,7 @@ class LayerUnit(UnitWork):
         self.rows = grouped_rows(float_layer, weight)
         ridge = settings.ridge
         if ridge is None:
-            ridge = USUAL if held_out is moments else choose_ridge(self.rows, moments, held_out)
+            ridge = USUAL if held_out is moments else choose_ridge(moments, held_out)
         if settings.observer.input_weighted:
             diagonal = moments.second.diagonal(dim1=1, dim2=2)[:, None, :].clamp(min=0)
             diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
@@ -125,7 +125,7 @@ class LayerUnit(UnitWork):
         self.rounding = self.quantizer.start(u, layer.grid, self.objective, generator, zero_point)
         self.loss = self.objective(*self.rounding.moments()).item()
         learned = list(self.rounding.parameters())
-        self.optimizer = torch.optim.Adam(learned, self.quantizer.lr) if learned else None
+        self.optimizer = torch.optim.Adam(learned, self.quantizer.lr, fused=True) if learned else None
 
     def _descend(self, steps: range) -> float:
         return descend(self.rounding, self.objective, self.optimizer, steps, self.quantizer.num_steps)
@@ -162,10 +162,7 @@ def descend(
     error: Tensor | float = float("nan")
     for step in steps:
         rounding.anneal(step / num_steps)
-        loss = objective(*rounding.moments())
-        error = loss.detach()
-        optimizer.zero_grad()
-        (loss + rounding.penalty()).backward()
+        error = rounding.backward(objective)
         optimizer.step()
         rounding.after_step()
     return float(error)

@@ -13,6 +13,7 @@ from attnround.calibration.cache import budget_mib
 from attnround.calibration.walk import Walk
 from attnround.graph.capture import Captured
 from attnround.graph.trace import executor, graph_of
+from attnround.machine import memory_kept
 from attnround.quantization.rounding import RoundingMethod
 from attnround.reconstruction.checkpoint import Checkpoint
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
@@ -104,7 +105,8 @@ class ReconstructionLoop:
         self.forks: dict[fx.Node, Walk] = {}
         self._tell("on_start")
         try:
-            yield
+            with memory_kept():
+                yield
         finally:
             self._tell("on_end")
             del self.walk, self.forks

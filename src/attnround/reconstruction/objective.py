@@ -33,10 +33,9 @@ class LayerObjective:
         groups, rows, _ = weight.shape
         dtype, weight = weight.dtype, weight.double()
         second = with_ridge(moments, ridge)
-        pull = weight @ moments.drift
-        offset = torch.cholesky_solve(pull.mT, torch.linalg.cholesky(second)).mT
+        offset = torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(second)).mT
         self.unit = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
-        self.floor = self.unit * (moments.carried - (pull * offset).sum().item())
+        self.floor = self.unit * (moments.carried - (moments.pull * offset).sum().item())
         scale = scale.double().reshape(groups, rows, 1)
         self.zero_point = zero_point.to(dtype).reshape(groups, rows, 1)
         self.centre = ((weight - offset) / scale).to(dtype) + self.zero_point
@@ -96,7 +95,7 @@ def output_error(weight: Tensor, quantized: Tensor, moments: Moments) -> float:
 
     Mean outputs do not count: `corrected_bias` makes them equal.
     """
-    difference, weight = quantized.double() - weight.double(), weight.double()
-    product = difference @ moments.second + 2 * weight @ moments.drift
+    difference = quantized.double() - weight.double()
+    product = difference @ moments.second + 2 * moments.pull
     error = (product * difference).sum().item() + moments.carried
     return 100 * error / moments.signal if moments.signal > 0 else 100 * error

@@ -5,14 +5,13 @@ on other images. How far that goes differs by layer: the first see thousands of 
 image, or one. The ridge is the one with which the best real-valued weight has the smallest output error on the held-out
 images:
 
-    W* = W - W D (H + r I)^-1        E|W* x' - W x|^2 over held-out images, up to a constant, with H', D' of these:
-                                     tr((W* - W) H' (W* - W)^T) + 2 tr(W D' (W* - W)^T)
+    W* = W - P (H + r I)^-1, P = W D        E|W* x' - W x|^2 over held-out images, with H' and P' of these:
+                                            tr((W* - W) H' (W* - W)^T) + 2 tr(P' (W* - W)^T) + constant
 
 Neither bits nor the method that rounds enters, so that the choice is the same for all of them.
 """
 
 import torch
-from torch import Tensor
 
 from attnround.calibration.moments import Moments
 from attnround.reconstruction.objective import with_ridge
@@ -21,19 +20,17 @@ RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # fractions of th
 USUAL = 0.01  # where held-out images say nothing
 
 
-def choose_ridge(rows: Tensor, learned: Moments, held_out: Moments) -> float:
-    """The ridge of a layer with float rows [G, o, n], from the moments of two sets of images.
+def choose_ridge(learned: Moments, held_out: Moments) -> float:
+    """The ridge of a layer, from its moments over the images learned from and over those held out.
 
     From the smallest on, until the error grows. `USUAL` where the inputs do not differ from the float model's.
     """
-    rows = rows.double()
-    pull, pull_held_out = rows @ learned.drift, rows @ held_out.drift
-    if not pull.any():
+    if not learned.pull.any():
         return USUAL
     best, lowest = USUAL, float("inf")
     for ridge in RIDGES:
-        offset = torch.cholesky_solve(pull.mT, torch.linalg.cholesky(with_ridge(learned, ridge))).mT
-        error = ((offset @ held_out.second - 2 * pull_held_out) * offset).sum().item()
+        offset = torch.cholesky_solve(learned.pull.mT, torch.linalg.cholesky(with_ridge(learned, ridge))).mT
+        error = ((offset @ held_out.second - 2 * held_out.pull) * offset).sum().item()
         if error > lowest:
             break
         best, lowest = ridge, error

@@ -15,12 +15,17 @@ from torch import Generator, Tensor, nn
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Objective, Rounding, RoundingMethod, as_quadratic, round_through
+from attnround.quantization.rounding.base import (
+    Objective,
+    Quadratic,
+    Rounding,
+    RoundingMethod,
+    as_quadratic,
+    round_through,
+)
 from attnround.quantization.rounding.coordinate_descent import polish
-from attnround.quantization.rounding.gaussian import gaussian_moments
+from attnround.quantization.rounding.gaussian import GaussianTable, gaussian_moments
 from attnround.quantization.shapes import Float, UInt8
-
-WORTH_COMPILING = 1e9  # weights times steps from which on a fused pass saves more than the seconds of compiling it
 
 
 @dataclass(frozen=True)
@@ -83,17 +88,46 @@ class _AttentionRound(Rounding):
         self.register_buffer("u", u)
         self.alpha = nn.Parameter(torch.zeros_like(u))
         self.sigma = settings.sigma
-        self.fused = u.numel() * settings.num_steps > WORTH_COMPILING
 
     def anneal(self, progress: float) -> None:
         self.sigma = self.settings.sigma * (self.settings.sigma_end / self.settings.sigma) ** progress
 
-    def moments(self) -> tuple[Float[Tensor, " O *rest"], Float[Tensor, " O *rest"] | None]:
-        return gaussian_moments(self.u + self.alpha, self.sigma, self.grid, self.fused)
-
     def decide(self) -> Float[Tensor, " O *rest"]:
         levels = (self.u + self.alpha.detach()).round_().clamp_(self.grid.qmin, self.grid.qmax)
         return polish(levels, self.grid, self.quadratic) if self.quadratic else levels
+
+
+class _Expected(_AttentionRound):
+    def moments(self) -> tuple[Float[Tensor, " O *rest"], Float[Tensor, " O *rest"]]:
+        return gaussian_moments(self.u + self.alpha, self.sigma, self.grid)
+
+    def backward(self, objective: Objective) -> Float[Tensor, ""]:
+        return self._closed_form(objective) if isinstance(objective, Quadratic) else super().backward(objective)
+
+    @torch.no_grad()
+    def _closed_form(self, objective: Quadratic) -> Float[Tensor, ""]:
+        """`backward` without autograd, in memory that every step uses again: what a step takes is the product alone.
+
+        With e = E[q] - centre and the second moment H, the gradient is gain (2 e H dE[q]/dc + diag(H) dVar[q]/dc).
+        """
+        if self.alpha.grad is None:
+            self.alpha.grad = torch.empty_like(self.alpha)
+            self.values, self.place = torch.empty_like(self.u), torch.empty_like(self.u, dtype=torch.int64)
+        shape, diagonal = objective.centre.shape, objective.second.diagonal(dim1=1, dim2=2)[:, None, :]
+        values, gradient = self.values.view(shape), self.alpha.grad.view(shape)
+        table = GaussianTable(self.sigma, self.grid, self.u)
+        mean, variance, slope_mean, slope_variance = table.parts
+
+        torch.add(self.u, self.alpha, out=self.values)
+        table.locate(self.values, self.alpha.grad, self.place)  # the gradient's memory holds the levels at first
+        error = table.read(mean, self.place, values).add_(gradient).sub_(objective.centre)
+        torch.bmm(error, objective.second, out=gradient)
+        gradient.mul_(objective.gain)
+        loss = torch.dot(gradient.view(-1), error.view(-1))
+        gradient.mul_(table.read(slope_mean, self.place, values)).mul_(2)
+        gradient.addcmul_(table.read(slope_variance, self.place, values).mul_(diagonal), objective.gain)
+        table.read(variance, self.place, values).mul_(diagonal)
+        return loss + (values.sum(2, keepdim=True) * objective.gain).sum()
 
 
 class _Sampled(_AttentionRound):
@@ -103,7 +137,7 @@ class _Sampled(_AttentionRound):
         centre = self.u + self.alpha
         noise = torch.randn(centre.shape, dtype=centre.dtype, device=centre.device, generator=self.generator)
         draw = (centre.detach() + self.sigma * noise).round_().clamp_(self.grid.qmin, self.grid.qmax)
-        mean, _ = gaussian_moments(centre, self.sigma, self.grid, self.fused)
+        mean, _ = gaussian_moments(centre, self.sigma, self.grid)
         return draw + (mean - mean.detach()), None
 
     def get_extra_state(self) -> UInt8[Tensor, " size"]:
@@ -128,4 +162,8 @@ class _Gated(_AttentionRound):
         self.alpha.copy_(self.before + step * ahead)
 
 
-ESTIMATORS = {"expected": _AttentionRound, "sampled": _Sampled, "gated": _Gated}
+ESTIMATORS: dict[str, type[_Expected | _Sampled | _Gated]] = {
+    "expected": _Expected,
+    "sampled": _Sampled,
+    "gated": _Gated,
+}

@@ -62,6 +62,14 @@ class Rounding(nn.Module, ABC):
         """What the method adds to the objective."""
         return 0.0
 
+    def backward(self, objective: Objective) -> Float[Tensor, ""]:
+        """Set the parameters' gradients, of the objective and the penalty; return the objective."""
+        for parameter in self.parameters():
+            parameter.grad = None
+        loss = objective(*self.moments())
+        (loss + self.penalty()).backward()
+        return loss.detach()
+
     def after_step(self) -> None:
         """Called after each of the optimizer's steps."""
 

@@ -1,63 +1,38 @@
-"""Moments of a rounded Gaussian, with their exact gradient: clip(round(c + sigma * xi)), xi ~ N(0, 1)."""
+"""Moments of a rounded Gaussian, with their gradient: clip(round(c + sigma * xi)), xi ~ N(0, 1).
+
+`exact_moments` sums over the thresholds between the levels. Learning needs them of every weight in every step, and
+reads them from a `GaussianTable`: exact values at `KNOTS` knots a quantization step, of which the nearest is taken.
+"""
 
 import functools
-import logging
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from attnround.quantization.grid import Grid
-from attnround.quantization.shapes import Float
+from attnround.quantization.shapes import Float, Int
 
-log = logging.getLogger(__name__)
 REACH = 4.0  # thresholds further than this many sigma from c count as passed or not: Phi(-4) = 3e-5
+KNOTS = 1024  # a step; see `GaussianTable` for what error this leaves
+NUM_TABLES = 1024  # kept, some 100 KiB each: the layers of a network go through the same widths, one after another
+
+Moments = tuple[Tensor, Tensor, Tensor, Tensor]  # mean, variance and their slopes in c, all of c's shape
 
 
-def gaussian_moments(
-    centre: Float[Tensor, "*shape"], sigma: float, grid: Grid, fused: bool = False
-) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Mean and variance of clip(round(c + sigma * xi)), differentiable in the centre c; sigma in steps.
-
-    fused: in one compiled pass over c, which takes seconds to compile once; of no effect where nothing compiles.
-    """
-    return _GaussianMoments.apply(centre, sigma, grid.qmin, grid.qmax, fused)
+def exact_moments(centre: Float[Tensor, "*shape"], sigma: float, grid: Grid) -> Moments:
+    """Mean and variance of clip(round(c + sigma * xi)) and their slopes in c; sigma in steps."""
+    return _window_sums(centre, sigma, grid.qmin, grid.qmax)
 
 
-class _GaussianMoments(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any, centre: Float[Tensor, "*shape"], sigma: float, qmin: int, qmax: int, fused: bool
-    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        window_sums = _fused_window_sums() if fused else _window_sums
-        # as tensors, so that the compiled pass is the same for every width and bit width
-        width, lowest, highest = centre.new_tensor([sigma, qmin, qmax]).unbind()
-        mean, variance, *slopes = window_sums(centre, width, lowest, highest, math.ceil(REACH * sigma))
-        ctx.save_for_backward(*slopes)
-        return mean, variance
-
-    @staticmethod
-    def backward(
-        ctx: Any, grad_mean: Float[Tensor, "*shape"], grad_variance: Float[Tensor, "*shape"]
-    ) -> tuple[Float[Tensor, "*shape"], None, None, None, None]:
-        slope_mean, slope_variance = ctx.saved_tensors
-        return (grad_mean * slope_mean).addcmul_(grad_variance, slope_variance), None, None, None, None
-
-
-def _window_sums(
-    centre: Float[Tensor, "*shape"],
-    sigma: Float[Tensor, ""],
-    qmin: Float[Tensor, ""],
-    qmax: Float[Tensor, ""],
-    reach: int,
-) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-    """Mean, variance and their slopes in c, from the window of thresholds within `reach` levels of the nearest to c.
+def _window_sums(centre: Float[Tensor, "*shape"], sigma: float, qmin: int, qmax: int) -> Moments:
+    """From the window of thresholds within 4 sigma of the nearest level to c.
 
     With d = q - near, lowest = the window's lower end - near, and j the offset of a threshold near + j + 1/2:
     E[d] = lowest + sum_j Phi(z_j), E[d^2] = lowest^2 + sum_j (2j + 1) Phi(z_j), over the thresholds that exist.
     """
+    reach = math.ceil(REACH * sigma)
     near = centre.round().clamp_(qmin, qmax)
     offset = centre - near
     lowest = (qmin - near).clamp_(min=-reach)
@@ -79,19 +54,76 @@ def _window_sums(
     return near.add_(first), variance, slope_first.mul_(norm), slope_second.mul_(norm)
 
 
-@functools.cache
-def _fused_window_sums() -> Callable[..., tuple[Tensor, ...]]:
-    """`_window_sums` compiled, or as it is where that fails, which the log then says."""
-    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it warns where there is no CUDA
-    compiled = torch.compile(_window_sums, dynamic=True)
-    try:
-        width, lowest, highest = torch.tensor([0.5, -8.0, 7.0]).unbind()
-        compiled(torch.zeros(64), width, lowest, highest, 2)
-    except Exception as error:  # a missing compiler, a full disk, a read-only home: each raises its own kind
-        log.info("  no compiler for fused rounding (%s): running without", type(error).__name__)
-        return _window_sums
+def gaussian_moments(
+    centre: Float[Tensor, "*shape"], sigma: float, grid: Grid
+) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+    """Mean and variance of clip(round(c + sigma * xi)), differentiable in the centre c; as `GaussianTable` has them."""
+    return _GaussianMoments.apply(centre, GaussianTable(sigma, grid, centre))
 
-    def flat(centre: Tensor, *more: Any) -> tuple[Tensor, ...]:
-        return tuple(part.reshape(centre.shape) for part in compiled(centre.detach().flatten(), *more))
 
-    return flat
+class _GaussianMoments(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, centre: Float[Tensor, "*shape"], table: "GaussianTable"
+    ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
+        level, place = torch.empty_like(centre), torch.empty_like(centre, dtype=torch.int64)
+        table.locate(centre.clone(), level, place)
+        mean, variance, *slopes = (table.read(part, place, torch.empty_like(centre)) for part in table.parts)
+        ctx.save_for_backward(*slopes)
+        return mean.add_(level), variance
+
+    @staticmethod
+    def backward(
+        ctx: Any, grad_mean: Float[Tensor, "*shape"], grad_variance: Float[Tensor, "*shape"]
+    ) -> tuple[Float[Tensor, "*shape"], None]:
+        slope_mean, slope_variance = ctx.saved_tensors
+        return (grad_mean * slope_mean).addcmul_(grad_variance, slope_variance), None
+
+
+class GaussianTable:
+    """The moments of Gaussians of one width on one grid, read at the nearest of 1,024 knots a step.
+
+    A step of the range that is further than 4 sigma from the ends is like any other, so that few of them are in the
+    table: what is read is relative to a level. A knot is at most 1/2048 of a step away, by which the mean is off by as
+    much as its slope makes of that: 0.0005 levels at sigma = 0.5, 0.002 at 0.1. The slopes are those of the exact
+    functions at the knot, not of what is read.
+
+    parts: mean, variance and their slopes, each [knots].
+    """
+
+    def __init__(self, sigma: float, grid: Grid, like: Tensor):
+        reach = math.ceil(REACH * sigma)
+        num_levels = min(grid.qmax - grid.qmin + 1, 2 * reach + 1)
+        self.parts = _table(sigma, num_levels, like.dtype, like.device)
+        self.lowest = grid.qmin + reach  # of the levels that the table is read relative to
+        self.highest = max(grid.qmax - reach, self.lowest)
+        self.first = -2 * reach - 0.5  # where the first knot's step begins, relative to such a level
+
+    def locate(
+        self, centre: Float[Tensor, "*shape"], level: Float[Tensor, "*shape"], place: Int[Tensor, "*shape"]
+    ) -> None:
+        """Fill in the level that the mean is read relative to and the place of the nearest knot; overwrites centre.
+
+        The level of NaN is NaN.
+        """
+        torch.round(centre, out=level).clamp_(self.lowest, self.highest)
+        centre.sub_(level).sub_(self.first).mul_(KNOTS).clamp_(0, len(self.parts[0]) - 1)
+        place.copy_(centre.nan_to_num_())
+
+    def read(
+        self, part: Float[Tensor, " knots"], place: Int[Tensor, "*shape"], out: Float[Tensor, "*same"]
+    ) -> Float[Tensor, "*same"]:
+        """Fill `out`, which may have another shape, with the part's values at these places."""
+        torch.index_select(part, 0, place.view(-1), out=out.view(-1))
+        return out
+
+
+@functools.lru_cache(NUM_TABLES)
+def _table(sigma: float, num_levels: int, dtype: torch.dtype, device: torch.device) -> Moments:
+    """The moments at all knots, for levels from -reach on; the knots reach `reach` steps beyond the end levels."""
+    reach = math.ceil(REACH * sigma)
+    num_knots = (num_levels + 2 * reach) * KNOTS
+    knots = -2 * reach - 0.5 + (torch.arange(num_knots, dtype=torch.float64) + 0.5) / KNOTS
+    parts = _window_sums(knots, sigma, -reach, num_levels - 1 - reach)
+    mean, variance, slope_mean, slope_variance = (part.to(device, dtype) for part in parts)
+    return mean, variance, slope_mean, slope_variance
