@@ -54,7 +54,7 @@ GRIDS = {
     "targets": [
         *product(
             network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
-            bits=["4.0", "3.0"], pins=["first"], ridge=["chosen"],
+            bits=["4.0", "3.0"], pins=["none"], ridge=["chosen"],
         ),
         *product(
             network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
