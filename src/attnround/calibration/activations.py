@@ -5,6 +5,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from attnround.calibration.cache import in_batches
 from attnround.errors import InputError
 from attnround.graph import Captured, find_layers
 from attnround.progress import bar
@@ -31,7 +32,7 @@ def calibrate_activations(
         model.get_submodule(name).register_forward_pre_hook(partial(_count, name, histogram), with_kwargs=True)
         for name, histogram in histograms.items()
     ]
-    batches = images.split(batch_size)
+    batches = in_batches(images, batch_size)
     progress = bar(len(batches), "activation ranges", "batch")
     try:
         model.to(device)

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LARGE = 2**21  # values of the images of a forward pass on a CPU: 13 of 224 pixels
 STORAGES = ("float32", "bfloat16", "disk", "codes")
 
 
@@ -73,6 +74,16 @@ def batches(first: int, last: int, size: int) -> Iterator[slice]:
     """
     for start in range(first, last, size):
         yield slice(start, min(start + size, last))
+
+
+def in_batches(images: Tensor, most: int) -> tuple[Tensor, ...]:
+    """Images [N, C, H, W] at most `most` at a time; on a CPU fewer of large ones: as fast, in less memory.
+
+    >>> [len(batch) for batch in in_batches(torch.zeros(30, 3, 224, 224), 64)]
+    [13, 13, 4]
+    """
+    fitting = most if images.device.type == "cuda" else LARGE // images[0].numel()
+    return images.split(max(1, min(most, fitting)))
 
 
 def budget_mib(cache_mib: float | None, device: torch.device | str) -> float:

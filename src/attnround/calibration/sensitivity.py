@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from attnround.calibration.cache import in_batches
 from attnround.calibration.moments import CentredMeans, covariance
 from attnround.errors import InputError
 from attnround.graph import class_logits, joined
@@ -11,7 +12,6 @@ from attnround.progress import bar
 
 NUM_POSITIONS = 49  # output positions of an image that enter the second moments
 BATCH_SIZE = 64
-NUM_VALUES = 2**21  # of the images of a batch that gradients are taken for: 13 of 224 pixels, 64 of 104 or less
 
 
 @torch.no_grad()
@@ -24,7 +24,7 @@ def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: 
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(each.add, with_kwargs=True) for name, each in inputs.items()
     ]
-    batches = images.split(BATCH_SIZE)
+    batches = in_batches(images, BATCH_SIZE)
     progress = bar(len(batches), "second moments", "batch")
     try:
         for batch in batches:
@@ -73,7 +73,7 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
     for parameter in wanted:
         parameter.requires_grad_(any(parameter is weight for weight in weights.values()))
     totals = dict.fromkeys(names, 0.0)
-    batches = images.split(max(1, min(BATCH_SIZE, NUM_VALUES // images[0].numel())))
+    batches = in_batches(images, BATCH_SIZE)
     progress = bar(len(batches) * num_probes, "Fisher information", "probe")
     try:
         for batch in batches:
@@ -100,7 +100,7 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor) -> Tensor:
     """All that the model gives for images [N, C, H, W], [N, classes] where that is logits."""
-    return torch.cat([joined(model(batch)) for batch in images.split(BATCH_SIZE)])
+    return torch.cat([joined(model(batch)) for batch in in_batches(images, BATCH_SIZE)])
 
 
 @torch.no_grad()

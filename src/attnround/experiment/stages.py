@@ -1,6 +1,7 @@
 """The stages of a quantization: each goes on from what those before it found, says its line and returns its metrics."""
 
 import copy
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -51,6 +52,7 @@ def prepare(job: Job) -> Metrics:
     for remark in teacher.remarks:
         say("model", remark)
     job.prepared = fold(teacher, job.calibration.images, job.model.architecture(teacher))
+    job.calibration = dataclasses.replace(job.calibration, images=job.prepared.images)  # of the two copies one
     job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
     return {}
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, fx
 
-from attnround.calibration.cache import budget_mib
+from attnround.calibration.cache import budget_mib, in_batches
 from attnround.calibration.walk import Walk
 from attnround.graph.capture import Captured
 from attnround.graph.trace import executor, graph_of
@@ -96,8 +96,8 @@ class ReconstructionLoop:
         images, size = self.images.to(device), self.settings.batch_size
         self.num_held_out = int(self.settings.held_out * len(images))
         num_learned = len(images) - self.num_held_out
-        learned = list(images[:num_learned].split(size))
-        held_out = list(images[num_learned:].split(size)) if self.num_held_out else []
+        learned = list(in_batches(images[:num_learned], size))
+        held_out = list(in_batches(images[num_learned:], size)) if self.num_held_out else []
         self.num_learned_batches = len(learned)
         teacher, student = (executor(model, self.graph) for model in (self.teacher, self.student))
         cache_mib = budget_mib(self.settings.cache_mib, device)
