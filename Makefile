@@ -55,7 +55,10 @@ LAUNCHER ?= joblib
 tables: $(STAMP) ## run what is missing of the tables and write them anew: PROFILE=quick, TABLE=rounding, DATA=imagenet, LAUNCHER=submitit_slurm
 	$(BIN)/python src/tables.py profile=$(PROFILE) models=$(DATA) tables=$(TABLE) hydra/launcher=$(LAUNCHER) $(ARGS)
 
-photos: $(STAMP) ## a real ImageNet network on real photographs: the table photos; PROFILE=quick for a part of it
+photos: $(STAMP) ## a real ImageNet network on real photographs: a run with its pictures, file and ONNX in outputs/photos, and the table
+	rm -rf outputs/photos
+	$(BIN)/python src/train.py experiment=photos hydra.run.dir=outputs/photos
+	$(BIN)/python src/export.py outputs/photos format=onnx
 	OMP_NUM_THREADS=1 $(BIN)/python src/tables.py profile=$(PROFILE) tables=photos hydra/launcher=$(LAUNCHER) $(ARGS)
 
 report: $(STAMP) ## one page of all tables and pictures, results/report.html
@@ -90,12 +93,15 @@ profile: $(STAMP) ## where the time of the layer objective goes on networks at 2
 sweep: $(STAMP) ## run a W&B sweep file here, without a server: make sweep NAME=sigma, ARGS="model=mobilenetv2_050"
 	$(BIN)/python src/sweep.py sweeps/$(NAME).yaml hydra/launcher=$(LAUNCHER) $(ARGS)
 
-cost: $(STAMP) ## time and memory of the main job and of tf_efficientnet_lite0 at 224 pixels, into results/cost.csv
+NOISE := model=timm model.random_init=true data=image_folder data.root=outputs/noise data.calibration=outputs/noise/calibration
+cost: $(STAMP) ## time and memory of the main job and of networks at 224 pixels, into results/cost.csv
 	rm -rf outputs/cost
 	$(BIN)/python src/train.py hydra.run.dir=outputs/cost/main
 	$(BIN)/python benchmarks/noise_images.py outputs/noise 1024
-	$(BIN)/python src/train.py model=timm model.name=tf_efficientnet_lite0 model.random_init=true bits=uniform \
-	  data=image_folder data.root=outputs/noise data.calibration=outputs/noise/calibration hydra.run.dir=outputs/cost/lite0
+	for network in tf_efficientnet_lite0 mobilenetv2_100 resnet18; do \
+	  $(BIN)/python src/train.py $(NOISE) model.name=$$network bits=uniform hydra.run.dir=outputs/cost/$$network || exit 1; done
+	$(BIN)/python src/train.py $(NOISE) model.name=tf_efficientnet_lite0 bits=uniform activation=mse hydra.run.dir=outputs/cost/lite0_w4a8
+	$(BIN)/python src/train.py $(NOISE) model.name=tf_efficientnet_lite0 bits=mixed hydra.run.dir=outputs/cost/lite0_mixed
 	$(BIN)/python -m attnround.study.gather outputs/cost results/cost.csv
 
 gpu-check: ## what only a GPU can show, with the Python that is there, into results/gpu.csv: PYTHON=python3

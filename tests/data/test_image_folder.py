@@ -51,6 +51,12 @@ def test_fewer_readable_images_than_asked_for(image_folder):
         data(image_folder, calibration=str(image_folder / "calibration"), num_calibration=8).calibration()
 
 
+def test_without_a_number_all_readable_images_calibrate(image_folder):
+    calibration = data(image_folder, calibration=str(image_folder / "calibration"), num_calibration=None).calibration()
+    assert len(calibration.images) == len(calibration.indices) == 6
+    assert len(calibration.skipped) == 1
+
+
 def test_a_missing_root_a_root_without_val_and_a_val_without_images(tmp_path, image_folder):
     with pytest.raises(InputError, match="is not there"):
         data(tmp_path / "no")

@@ -17,6 +17,7 @@ from attnround.errors import InputError, check_number
 from attnround.machine import num_cores
 
 log = logging.getLogger(__name__)
+NUM_CALIBRATION = 1024  # at most, where no number is asked for
 MOST_WORKERS = 8  # each holds batches ready, and the memory for them
 
 
@@ -43,8 +44,9 @@ class Calibration:
 class ImageData(pl.LightningDataModule, ABC):
     """Base of the data modules. `match` tells it which model will look at the images, before the work begins.
 
-    limit: how many evaluation images, a class-balanced draw, null for all; num_workers: processes that prepare images,
-    null for one a usable core and at most 8; licence: of the images, for the model card, null where it is not known.
+    num_calibration: how many images calibrate, null for all up to 1,024; limit: how many evaluation images, a
+    class-balanced draw, null for all; num_workers: processes that prepare images, null for one a usable core and at most
+    8; licence: of the images, for the model card, null where it is not known.
     A subclass sets `self.evaluation` in `match`, and `self.has_labels` to False where its labels are None.
     """
 
@@ -54,7 +56,7 @@ class ImageData(pl.LightningDataModule, ABC):
 
     def __init__(
         self,
-        num_calibration: int,
+        num_calibration: int | None,
         batch_size: int,
         seed: int,
         limit: int | None = None,
@@ -62,14 +64,17 @@ class ImageData(pl.LightningDataModule, ABC):
         licence: str | None = None,
     ):
         super().__init__()
-        check_number("data.num_calibration", num_calibration, least=1, whole=True)
+        if num_calibration is not None:
+            check_number("data.num_calibration", num_calibration, least=1, whole=True)
         check_number("data.batch_size", batch_size, least=1, whole=True)
         check_number("seed", seed, least=0, whole=True)
         if limit is not None:
             check_number("data.limit", limit, least=1, whole=True)
         if num_workers is not None:
             check_number("data.num_workers", num_workers, least=0, whole=True)
-        self.num_calibration, self.batch_size, self.seed, self.limit = num_calibration, batch_size, seed, limit
+        self.num_calibration = NUM_CALIBRATION if num_calibration is None else num_calibration
+        self.is_asked_for = num_calibration is not None
+        self.batch_size, self.seed, self.limit = batch_size, seed, limit
         self.licence = licence
         self._said: set[str] = set()
         self.num_workers = min(MOST_WORKERS, num_cores()) if num_workers is None else num_workers
@@ -82,6 +87,10 @@ class ImageData(pl.LightningDataModule, ABC):
     @abstractmethod
     def calibration(self) -> Calibration:
         """The seeded calibration images."""
+
+    def num_wanted(self, num_available: int) -> int:
+        """How many of so many images calibrate: the number asked for, or where none is, all up to 1,024."""
+        return self.num_calibration if self.is_asked_for else min(self.num_calibration, max(1, num_available))
 
     def val_dataloader(self) -> Iterable:
         """The evaluation images with labels, or with None in place of these, in a fixed order."""

@@ -44,7 +44,10 @@ class ImageFiles(ImageData):
         return self._limited(files, [label if isinstance(label, int) else label[0] for label in labels])
 
     def first_readable(self, root: Path, files: Sequence[str], order: Sequence[int], num_wanted: int) -> Calibration:
-        """As many images as are wanted, of the files in this order; unreadable ones are named, skipped and counted."""
+        """As many images as are wanted, of the files in this order; unreadable ones are named, skipped and counted.
+
+        Raises InputError where there are fewer and the number was asked for.
+        """
         images = torch.empty(num_wanted, *self.preprocessing["input_size"])
         indices: list[int] = []
         remarks: list[int] = []
@@ -60,7 +63,7 @@ class ImageFiles(ImageData):
             except UnreadableError as error:
                 log.warning("skipped: %s", error)
                 skipped.append(str(root / files[index]))
-        if len(indices) < num_wanted:
+        if not indices or (len(indices) < num_wanted and self.is_asked_for):
             raise InputError(
                 f"data.num_calibration={num_wanted}: {root} has only {len(indices)} readable images, {len(skipped)} "
                 "files are not; ask for fewer or mend them"
@@ -68,7 +71,7 @@ class ImageFiles(ImageData):
         said = said_of([files[index] for index in indices], remarks, root)
         for line in said:
             log.warning("%s", line)
-        return Calibration(images, indices, f"{root} ({len(files)} files)", skipped, said)
+        return Calibration(images[: len(indices)], indices, f"{root} ({len(files)} files)", skipped, said)
 
     @staticmethod
     def noted(files: Sequence[str]) -> Tensor:

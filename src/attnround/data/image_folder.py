@@ -32,7 +32,7 @@ class ImageFolder(ImageFiles):
         self,
         root: str,
         calibration: str | None = None,
-        num_calibration: int = 1024,
+        num_calibration: int | None = None,
         batch_size: int = 64,
         num_workers: int | None = None,
         limit: int | None = None,
@@ -63,9 +63,10 @@ class ImageFolder(ImageFiles):
         """Files in seeded order until there are enough; unreadable ones are named, skipped and counted."""
         num_files = len(self.calibration_files)
         source = f"{self.calibration_root} ({num_files} files)"
-        draw(num_files, self.num_calibration, self.seed, source)
+        wanted = self.num_wanted(num_files)
+        draw(num_files, wanted, self.seed, source)
         order = draw(num_files, num_files, self.seed, source)
-        return self.first_readable(self.calibration_root, self.calibration_files, order, self.num_calibration)
+        return self.first_readable(self.calibration_root, self.calibration_files, order, wanted)
 
     def training_sets(self) -> tuple[LabelledFiles, LabelledFiles]:
         """The images of root/train, whose class folders mean what those of root/val do."""

@@ -31,7 +31,7 @@ class OwnData(ImageData):
         calibration: str | None = None,
         training: str | None = None,
         arguments: dict | None = None,
-        num_calibration: int = 1024,
+        num_calibration: int | None = None,
         batch_size: int = 64,
         num_workers: int | None = 0,
         limit: int | None = None,
@@ -76,9 +76,9 @@ class OwnData(ImageData):
             )
         if not _indexed(source):
             images = gather_images(source, self.num_calibration)
-            draw(len(images), self.num_calibration, self.seed, name)
+            draw(len(images), self.num_wanted(len(images)), self.seed, name)
             return Calibration(images, list(range(len(images))), name, [])
-        indices = draw(len(source), self.num_calibration, self.seed, name)
+        indices = draw(len(source), self.num_wanted(len(source)), self.seed, name)
         images = gather_images(
             DataLoader(Subset(self._prepared("data.calibration", source), indices), self.batch_size), len(indices)
         )

@@ -20,7 +20,6 @@ from attnround.progress import bar
 
 log = logging.getLogger(__name__)
 LABELS = "labels.csv"  # what the file of labels is called as a rule
-NUM_CALIBRATION = 1024  # at most, where no number is asked for
 
 
 @dataclass(frozen=True)
@@ -72,11 +71,9 @@ class Photos(ImageFiles):
         seed: int = 0,
         licence: str | None = None,
     ):
-        most = NUM_CALIBRATION if num_calibration is None else num_calibration
-        super().__init__(most, batch_size, seed, limit, num_workers, licence)
+        super().__init__(num_calibration, batch_size, seed, limit, num_workers, licence)
         self.root, self.labels = Path(root), labels
         self.evaluation_root = Path(evaluation) if evaluation else None
-        self.is_asked_for = num_calibration is not None
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         """Look at all files now, and draw those that calibrate."""
@@ -151,7 +148,7 @@ class Photos(ImageFiles):
                 f"data.num_calibration={self.num_calibration}: {self.root} has {len(names)} images, near copies "
                 f"counted, and some must be left to evaluate on: give 1 to {most}, or data.evaluation=<another folder>"
             )
-        wanted = self.num_calibration if self.is_asked_for else min(self.num_calibration, len(names) // 2, most)
+        wanted = self.num_wanted(min(len(names) // 2, most))
         return [names[each] for each in self._take(ordered, wanted)]
 
     def _draw_beside(self, other: Contents) -> list[str]:
