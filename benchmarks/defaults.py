@@ -38,11 +38,11 @@ GRIDS = {
     "ridge": [
         *product(
             network=["lite0"], images=[202, 64], method=METHODS, bits=["4.0"], pins=["none"],
-            ridge=["0.01", "0.1", "chosen"],
+            ridge=["0.01", "chosen"],
         ),
         *product(
             network=EMBEDDED, images=[1024, 256, 64], method=METHODS, bits=["W4", "W2"], pins=["first, last"],
-            ridge=["0.01", "0.1", "chosen"],
+            ridge=["0.01", "chosen"],
         ),
     ],
     "pins": [
@@ -121,12 +121,14 @@ def main() -> None:
     arguments.add_argument("grid", choices=GRIDS)
     arguments.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
     arguments.add_argument("--methods", nargs="+", default=list(ROUNDINGS), choices=ROUNDINGS)
+    arguments.add_argument("--bits", nargs="+", default=["4.0", "3.0", "2.5", "W4", "W3", "W2"], help="of the grid's")
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments.add_argument("--rows", type=Path, default=ROOT / "results/defaults.csv")
     arguments.add_argument("--smoke", action="store_true", help="one small setting, into outputs/smoke.csv")
     given = arguments.parse_args()
     settle()
-    grid = [each for each in GRIDS[given.grid] if each["network"] in given.networks and each["method"] in given.methods]
+    asked = {"network": given.networks, "method": given.methods, "bits": given.bits}
+    grid = [each for each in GRIDS[given.grid] if all(each[key] in some for key, some in asked.items())]
     path = given.rows
     if given.smoke:
         grid, path = SMOKE, ROOT / "outputs/smoke.csv"

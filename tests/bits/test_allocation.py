@@ -301,3 +301,14 @@ def test_pins_that_are_taken_away(pinned, bits, problem):
 def test_pins_that_are_none(problem):
     with pytest.raises(InputError, match=r"bits\.pinned=first: give name patterns and their bits, as in .*, or none"):
         Uniform(pinned="first").allocate(problem)
+
+
+def test_the_last_layer_has_three_bits_where_the_budget_allows(problem):
+    traces = {layer.name: 0.0 if layer.name == "block.5" else 1.0 for layer in problem.layers}
+    problem = dataclasses.replace(problem, fisher_traces=lambda num_probes: traces)  # by which it wants none
+    assert Fisher(budget=2.6).allocate(problem).bit_width["block.5"] == 3
+    assert Fisher(budget=2).allocate(problem).bit_width["block.5"] == 2
+    assert Uniform(bit_width=2).allocate(problem).bit_width["block.5"] == 2
+    for candidates, least in (([2, 3, 4], 3), ([2, 4, 8], 4), ([2], 2), ({"*": [2, 3, 4]}, 2)):
+        slots, _ = Fisher(candidates=candidates).slots(problem)
+        assert slots[-1].candidates[0] == least

@@ -8,6 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from attnround.bits.allocation import FLOAT_BITS, Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, check_number, listed
@@ -62,7 +63,12 @@ class Budgeted(Allocator):
     on offer, or name pattern -> bit widths, where a later pattern goes before an earlier one; pinned: `first`, `last`
     or a name pattern -> its bits; groups: lists of name patterns whose layers share a width, or `sums` for the layers
     that feed one residual sum. A pin on one layer of a group is a pin on all of them.
+
+    least_last: bits that the last layer has at least, where the budget allows and candidates are one list: its error is
+    the logits' own, which no score of the weights or of the loss shows, and no later layer makes up for.
     """
+
+    least_last: ClassVar[int] = 3
 
     budget: float | None = 4.0
     unit: str = "mean_bits"
@@ -91,6 +97,9 @@ class Budgeted(Allocator):
         """Raises InputError where the budget is out of reach, with the range within it, and where groups and pins
         contradict each other."""
         slots, fixed = self.slots(problem)
+        low, _ = self._reach(slots, fixed, problem)
+        if self.budget is not None and self.budget < low:
+            slots, fixed = self.slots(problem, least_last=0)
         whole = self._limit(slots, fixed, problem)
         limit = whole - fixed
         chosen, score, convention = self.choose(slots, limit, problem) if slots else ([], {}, "")
@@ -106,10 +115,14 @@ class Budgeted(Allocator):
             )
         return Allocation(ordered, score, convention, spent)
 
-    def slots(self, problem: Problem) -> tuple[list[Slot], int]:
-        """The layers that are not pinned, group by group, and what the pinned ones cost."""
+    def slots(self, problem: Problem, least_last: int | None = None) -> tuple[list[Slot], int]:
+        """The layers that are not pinned, group by group, and what the pinned ones cost.
+
+        least_last: bits that the last layer has at least, by default the allocator's own.
+        """
         layers = {layer.name: layer for layer in problem.layers}
-        pins, offers = self._grouped_pins(problem), self._offers(list(layers))
+        pins = self._grouped_pins(problem)
+        offers = self._offers(list(layers), self.least_last if least_last is None else least_last)
         slots, taken = [], set(pins)
         grouped = {name: group for group in self._groups(problem) for name in group}
         for name in layers:
@@ -135,8 +148,13 @@ class Budgeted(Allocator):
     def _candidates(self) -> dict[str, Sequence[int]]:
         return self.candidates if isinstance(self.candidates, dict) else {"*": self.candidates}
 
-    def _offers(self, names: list[str]) -> dict[str, Sequence[int]]:
-        offers: dict[str, Sequence[int]] = {}
+    def _offers(self, names: list[str], least_last: int) -> dict[str, Sequence[int]]:
+        if not isinstance(self.candidates, dict):
+            offers: dict[str, Sequence[int]] = dict.fromkeys(names, self.candidates)
+            for name in names[-1:]:
+                offers[name] = [bits for bits in self.candidates if bits >= least_last] or self.candidates
+            return offers
+        offers = {}
         for pattern, candidates in self._candidates().items():
             offers |= dict.fromkeys(matches("bits.candidates", pattern, names), candidates)
         without = [name for name in names if name not in offers]

@@ -1,6 +1,7 @@
 """The same bits for every layer but the pinned ones."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from attnround.bits.allocation import Problem
 from attnround.bits.budget import Budgeted, Slot
@@ -15,6 +16,7 @@ class Uniform(Budgeted):
 
     bit_width: int = 4
     budget: float | None = None
+    least_last: ClassVar[int] = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -45,8 +45,8 @@ class ImageData(pl.LightningDataModule, ABC):
     """Base of the data modules. `match` tells it which model will look at the images, before the work begins.
 
     num_calibration: how many images calibrate, null for all up to 1,024; limit: how many evaluation images, a
-    class-balanced draw, null for all; num_workers: processes that prepare images, null for one a usable core and at most
-    8; licence: of the images, for the model card, null where it is not known.
+    class-balanced draw, null for all; num_workers: processes that prepare images, null for one a usable core and at
+    most 8; licence: of the images, for the model card, null where it is not known.
     A subclass sets `self.evaluation` in `match`, and `self.has_labels` to False where its labels are None.
     """
 
