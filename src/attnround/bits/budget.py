@@ -149,17 +149,15 @@ class Budgeted(Allocator):
         return self.candidates if isinstance(self.candidates, dict) else {"*": self.candidates}
 
     def _offers(self, names: list[str], least_last: int) -> dict[str, Sequence[int]]:
-        if not isinstance(self.candidates, dict):
-            offers: dict[str, Sequence[int]] = dict.fromkeys(names, self.candidates)
-            for name in names[-1:]:
-                offers[name] = [bits for bits in self.candidates if bits >= least_last] or self.candidates
-            return offers
-        offers = {}
+        offers: dict[str, Sequence[int]] = {}
         for pattern, candidates in self._candidates().items():
             offers |= dict.fromkeys(matches("bits.candidates", pattern, names), candidates)
         without = [name for name in names if name not in offers]
         if without:
             raise InputError(f"bits.candidates names none for {listed(without)}: give some for '*'")
+        if not isinstance(self.candidates, dict):
+            last = names[-1]
+            offers[last] = [bits for bits in offers[last] if bits >= least_last] or offers[last]
         return offers
 
     def _groups(self, problem: Problem) -> list[list[str]]:

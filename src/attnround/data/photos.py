@@ -170,7 +170,7 @@ class Photos(ImageFiles):
         ordered = [
             [free[each] for each in group] for group in in_seeded_order([groups[each] for each in free], self.seed)
         ]
-        self._take(ordered, min(self.num_calibration, len(free)))
+        self._take(ordered, self.num_wanted(len(free)))
         return other.names
 
     def _take(self, ordered: Sequence[list[int]], num_wanted: int) -> list[int]:

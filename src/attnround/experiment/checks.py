@@ -60,10 +60,10 @@ def evaluate_file(
             f"model gives {float_model.num_classes} classes, {checkpoint} {opened.num_classes}: give its own"
         )
     outputs = evaluate(opened, data, trainer, Path(checkpoint).name)
-    reference = outputs if float_model is None else evaluate(float_model, data, trainer, "fp32")
-    metrics = compare("quantized", outputs, reference)
     if float_model is None:
-        metrics = {"quantized/top1": metrics["quantized/top1"]}
+        metrics = {"quantized/top1": outputs.top1}
+    else:
+        metrics = compare("quantized", outputs, evaluate(float_model, data, trainer, "fp32"))
     said = ", ".join(said_of(metrics, len(outputs)))
     log.info("%s on %d images of %s: %s", checkpoint, len(outputs), run.choices["data"], said)
     return metrics

@@ -130,7 +130,7 @@ def draw(job: Job) -> list[Path]:
         draw_trials(trials, walk, title)
     if job.data.is_shown:
         differ = int((job.reference.logits.argmax(1) != job.quantized.logits.argmax(1)).sum())
-        what = f"FP32's class, below it the quantized model's; {differ} of {len(job.reference.logits)} differ"
+        what = f"FP32's class, below it the quantized model's; {differ} of {len(job.reference)} differ"
         draw_photographs(photographs(job.data, job.reference, job.quantized), sheet, f"{title}: {what}")
     others = ((losses, learned), (walk, trials), (sheet, job.data.is_shown))
     return [layers, moved, *(picture for picture, drawn in others if drawn)]
