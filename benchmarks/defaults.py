@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import tuning
 from torch import Tensor
 from trials import ROOT, Rows, model_of, product, settle
-from tuning import NUM_HELD_OUT
 
 from attnround.api import ENDS, LAYER, ROUNDINGS
 from attnround.bits import Mixed, Uniform
-from attnround.data import FashionMNIST, ImageData, Photos
+from attnround.data import Photos
 from attnround.evaluation import fidelity, is_right, logits, size_mib
 from attnround.prepared import Prepared, start
 from attnround.quantization.ranges import Float
@@ -80,18 +80,15 @@ class Case:
 
 def case_of(network: str, num_images: int, seed: int) -> Case:
     """Read the images and capture the model."""
+    if network in EMBEDDED:
+        embedded = tuning.Case(network, seed, num_images)
+        return Case(embedded.prepared, embedded.held_out, None, seed)
     model = model_of(network)
     net = model.build()
-    if network in EMBEDDED:
-        data: ImageData = FashionMNIST(str(ROOT / "assets/fashion_mnist"), num_images + NUM_HELD_OUT, seed=seed)
-    else:
-        parts = {"root": PHOTOGRAPHS / "calibration", "evaluation": PHOTOGRAPHS / "evaluation"}
-        data = Photos(**{name: str(path) for name, path in parts.items()}, num_calibration=num_images, seed=seed)
+    parts = {"root": PHOTOGRAPHS / "calibration", "evaluation": PHOTOGRAPHS / "evaluation"}
+    data = Photos(**{name: str(path) for name, path in parts.items()}, num_calibration=num_images, seed=seed)
     data.match(net.preprocessing, net.num_classes)
-    images = data.calibration().images
-    prepared = Prepared(model, images, num_images=num_images)
-    if network in EMBEDDED:
-        return Case(prepared, images[num_images:], None, seed)
+    prepared = Prepared(model, data.calibration().images, num_images=num_images)
     judged = [batch for batch in data.val_dataloader() if batch is not None]
     return Case(prepared, torch.cat([x for x, _ in judged]), torch.cat([y for _, y in judged]), seed)
 

@@ -73,14 +73,14 @@ GRIDS = {
 class Case:
     """A float model with its calibration images of one seed, and the images it is judged on."""
 
-    def __init__(self, name: str, seed: int):
+    def __init__(self, name: str, seed: int, num_calibration: int = NUM_CALIBRATION):
         model = model_of(name)
         net = model.build()
-        data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION + NUM_HELD_OUT, seed=seed)
+        data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), num_calibration + NUM_HELD_OUT, seed=seed)
         data.match(net.preprocessing, net.num_classes)
         images = data.calibration().images
-        self.prepared = Prepared(model, images, num_images=NUM_CALIBRATION)
-        self.held_out, self.seed = images[NUM_CALIBRATION:], seed
+        self.prepared = Prepared(model, images, num_images=num_calibration)
+        self.held_out, self.seed = images[num_calibration:], seed
 
     def run(
         self, quantizer: RoundingMethod, bits: Allocator, refit_scale: bool, input_weighted: bool
