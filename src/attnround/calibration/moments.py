@@ -3,10 +3,13 @@
 With the inputs x in the float model and x' in the model quantized so far, as columns of the layer's matrix product and
 centred on their means, and the drift d = x' - x between them, per group of a grouped convolution:
 
-    H = E[x' x'^T]        pull = W E[d x'^T]        signal = E|W x|^2        carried = E|W d|^2
+    H = E[x' x'^T]        pull = E[y x'^T]        signal = E|W x|^2        carried = E|y|^2        y = W d + r
 
-The drift is summed by itself because the errors to be told apart, at 8 bits, are smaller than what subtracting large
-float32 sums would leave of it.
+y is what is wrong with the output before the weight is quantized: what the drift makes of it, and the drift r = s' - s
+of another branch that is added to the output later, if there is one. The drift is summed by itself because the errors
+to be told apart, at 8 bits, are smaller than what subtracting large float32 sums would leave of it.
+
+In a metric G = F^T F of the outputs, all energies are those of F times an output, and the pull is F's product too.
 """
 
 from collections.abc import Iterable
@@ -24,20 +27,22 @@ NUM_VALUES = 2**22  # of columns at a time, if they are more columns than inputs
 
 @dataclass(frozen=True)
 class Moments:
-    """Float64, for G groups of rows of n inputs.
+    """Float64, for G groups of o rows of n inputs.
 
-    mean, mean_quantized: [G, n] of x and x'; second: H [G, n, n]; pull: [G, o, n], for o rows of the float weight W;
-    signal, carried: energies of the float layer's outputs (variances, summed over channels), of x and of the drift;
-    num_samples: columns seen.
+    mean, mean_quantized: [G, n] of x and x'; second: H [G, n, n]; pull: [G, o, n]; mean_residual: of r [G, o];
+    signal, carried: energies of the float layer's outputs and of y (variances, summed over channels);
+    num_samples: columns seen; factor: F [G, o, o], upper triangular, of the metric, None where all outputs count alike.
     """
 
     mean: Tensor
     mean_quantized: Tensor
     second: Tensor
     pull: Tensor
+    mean_residual: Tensor
     signal: float
     carried: float
     num_samples: int
+    factor: Tensor | None = None
 
     def is_finite(self) -> bool:
         return bool(self.second.isfinite().all() and self.pull.isfinite().all())
@@ -93,57 +98,72 @@ class MomentSums:
     """Sums up the moments of a float layer, batch by batch of its inputs.
 
     Products are float32 batch by batch and summed in float64; patches are never all held at once.
+    factor: of the outputs' metric, see `Moments`.
     """
 
-    def __init__(self, layer: nn.Module, patches: Patches):
-        self.rows, self.patches = grouped_rows(layer, layer.weight.detach()), patches
-        self.is_wide = self.rows.shape[1] > self.rows.shape[2]  # then products with inputs are the smaller ones
+    def __init__(self, layer: nn.Module, patches: Patches, factor: Tensor | None = None):
+        rows = grouped_rows(layer, layer.weight.detach())
+        self.patches, self.factor = patches, factor
+        self.rows = rows if factor is None else (factor @ rows.double()).to(rows.dtype)
         self.sums = CentredMeans(torch.float64)
-        groups, _, n = self.rows.shape
+        groups, _, n = rows.shape
         self.num_images = max(1, NUM_VALUES // (groups * n * patches.num_positions), n // patches.num_positions)
 
     @torch.no_grad()
-    def add(self, x: Tensor, x_quantized: Tensor) -> None:
-        """Add a batch of inputs, in the float model and in the model quantized so far."""
-        for part, part_quantized in zip(x.split(self.num_images), x_quantized.split(self.num_images), strict=True):
-            self._add(part, part_quantized)
+    def add(self, x: Tensor, x_quantized: Tensor, residual: Tensor | None = None) -> None:
+        """Add a batch of inputs, in the float model and in the model quantized so far.
 
-    def _add(self, x: Tensor, x_quantized: Tensor) -> None:
-        columns, columns_quantized = self.patches.draw(x, x_quantized)
+        residual: [N, *output], the drift of what is added to the output; all batches have one, or none.
+        """
+        size = self.num_images
+        residuals = [None] * len(x) if residual is None else residual.split(size)
+        for one, one_quantized, added in zip(x.split(size), x_quantized.split(size), residuals, strict=False):
+            self._add(one, one_quantized, added)
+
+    def _add(self, x: Tensor, x_quantized: Tensor, residual: Tensor | None) -> None:
+        columns, columns_quantized, *added = self.patches.draw(x, x_quantized, residual=residual)
         drift = columns_quantized - columns
         columns_quantized = self.sums.relative(columns_quantized)
         outputs, output_drift = self.sums.relative(columns) @ self.rows.mT, drift @ self.rows.mT
+        sums = {}
+        for rows in added:
+            output_drift += rows if self.factor is None else rows @ self.factor.mT.to(rows.dtype)
+            sums["residual"] = rows.sum(1)
         self.sums.add(
             columns.shape[1],
             quantized=columns_quantized.sum(1),
             drift=drift.sum(1),
             second=gram(columns_quantized),
-            pull=(drift if self.is_wide else output_drift).mT @ columns_quantized,
+            pull=output_drift.mT @ columns_quantized,
             output=outputs.sum(1),
             output_square=outputs.square().sum(1),
             output_drift=output_drift.sum(1),
             output_drift_square=output_drift.square().sum(1),
+            **sums,
         )
 
     def moments(self) -> Moments:
         mean = self.sums.means()
         assert self.sums.origin is not None, "moments of no batch"
         origin = self.sums.origin[:, 0].double()
-        pull = covariance(mean["pull"], mean["drift" if self.is_wide else "output_drift"], mean["quantized"])
         return Moments(
             mean=origin + mean["quantized"] - mean["drift"],
             mean_quantized=origin + mean["quantized"],
             second=covariance(mean["second"], mean["quantized"], mean["quantized"]),
-            pull=self.rows.double() @ pull if self.is_wide else pull,
+            pull=covariance(mean["pull"], mean["output_drift"], mean["quantized"]),
+            mean_residual=mean.get("residual", torch.zeros_like(mean["output"])),
             signal=_energy(mean["output"], mean["output_square"]),
             carried=_energy(mean["output_drift"], mean["output_drift_square"]),
             num_samples=self.sums.count,
+            factor=self.factor,
         )
 
 
-def gather_moments(layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], patches: Patches) -> Moments:
+def gather_moments(
+    layer: nn.Module, inputs: Iterable[tuple[Tensor, Tensor]], patches: Patches, factor: Tensor | None = None
+) -> Moments:
     """Moments of a float layer over batches of its inputs (in the float model, in the model quantized so far)."""
-    sums = MomentSums(layer, patches)
+    sums = MomentSums(layer, patches, factor)
     for x, x_quantized in inputs:
         sums.add(x, x_quantized)
     return sums.moments()

@@ -91,6 +91,10 @@ class Kind(ABC):
         """[G, N*P, n]: what meets a row at P places [N, P] of each image's output, counted row by row."""
 
     @abstractmethod
+    def outputs_at(self, layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
+        """[G, N*P, O/G]: the values of an output y at P places [N, P] of each image, counted row by row."""
+
+    @abstractmethod
     def assembled(self, sums: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """The output of these sizes from sums [N, P, O] at all its places."""
 
@@ -132,6 +136,9 @@ class Linear(Kind):
     def columns(self, layer: nn.Module, x: Tensor, places: Tensor) -> Tensor:
         tokens = x.reshape(len(x), -1, x.shape[-1])
         return tokens[torch.arange(len(x))[:, None], places].flatten(0, 1)[None]
+
+    def outputs_at(self, layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
+        return self.columns(layer, y, places)
 
     def assembled(self, sums: Tensor, sizes: tuple[int, ...]) -> Tensor:
         return sums.reshape(len(sums), *sizes, sums.shape[-1])
@@ -191,6 +198,10 @@ class Convolution(Kind):
             return pixels.mT.contiguous().unflatten(1, (places.numel(), -1))  # as below, several times faster
         pixels = pixels.unflatten(1, (layer.groups, -1)).unflatten(0, (places.numel(), -1))
         return pixels.permute(2, 0, 3, 1).flatten(2).contiguous()  # strided products are 10 times slower
+
+    def outputs_at(self, layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
+        pixels = y.movedim(1, -1).flatten(1, -2)[torch.arange(len(y))[:, None], places].flatten(0, 1)  # [N*P, O]
+        return pixels.unflatten(1, (layer.groups, -1)).transpose(0, 1).contiguous()
 
     def assembled(self, sums: Tensor, sizes: tuple[int, ...]) -> Tensor:
         return sums.mT.unflatten(2, sizes)

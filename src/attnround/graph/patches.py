@@ -19,12 +19,14 @@ class Patches:
         self.num_positions = num_positions
         self.generator = generator
 
-    def draw(self, *inputs: Tensor) -> list[Tensor]:
+    def draw(self, *inputs: Tensor, residual: Tensor | None = None) -> list[Tensor]:
+        """The columns of each input; then, of a value of the output's shape, its rows [G, N*P, O/G]."""
         num_available = math.prod(self.kind.out_sizes(self.layer, inputs[0]))
-        places = self._places(len(inputs[0]), num_available)
-        return [self.kind.columns(self.layer, x, places) for x in inputs]
+        places = self.places(len(inputs[0]), num_available)
+        drawn = [self.kind.columns(self.layer, x, places) for x in inputs]
+        return drawn if residual is None else [*drawn, self.kind.outputs_at(self.layer, residual, places)]
 
-    def _places(self, num_images: int, num_available: int) -> Tensor:
+    def places(self, num_images: int, num_available: int) -> Tensor:
         """[N, P] places of each image, drawn without replacement; all of them where there are few."""
         if num_available <= self.num_positions:
             return torch.arange(num_available).expand(num_images, -1)

@@ -46,6 +46,7 @@ class Output:
     def __init__(self, u, second):
         self.centre, self.second, self.unit = u.flatten(1)[None], second[None], 1.0
         self.gain = torch.ones(1, len(u), 1)
+        self.coupling = None
 
     def __call__(self, mean, variance=None):
         error = mean.flatten(1) - self.centre[0]
@@ -212,6 +213,7 @@ def test_convolutions_and_groups_keep_their_shape(name):
         objective.centre = u.reshape(2, 2, 27)
         objective.second = torch.stack([covariance(27, generator) for _ in range(2)])
         objective.gain = torch.ones(2, 2, 1)
+        objective.coupling = None
         u_levels = METHODS[name].start(u, Grid(3), objective, generator).decide()
         assert u_levels.shape == u.shape
     else:

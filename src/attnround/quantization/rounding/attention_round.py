@@ -109,6 +109,7 @@ class _Expected(_AttentionRound):
         """`backward` without autograd, in memory that every step uses again: what a step takes is the product alone.
 
         With e = E[q] - centre and the second moment H, the gradient is gain (2 e H dE[q]/dc + diag(H) dVar[q]/dc).
+        Where rows are coupled, the coupling takes the gain's place in the first term.
         """
         if self.alpha.grad is None:
             self.alpha.grad = torch.empty_like(self.alpha)
@@ -122,7 +123,10 @@ class _Expected(_AttentionRound):
         table.locate(self.values, self.alpha.grad, self.place)  # the gradient's memory holds the levels at first
         error = table.read(mean, self.place, values).add_(gradient).sub_(objective.centre)
         torch.bmm(error, objective.second, out=gradient)
-        gradient.mul_(objective.gain)
+        if objective.coupling is None:
+            gradient.mul_(objective.gain)
+        else:
+            gradient.copy_(objective.coupling @ gradient)
         loss = torch.dot(gradient.view(-1), error.view(-1))
         gradient.mul_(table.read(slope_mean, self.place, values)).mul_(2)
         gradient.addcmul_(table.read(slope_variance, self.place, values).mul_(diagonal), objective.gain)

@@ -31,7 +31,10 @@ class Objective(Protocol):
 
 @runtime_checkable
 class Quadratic(Objective, Protocol):
-    """An objective that is the quadratic form sum gain * (q - centre) second (q - centre)^T, for G groups of rows.
+    """An objective that is a quadratic form of the errors e = q - centre, for G groups of rows:
+
+    sum over rows i of gain_i e_i second e_i^T, or where the rows are coupled, sum over i, k of coupling_ik e_i second
+    e_k^T, whose diagonal is gain.
 
     centre: the best real-valued levels.
     """
@@ -39,6 +42,13 @@ class Quadratic(Objective, Protocol):
     second: Float[Tensor, "G n n"]
     centre: Float[Tensor, "G o n"]
     gain: Float[Tensor, "G o 1"]
+    coupling: Float[Tensor, "G o o"] | None
+
+
+def slope(objective: Quadratic, error: Float[Tensor, "G o n"]) -> Float[Tensor, "G o n"]:
+    """Half the gradient of the quadratic form in its errors."""
+    product = error @ objective.second
+    return product.mul_(objective.gain) if objective.coupling is None else objective.coupling @ product
 
 
 def as_quadratic(objective: Objective) -> Quadratic:
