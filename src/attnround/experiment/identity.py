@@ -13,6 +13,8 @@ UNCOUNTED = ("_target_", "licence")  # keys that compute nothing, in any group
 # Options that came after runs had been recorded: at these values a run is the one it was before they came.
 NEUTRAL = {
     "model.weights_key": None, "data.class_order": None, "data.class_map": None, "data.validation": "val",
+    "reconstruction.output_metric": "none", "reconstruction.num_projections": 2, "reconstruction.metric_images": 1024,
+    "reconstruction.metric_damping": 0.1,
 }  # fmt: skip
 
 

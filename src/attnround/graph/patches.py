@@ -26,6 +26,11 @@ class Patches:
         drawn = [self.kind.columns(self.layer, x, places) for x in inputs]
         return drawn if residual is None else [*drawn, self.kind.outputs_at(self.layer, residual, places)]
 
+    def outputs(self, y: Tensor) -> Tensor:
+        """The rows [G, N*P, O/G] of a value of the output's shape."""
+        places = self.places(len(y), y[0].numel() // len(self.layer.weight))
+        return self.kind.outputs_at(self.layer, y, places)
+
     def places(self, num_images: int, num_available: int) -> Tensor:
         """[N, P] places of each image, drawn without replacement; all of them where there are few."""
         if num_available <= self.num_positions:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from attnround.calibration.moments import Moments, MomentSums
+from attnround.calibration.output_metric import OutputMetric
 from attnround.errors import InputError, check_number
 from attnround.graph.capture import Captured
 from attnround.graph.kinds import grouped_rows
@@ -30,17 +31,31 @@ class LayerReconstruction(Reconstruction):
 
     ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment; None:
     layer by layer what `choose_ridge` finds, 0.01 where no images are held out; num_positions: output positions of an
-    image that enter the moments; refit_scale: fit the scales of a decided layer to its levels by least squares.
+    image that enter the moments; output_metric: `logits` or `fisher`, see `OutputMetric`, or `none`; metric_damping:
+    the share of the metric in which all outputs count alike; refit_scale: fit the scales of a decided layer to its
+    levels by least squares.
     """
 
     ridge: float | None = None
     num_positions: int = 49
     refit_scale: bool = False
+    output_metric: str = "logits"
+    num_projections: int = 2
+    metric_images: int = 1024
+    metric_damping: float = 0.1
+
+    @property
+    def metric(self) -> OutputMetric | None:
+        if self.output_metric == "none":
+            return None
+        return OutputMetric(self.output_metric, self.num_projections, self.metric_images)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.ridge is not None:
             check_number("reconstruction.ridge", self.ridge, above=0)
+        check_number("reconstruction.metric_damping", self.metric_damping, least=0, most=1)
+        _ = self.metric  # raises InputError for an unknown one
         check_number("reconstruction.num_positions", self.num_positions, least=1, whole=True)
 
     def plan(self, graph: fx.Graph, model: Captured, example: Tensor) -> Sequence[Step]:
@@ -55,8 +70,9 @@ class LayerReconstruction(Reconstruction):
         float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
         positions = torch.Generator().manual_seed(bench.generator.initial_seed())  # on the CPU: alike on any device
         patches = Patches(float_layer, self.num_positions, positions)
-        learned = MomentSums(float_layer, patches)
-        held_out = MomentSums(float_layer, patches) if bench.num_held_out else learned
+        factor = factor_of(bench.metrics[name], self.metric_damping) if name in bench.metrics else None
+        learned = MomentSums(float_layer, patches, factor)
+        held_out = MomentSums(float_layer, patches, factor) if bench.num_held_out else learned
         for node in (unit.start, *unit.more_inputs):
             keep = None if node is unit.start else False  # what lies between a layer's calls will run again
             for i, (x, x_quantized) in enumerate(bench.walk.values(node, keep)):
@@ -66,6 +82,15 @@ class LayerReconstruction(Reconstruction):
         moments = learned.moments()
         held_out_moments = held_out.moments() if bench.num_held_out else moments
         return LayerUnit(name, float_layer, layer, moments, held_out_moments, bench.quantizer, self, bench.generator)
+
+
+def factor_of(metric: Tensor, damping: float) -> Tensor:
+    """F [G, o, o] in float64, upper triangular, of G = F^T F damped by this fraction of its mean diagonal."""
+    metric = metric.double()
+    eye = torch.eye(metric.shape[1], dtype=metric.dtype, device=metric.device)
+    mean = metric.diagonal(dim1=1, dim2=2).mean()
+    metric = metric / mean if mean > 0 else eye.expand_as(metric)
+    return torch.linalg.cholesky((1 - damping) * metric + (damping + TINY) * eye).mT
 
 
 def check_memory(name: str, weight: Tensor) -> None:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, fx
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from attnround.calibration.cache import budget_mib, in_batches
 from attnround.calibration.walk import Walk
 from attnround.graph.capture import Captured
+from attnround.graph.layers import find_layers
 from attnround.graph.trace import executor, graph_of
 from attnround.machine import memory_kept
 from attnround.quantization.rounding import RoundingMethod
@@ -47,7 +48,8 @@ class ReconstructionLoop:
     were taken up from a checkpoint.
 
     teacher: the float model; student: the same with quantized layers in place, both on the CPU; images: [N, C, H, W],
-    the calibration images; autocast: forward passes in bfloat16; checkpoint: where finished units are written to, and
+    the calibration images; autocast: forward passes in bfloat16; metrics: layer name -> the metric of its output, None:
+    measured here where the settings ask for one; checkpoint: where finished units are written to, and
     taken up from; index: the place of the current unit in the plan; unit: the work on it.
     """
 
@@ -63,12 +65,13 @@ class ReconstructionLoop:
         *,
         autocast: bool = False,
         seed: int = 0,
+        metrics: Mapping[str, Tensor] | None = None,
         checkpoint: Checkpoint | None = None,
         callbacks: Sequence[Callback] = (),
     ):
         self.teacher, self.student, self.images = teacher.requires_grad_(False), student, images
         self.settings, self.autocast, self.seed = settings, autocast, seed
-        self.checkpoint, self.callbacks = checkpoint, callbacks
+        self.checkpoint, self.callbacks, self.given_metrics = checkpoint, callbacks, metrics
         self.graph = graph_of(teacher)
         self.plan = settings.plan(self.graph, teacher, images[:1])
         self.quantizers = [step.settings.adapt(quantizer) for step in self.plan]
@@ -103,6 +106,7 @@ class ReconstructionLoop:
         cache_mib = budget_mib(self.settings.cache_mib, device)
         self.walk = Walk(self.graph, teacher, student, learned + held_out, cache_mib)
         self.forks: dict[fx.Node, Walk] = {}
+        self.metrics = self._metrics(images[:num_learned])
         self._tell("on_start")
         try:
             with memory_kept():
@@ -112,6 +116,18 @@ class ReconstructionLoop:
             del self.walk, self.forks
             self.teacher.cpu()
             self.student.cpu()
+
+    def _metrics(self, images: Tensor) -> Mapping[str, Tensor]:
+        """As they were given, else as the settings want them measured on images on the device."""
+        if self.given_metrics is not None:
+            return {name: each.to(self.device) for name, each in self.given_metrics.items()}
+        wanted = {step.settings.metric for step in self.plan} - {None}
+        names = find_layers(self.teacher)
+        return {
+            name: each
+            for metric in wanted
+            for name, each in metric.of_outputs(self.teacher, list(names), images, self.seed).items()
+        }
 
     def run(self, device: torch.device | str = "cpu") -> None:
         """Take all units that are left."""
@@ -137,6 +153,7 @@ class ReconstructionLoop:
             num_held_out=self.num_held_out,
             num_learned_batches=self.num_learned_batches,
             autocast=self.autocast,
+            metrics=self.metrics,
         )
         torch.manual_seed(self.seed + self.index)  # for what draws from the global generator, such as QDrop
         self.unit = self.step.settings.begin(self.step.unit, bench)

@@ -45,11 +45,12 @@ class LayerObjective:
         self.unit = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
         self.floor = self.unit * (moments.carried - (moments.pull * offset).sum().item())
         scale = scale.double().reshape(groups, rows, 1)
-        coupling = None
+        gain, coupling = self.unit * scale.square(), None
         if moments.factor is not None:
             offset = torch.linalg.solve_triangular(moments.factor, offset, upper=True)
-            coupling = self.unit * scale * (moments.factor.mT @ moments.factor) * scale.mT
-        gain = self.unit * scale.square() if coupling is None else coupling.diagonal(dim1=1, dim2=2)[:, :, None]
+            metric = moments.factor.mT @ moments.factor
+            gain = gain * metric.diagonal(dim1=1, dim2=2)[:, :, None]
+            coupling = self.unit * scale * metric * scale.mT if rows > 1 else None
         self.zero_point = zero_point.to(dtype).reshape(groups, rows, 1)
         self.centre = ((weight - offset) / scale).to(dtype) + self.zero_point
         self.second = second.to(dtype)

@@ -1,12 +1,13 @@
 """The plan of a reconstruction, unit by unit, and the settings that all objectives share."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
+from attnround.calibration.output_metric import OutputMetric
 from attnround.calibration.walk import Walk
 from attnround.errors import check_number
 from attnround.graph.capture import Captured
@@ -22,7 +23,7 @@ class Bench:
 
     graph: of both models; walk: where the images are; quantizer: as the unit's settings adapted it; num_held_out: how
     many of the last images are kept from learning; num_learned_batches: the walk's batches before them; autocast:
-    forward passes in bfloat16.
+    forward passes in bfloat16; metrics: layer name -> the metric of its output, where the settings ask for one.
     """
 
     teacher: Captured
@@ -35,6 +36,7 @@ class Bench:
     num_held_out: int
     num_learned_batches: int
     autocast: bool
+    metrics: Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class Reconstruction(ABC):
     burst: int = 100
     held_out: float = 0.125
     cache_mib: float | None = None
+
+    @property
+    def metric(self) -> OutputMetric | None:
+        """How outputs of layers are weighed, None where all count alike."""
+        return None
 
     def __post_init__(self) -> None:
         check_number("reconstruction.held_out", self.held_out, least=0, most=0.5)
