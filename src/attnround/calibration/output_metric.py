@@ -73,7 +73,7 @@ def output_metrics(
             for each in sums.values():
                 each.outputs.clear()
             outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
-            for number in range(num_projections):
+            for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
                 projected = _projected(outputs, kind, generator)
                 watched = [output for each in sums.values() for output in each.outputs]
                 gradients = torch.autograd.grad(
