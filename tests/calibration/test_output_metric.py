@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from attnround.calibration.output_metric import OutputMetric, output_metrics, shrunk
+from attnround.calibration.output_metric import GradientSums, OutputMetric, output_metrics
 from attnround.errors import InputError
 from attnround.graph import capture
 
@@ -65,7 +65,7 @@ def finite_differences(net, name, images):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_metric_is_that_of_finite_differences(net, name, monkeypatch):
     """One logit: a random sign of it changes no product of its gradients, so that nothing is left to chance."""
-    monkeypatch.setattr("attnround.calibration.output_metric.shrunk", lambda mean, square, count: mean)
+    monkeypatch.setattr("attnround.calibration.output_metric.shrunk", lambda mean, share: mean)
     images = torch.randn(3, 3, 6, 6)
     wanted = finite_differences(net, name, images)
     net.float()
@@ -125,21 +125,41 @@ def test_gradients_of_parameters_are_wanted_as_before(net):
 
 
 def test_correlations_that_are_sampling_error_are_shrunk_and_true_ones_stay(generator):
-    def estimate(root, count):
-        rows = torch.randn(count, 1, 8, generator=generator) @ root
-        each = rows[..., None] * rows[..., None, :]
-        return shrunk(each.mean(0), each.square().mean(0), count), each.mean(0)
+    """Of 8 outputs at 2 places, from batches of images whose gradients are known."""
 
-    def off(matrix):
-        return (matrix - torch.diag_embed(matrix.diagonal(dim1=1, dim2=2))).square().sum()
+    def estimate(root, num_images):
+        rows = torch.randn(num_images, 2, 8, generator=generator) @ root
+        sums = GradientSums(nn.Linear(3, 8), 0)
+        for batch in rows.split(64):
+            sums.add([batch])
+        rows = rows.flatten(0, 1)
+        return sums.value()[0], rows.mT @ rows / len(rows)
 
-    few, plain = estimate(torch.eye(8), 20)
-    assert off(few) < 0.2 * off(plain)
-    assert torch.equal(few.diagonal(dim1=1, dim2=2), plain.diagonal(dim1=1, dim2=2))
-    many, plain = estimate(torch.eye(8) + 0.3, 5000)
-    assert off(many) > 0.95 * off(plain)
+    def correlations(matrix):
+        matrix = matrix / (matrix.diagonal()[:, None] * matrix.diagonal()).sqrt()
+        return (matrix - torch.eye(8)).square().sum()
+
+    few, plain = estimate(torch.diag(torch.arange(1.0, 9)), 20)
+    assert correlations(few) < 0.2 * correlations(plain)
+    torch.testing.assert_close(few.diagonal(), plain.diagonal())
+    many, plain = estimate(torch.eye(8) + 0.3, 2000)
+    assert correlations(many) > 0.95 * correlations(plain)
+
+
+def test_the_share_of_sampling_error_is_that_of_the_samples_entries(generator):
+    """As summed entry by entry, with the scales of the first batch; here it is the only one."""
+    gradients = torch.randn(30, 4, 6, generator=generator) @ torch.randn(6, 6, generator=generator)
+    sums = GradientSums(nn.Linear(3, 6), 0)
+    sums.add([gradients])
+    samples = gradients.mT @ gradients / 4
+    mean = samples.mean(0)
+    weight = (1 - torch.eye(6)) / (mean.diagonal()[:, None] * mean.diagonal())
+    error = ((samples - mean).square() * weight).sum() / 30 / 29
+    share = error / (mean.square() * weight).sum()
+    off = 1 - torch.eye(6)
+    torch.testing.assert_close(sums.value()[0], mean * (1 - share * off))
 
 
 def test_an_unknown_metric_is_refused():
-    with pytest.raises(InputError, match="reconstruction.output_metric=logit: give one of logits, fisher, or none"):
+    with pytest.raises(InputError, match=r"reconstruction\.output_metric=logit: give one of logits, fisher, or none"):
         OutputMetric("logit")

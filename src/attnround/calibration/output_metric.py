@@ -62,7 +62,7 @@ def output_metrics(
     """
     device = images.device
     generator = torch.Generator(device).manual_seed(seed)
-    sums = {name: _GradientSums(model.get_submodule(name), seed) for name in names}
+    sums = {name: GradientSums(model.get_submodule(name), seed) for name in names}
     hooks = [model.get_submodule(name).register_forward_hook(each.watch) for name, each in sums.items()]
     wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
     model.requires_grad_(False)
@@ -101,16 +101,17 @@ def _projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor
     return nn.functional.cross_entropy(outputs, labels, reduction="sum")
 
 
-class _GradientSums:
+class GradientSums:
     """Sums up what gradients of a layer's output say of its metric, and how that differs between images."""
 
     def __init__(self, layer: nn.Module, seed: int):
         self.layer, self.kind = layer, kind_of(layer)
         self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
         self.outputs: list[Tensor] = []
-        self.first: Tensor | float = 0.0
-        self.square: Tensor | float = 0.0
-        self.count = 0
+        self.scale: Tensor | None = None
+        self.second: Tensor | float = 0.0
+        self.square = self.diagonal_square = 0.0
+        self.num_samples = 0
 
     def watch(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
         """A hook on the layer's forward. The first layer's output is where the graph of gradients begins."""
@@ -120,33 +121,41 @@ class _GradientSums:
 
     @torch.no_grad()
     def add(self, gradients: list[Tensor | None]) -> None:
-        """Gradients of a projection at the outputs of the layer's calls; None where it does not depend on one."""
+        """Gradients of a projection at the outputs of the layer's calls; None where it does not depend on one.
+
+        An image gives one sample of G, M = X^T X of its rows X at P places. The squares of the samples' entries are
+        summed as those of X X^T, [P, P] and of the same norm. Outputs are scaled alike for that: as in the first batch.
+        """
         for gradient in gradients:
             if gradient is None:
                 continue
-            rows = self.patches.outputs(gradient)  # [G, N*P, o]
-            rows = rows.unflatten(1, (len(gradient), -1)).transpose(0, 1)  # [N, G, P, o]
-            each = rows.mT @ rows / rows.shape[2]
-            self.first = self.first + each.sum(0)
-            self.square = self.square + each.square_().sum(0)
-            self.count += len(gradient)
+            rows = self.patches.outputs(gradient).unflatten(1, (len(gradient), -1))  # [G, N, P, o]
+            rows = rows / rows.shape[2] ** 0.5
+            if self.scale is None:
+                self.scale = rows.square().sum(2, keepdim=True).mean(1, keepdim=True).clamp(min=TINY).rsqrt()
+            flat = rows.flatten(1, 2)
+            self.second = self.second + flat.mT @ flat
+            self.num_samples += len(gradient)
+            if rows.shape[3] > 1:
+                scaled = rows * self.scale
+                self.square += (scaled @ scaled.mT).square().sum().item()
+                self.diagonal_square += scaled.square().sum(2).square().sum().item()
 
     def value(self) -> Tensor:
-        if not self.count:
-            groups, outputs = getattr(self.layer, "groups", 1), len(self.layer.weight)
+        groups, outputs = getattr(self.layer, "groups", 1), len(self.layer.weight)
+        if self.scale is None:
             return torch.eye(outputs // groups).expand(groups, -1, -1)
-        return shrunk(self.first / self.count, self.square / self.count, self.count)
+        mean = self.second / self.num_samples
+        scale = self.scale[:, 0, 0]  # [G, o]
+        scaled = mean * scale[:, :, None] * scale[:, None, :]
+        diagonal = scaled.diagonal(dim1=1, dim2=2).square().sum().item()
+        total = scaled.square().sum().item() - diagonal
+        squares = (self.square - self.diagonal_square) / self.num_samples
+        error = (squares - total) / max(self.num_samples - 1, 1)
+        return shrunk(mean, error / total if total > 0 else 1.0)
 
 
-def shrunk(mean: Tensor, square: Tensor, count: int) -> Tensor:
-    """A second moment [G, o, o] with its correlations shrunk by the share of sampling error in their squares.
-
-    square: mean squares of the entries of the `count` independent matrices whose mean it is.
-    """
-    diagonal = mean.diagonal(dim1=1, dim2=2)
-    scale = (diagonal[:, :, None] * diagonal[:, None, :]).clamp(min=TINY)
-    off = 1 - torch.eye(mean.shape[1], device=mean.device)
-    error = (((square - mean.square()).clamp(min=0) / scale * off).sum() / max(count - 1, 1)).item()
-    total = (mean.square() / scale * off).sum().item()
-    share = min(1.0, error / total) if total > 0 else 1.0
-    return mean * (1 - share * off)
+def shrunk(mean: Tensor, share: float) -> Tensor:
+    """A second moment [G, o, o] with its correlations less this share of them."""
+    kept = 1 - min(max(share, 0.0), 1.0)
+    return kept * mean + (1 - kept) * torch.diag_embed(mean.diagonal(dim1=1, dim2=2))
