@@ -13,6 +13,7 @@ UNCOUNTED = ("_target_", "licence")  # keys that compute nothing, in any group
 # Options that came after runs had been recorded: at these values a run is the one it was before they came.
 NEUTRAL = {
     "model.weights_key": None, "data.class_order": None, "data.class_map": None, "data.validation": "val",
+    "reconstruction.residual_target": False, "reconstruction.layer_first.residual_target": False,
 }  # fmt: skip
 
 
