@@ -3,6 +3,7 @@ import torch
 
 from attnround.calibration.walk import Walk
 from attnround.graph import find_layers, fold_batch_norms, swap_layers
+from attnround.graph.branches import find_branches
 from attnround.graph.trace import calls, executor, graph_of
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
@@ -44,6 +45,23 @@ def test_inputs_are_those_of_a_forward_pass_however_little_is_kept(pair, cache_m
         torch.testing.assert_close(torch.cat([b for _, b in inputs]), expected_quantized[node.target])
 
 
+@pytest.mark.parametrize("cache_mib", [0, 0.02, 100], ids=["keeps nothing", "keeps some", "keeps all"])
+def test_values_of_several_nodes_come_together(pair, cache_mib):
+    """The values that a sum far behind needs are there with a layer's input, whichever comes first in the graph."""
+    graph = graph_of(pair[0])
+    relu, depthwise, after = (node for node in graph.nodes if node.name in ("relu", "depthwise", "relu_1"))
+    x = torch.randn(10, 3, 16, 16)
+    expected = [executor(each, graph) for each in pair[:2]]
+    for each in expected:
+        each.run(x, enable_io_processing=False)
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), list(x.split(4)), cache_mib)
+    for nodes in ([relu], [relu, depthwise], [after, relu], [relu, after]):
+        found = list(walk.values_of(nodes))
+        for node in nodes:
+            for i, each in enumerate(expected):
+                torch.testing.assert_close(torch.cat([both[i][node] for both in found]), each.env[node])
+
+
 def test_where_all_is_kept_no_layer_runs_twice(pair):
     teacher, student, names = pair
     graph = graph_of(teacher)
@@ -52,7 +70,8 @@ def test_where_all_is_kept_no_layer_runs_twice(pair):
         student.get_submodule(name).register_forward_hook(lambda *_, name=name: counts.update({name: counts[name] + 1}))
     walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), list(torch.randn(4, 3, 16, 16).split(2)), 100)
     for node in calls(graph, student, (QuantizedLayer,)):
-        list(walk.values(node.all_input_nodes[0]))
+        operands = find_branches(node.target, graph, teacher).operands  # a sum's, which is behind the layer
+        list(walk.values_of([node.all_input_nodes[0], *operands]))
     assert counts == {**dict.fromkeys(names, 2), names[-1]: 0}  # two batches; nothing is behind the last layer
 
 

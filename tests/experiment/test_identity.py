@@ -1,5 +1,7 @@
 """What makes two runs the same, on the real config and the committed rows."""
 
+import copy
+
 import pytest
 from omegaconf import OmegaConf
 from tests.conftest import ROOT
@@ -66,3 +68,19 @@ def test_two_options_with_the_same_values_are_two_runs(run):
     config, choices = run
     assert identity(config, choices | {"quantizer": "adaround"}) != identity(config, choices)
     assert identity(config, choices | {"logger": "wandb", "experiment": "recipe_brecq"}) == identity(config, choices)
+
+
+@pytest.mark.parametrize("path", ["reconstruction.residual_target", "reconstruction.layer_first.residual_target"])
+def test_a_run_without_the_residual_target_is_the_one_it_was_before(path):
+    config, choices = compose([f"reconstruction={'layer_then_block' if 'layer_first' in path else 'layer'}"])
+    OmegaConf.update(config, path, False)
+    without = OmegaConf.to_container(config)
+    OmegaConf.update(config, path, True)
+    assert identity(OmegaConf.to_container(config), choices) != identity(without, choices)
+    *groups, option = path.split(".")
+    place = copy.deepcopy(without)
+    before = place
+    for group in groups:
+        place = place[group]
+    del place[option]
+    assert identity(before, choices) == identity(without, choices)

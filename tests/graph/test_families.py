@@ -1,5 +1,6 @@
 """timm's families, each a small variant: captured, folded, cut into units, rounded. A new family is a new line here."""
 
+import copy
 import functools
 
 import pytest
@@ -9,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tests.conftest import ROOT
 from tests.graph.conftest import SMALL
-from torch import nn
+from torch import fx, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -17,8 +18,9 @@ from attnround.calibration import attach_activations, calibrate_activations
 from attnround.data.fashion_mnist import read_idx
 from attnround.evaluation import agreement
 from attnround.graph import capture, captured, cut, find_layers, fold_batch_norms, swap_layers
+from attnround.graph.branches import find_branches
 from attnround.graph.kinds import QUANTIZABLE
-from attnround.graph.trace import executor, graph_of
+from attnround.graph.trace import calls, executor, graph_of
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
@@ -88,6 +90,15 @@ SLOW = {  # the deep ones, of whose blocks a smaller network has the like
     "mobilenetv2_050", "mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "efficientnet_lite0",
     "tf_efficientnet_lite0", "regnetx_006", "regnetx_032", "regnety_002", "mnasnet_100", "test_maxvit", "test_vit3",
 }  # fmt: skip
+BRANCHES = {  # how many layers have something added to their output that is final before they run
+    "resnet18": 4, "resnet50": 4, "resnext50_32x4d": 4, "mobilenetv2_050": 10, "mobilenetv2_100": 10,
+    "mobilenetv3_small_050": 7, "mobilenetv3_large_100": 10, "efficientnet_b0": 9, "efficientnet_lite0": 9,
+    "tf_efficientnet_lite0": 9, "regnetx_006": 16, "regnetx_032": 25, "regnety_002": 13, "mnasnet_100": 10,
+    "densenet121": 0, "VGG": 0, "convnext_atto": 4, "vit_tiny_patch16_224": 4, "deit_tiny_distilled_patch16_224": 5,
+    "swin_tiny_patch4_window7_224": 8, "MlpMixer": 4, "test_resnet": 4, "test_efficientnet": 0,
+    "test_efficientnet_gn": 0, "test_byobnet": 4, "test_coatnet": 8, "test_convnext": 9, "test_mambaout": 6,
+    "test_maxvit": 20, "test_vit": 12, "test_vit3": 19, "test_vit_relpos": 18,
+}  # fmt: skip
 NUM_IMAGES, NUM_CALIBRATION = 64, 32
 SETTINGS = LayerReconstruction(observer=ClipSearch(num_candidates=20), batch_size=16, num_positions=16)
 
@@ -156,6 +167,42 @@ def test_units_cover_every_layer_once_and_blocks_give_the_same_bits(folded):
             interpreter.env[node] = interpreter.run_node(node)
         value = interpreter.env[unit.end]
     assert torch.equal(value, model(images[:3]))
+
+
+class Given(fx.Interpreter):
+    """Takes these values in place of what their nodes would compute."""
+
+    def __init__(self, model: nn.Module, graph: fx.Graph, given: dict[fx.Node, torch.Tensor]):
+        super().__init__(executor(model, graph).module, garbage_collect_values=False)
+        self.given = given
+
+    def run_node(self, n: fx.Node) -> object:
+        return self.given[n] if n in self.given else super().run_node(n)
+
+
+@torch.no_grad()
+def test_a_layers_residual_does_to_the_logits_what_the_drift_of_what_meets_it_does(folded):
+    name, model, images, _ = folded
+    exact, x = copy.deepcopy(model).double(), images[:2].double()
+    graph = graph_of(exact)
+    cut(graph, exact, "layer", x[:1])
+    found = [find_branches(layer, graph, exact) for layer in find_layers(exact)]
+    taken = [branches for branches in found if branches.operands]
+    assert len(taken) == BRANCHES[name]
+    changed = copy.deepcopy(exact)
+    for layer in find_layers(changed):
+        changed.get_submodule(layer).weight.mul_(1.01)
+    runs = [Given(each, graph, {}) for each in (exact, changed)]
+    logits, _ = (run.run(x) for run in runs)
+    values, drifted = (run.env for run in runs)
+    place = {node: i for i, node in enumerate(graph.nodes)}
+    for branches in taken[:: max(1, len(taken) // 4)]:
+        layer, residual = branches.layer, branches.residual(values, drifted)
+        before = {node: values[node] for node in calls(graph, exact, QUANTIZABLE) if place[node] <= place[layer]}
+        met = Given(exact, graph, before | {layer: values[layer] + residual}).run(x)
+        wanted = Given(exact, graph, before | {node: drifted[node] for node in branches.operands}).run(x)
+        assert (wanted - logits).abs().max() > 1e-6
+        torch.testing.assert_close(met, wanted, rtol=1e-6, atol=1e-9)
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 import copy
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -40,13 +40,21 @@ class Walk:
         walk.kept = list(self.kept)
         return walk
 
-    @torch.no_grad()
     def values(self, node: fx.Node, keep: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Each batch's value of this node, in the float model and in the model quantized so far.
 
         keep: whether the walk moves here; with None it does if the values fit into the budget.
         """
-        end = max(self.place[node] + 1, self.at)
+        for values, quantized in self.values_of([node], keep):
+            yield values[node], quantized[node]
+
+    @torch.no_grad()
+    def values_of(self, nodes: Sequence[fx.Node], keep: bool | None = None) -> Iterator[tuple[Values, Values]]:
+        """Each batch's values of these nodes and of others, in both models, as `values` gives those of one.
+
+        Nodes behind the last of these need each of them.
+        """
+        end = max(self.at, *(self.place[node] + 1 for node in nodes))
         for i, (teacher_values, student_values) in enumerate(self.kept):
             x = self._run(self.teacher, teacher_values, end)
             x_quantized = self._run(self.student, student_values, end)
@@ -54,7 +62,7 @@ class Walk:
                 keep = num_bytes(x, x_quantized) * len(self.kept) <= self.cache_bytes
             if keep:
                 self.kept[i] = (x, x_quantized)
-            yield x[node], x_quantized[node]
+            yield x, x_quantized
         if keep:
             self.at = end
 

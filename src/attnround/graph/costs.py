@@ -5,10 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx, nn
 
+from attnround.graph.branches import terms
 from attnround.graph.capture import Captured
 from attnround.graph.kinds import QUANTIZABLE, kind_of
-
-SUM = torch.ops.aten.add.Tensor
 
 
 @torch.no_grad()
@@ -39,9 +38,8 @@ def residual_groups(model: Captured) -> list[list[str]]:
     order = [node.target for node in model.graph.nodes if _is_layer(node, model)]
     group_of: dict[str, set[str]] = {}
     for node in model.graph.nodes:
-        terms = [each for each in node.args if isinstance(each, fx.Node)]
-        if node.target is SUM and len(terms) == 2:
-            layers = set().union(*(_layers_behind(term, model) for term in terms))
+        if terms(node):
+            layers = set().union(*(_layers_behind(term, model) for term in terms(node)))
             joined = layers.union(*(group_of.get(name, set()) for name in layers))
             group_of |= dict.fromkeys(joined, joined)
     groups = {id(group): group for group in group_of.values() if len(group) > 1}

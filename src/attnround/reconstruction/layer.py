@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from attnround.calibration.moments import Moments, MomentSums
 from attnround.calibration.output_metric import OutputMetric
 from attnround.errors import InputError, check_number
+from attnround.graph.branches import Branches, find_branches
 from attnround.graph.capture import Captured
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
@@ -31,18 +32,20 @@ class LayerReconstruction(Reconstruction):
 
     ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment; None:
     layer by layer what `choose_ridge` finds, 0.01 where no images are held out; num_positions: output positions of an
-    image that enter the moments; output_metric: `logits` or `fisher`, see `OutputMetric`, or `none`; metric_damping:
-    the share of the metric in which all outputs count alike; refit_scale: fit the scales of a decided layer to its
-    levels by least squares.
+    image that enter the moments; output_metric: `logits` or `fisher`, with the next two as `OutputMetric` has them, or
+    `none`; metric_damping: the share of the metric in which all outputs count alike; residual_target: a layer learns to
+    make up for the drift of what is added to its output, as far as that is final; refit_scale: fit the scales of a
+    decided layer to its levels by least squares.
     """
 
     ridge: float | None = None
     num_positions: int = 49
-    refit_scale: bool = False
     output_metric: str = "logits"
     num_projections: int = 2
-    metric_images: int = 1024
+    metric_images: int = 256
     metric_damping: float = 0.1
+    residual_target: bool = True
+    refit_scale: bool = False
 
     @property
     def metric(self) -> OutputMetric | None:
@@ -73,12 +76,14 @@ class LayerReconstruction(Reconstruction):
         factor = factor_of(bench.metrics[name], self.metric_damping) if name in bench.metrics else None
         learned = MomentSums(float_layer, patches, factor)
         held_out = MomentSums(float_layer, patches, factor) if bench.num_held_out else learned
+        branches = find_branches(name, bench.graph, bench.teacher) if self.residual_target else Branches()
         for node in (unit.start, *unit.more_inputs):
             keep = None if node is unit.start else False  # what lies between a layer's calls will run again
-            for i, (x, x_quantized) in enumerate(bench.walk.values(node, keep)):
+            for i, both in enumerate(bench.walk.values_of([node, *branches.operands], keep)):
+                x, x_quantized = (values[node] for values in both)
                 if layer.activation is not None:  # the weights then make up for the input's error too
                     x_quantized = layer.activation(x_quantized)
-                (learned if i < bench.num_learned_batches else held_out).add(x, x_quantized)
+                (learned if i < bench.num_learned_batches else held_out).add(x, x_quantized, branches.residual(*both))
         moments = learned.moments()
         held_out_moments = held_out.moments() if bench.num_held_out else moments
         return LayerUnit(name, float_layer, layer, moments, held_out_moments, bench.quantizer, self, bench.generator)
