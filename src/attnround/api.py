@@ -118,7 +118,10 @@ def quantize(
     )
 
     def rounded(student: Captured) -> list[UnitReport]:
-        return reconstruct(prepared.teacher, student, prepared.images, method, settings, device=on, seed=seed)
+        metrics = {} if method.data_free else prepared.output_metrics(settings.metric, seed, on)
+        return reconstruct(
+            prepared.teacher, student, prepared.images, method, settings, device=on, seed=seed, metrics=metrics
+        )
 
     with silent(not progress), torch.random.fork_rng():  # who calls keeps the state of the global generator
         if isinstance(allocator, Auto):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from attnround.bits import Allocation, Allocator, Auto, Layer, Problem
 from attnround.calibration import attach_activations, calibrate_activations
+from attnround.calibration.output_metric import OutputMetric, measure
 from attnround.data.images import NUM_IMAGES, gather_images
 from attnround.errors import InputError
 from attnround.evaluation import agreement, logits, outputs
@@ -117,6 +118,17 @@ class Prepared:
         if key not in self._measured:
             self._measured[key] = calibrate_activations(self.teacher, self.images, search, batch_size, device)
         return copy.deepcopy(self._measured[key])
+
+    def output_metrics(self, metric: OutputMetric | None, seed: int, device: torch.device | str) -> dict[str, Tensor]:
+        """Layer name -> the metric of its output, on the device; none where none is asked for."""
+        key = ("output metrics", metric, seed)
+        if metric is not None and key not in self._measured:
+            try:
+                images = self.images[: metric.num_images].to(device)
+                self._measured[key] = measure(metric, self.teacher.to(device), images, seed)
+            finally:
+                self.teacher.cpu()
+        return self._measured.get(key, {})
 
     def problem(self, observer: ClipSearch, input_bits: dict[str, int], seed: int) -> Problem:
         """What an allocator may ask of the float model; its answers are computed when they are first asked."""

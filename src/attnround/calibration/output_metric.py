@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from attnround.calibration.cache import in_batches
 from attnround.errors import InputError, check_number
-from attnround.graph import class_logits, joined
+from attnround.graph import class_logits, find_layers, joined
 from attnround.graph.kinds import kind_of
 from attnround.graph.patches import Patches
 from attnround.progress import bar
@@ -48,8 +48,13 @@ class OutputMetric:
             raise InputError(f"reconstruction.output_metric={self.kind}: give one of {', '.join(KINDS)}, or none")
         check_number("reconstruction.num_projections", self.num_projections, least=1, whole=True)
 
-    def of_outputs(self, model: nn.Module, names: list[str], images: Tensor, seed: int) -> dict[str, Tensor]:
-        return output_metrics(model, names, images[: self.num_images], self.kind, self.num_projections, seed)
+
+def measure(metric: OutputMetric | None, model: nn.Module, images: Tensor, seed: int) -> dict[str, Tensor]:
+    """Layer name -> G, for all layers of a model on the device of the images; none where no metric is asked for."""
+    if metric is None:
+        return {}
+    shown = images[: metric.num_images]
+    return output_metrics(model, list(find_layers(model)), shown, metric.kind, metric.num_projections, seed)
 
 
 @torch.enable_grad()

@@ -12,11 +12,13 @@ NO_RESULT = ("paths", "logger", "debug", "metric", "resume", "hydra")  # what ch
 UNCOUNTED = ("_target_", "licence")  # keys that compute nothing, in any group
 # Options that came after runs had been recorded: at these values a run is the one it was before they came.
 LAYER_OBJECTIVE = {
-    "output_metric": "none", "num_projections": 2, "metric_images": 256, "metric_damping": 0.1, "residual_target": False,
+    "output_metric": "none", "num_projections": 2, "metric_images": 256, "metric_damping": 0.1,
+    "residual_target": False,
 }  # fmt: skip
 NEUTRAL = {
     "model.weights_key": None, "data.class_order": None, "data.class_map": None, "data.validation": "val",
-    **{f"reconstruction.{place}{name}": value for name, value in LAYER_OBJECTIVE.items() for place in ("", "layer_first.")},
+    **{f"reconstruction.{name}": value for name, value in LAYER_OBJECTIVE.items()},
+    **{f"reconstruction.layer_first.{name}": value for name, value in LAYER_OBJECTIVE.items()},
 }  # fmt: skip
 
 

@@ -124,10 +124,17 @@ def _rounded_alone(job: Job) -> Callable[[Captured], list[UnitReport]]:
     def rounded(student: Captured) -> list[UnitReport]:
         return reconstruct(
             job.prepared.teacher, student, job.prepared.images, job.quantizer, job.reconstruction,
-            device=job.trainer.device, autocast=job.trainer.autocast, seed=job.run.seed,
+            device=job.trainer.device, autocast=job.trainer.autocast, seed=job.run.seed, metrics=output_metrics(job),
         )  # fmt: skip
 
     return rounded
+
+
+def output_metrics(job: Job) -> dict[str, Tensor]:
+    """Layer name -> the metric of its output, as the reconstruction wants it."""
+    if job.quantizer.data_free:
+        return {}
+    return job.prepared.output_metrics(job.reconstruction.metric, job.run.seed, job.trainer.device)
 
 
 def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
@@ -173,7 +180,7 @@ def round_weights(job: Job) -> Metrics:
     begun = time.perf_counter()
     job.reports = fit_reconstruction(
         job.prepared.teacher, job.student, job.prepared.images, job.quantizer, job.reconstruction, job.trainer,
-        seed=run.seed, loggers=job.loggers, checkpoint=checkpoint,
+        seed=run.seed, metrics=output_metrics(job), loggers=job.loggers, checkpoint=checkpoint,
     )  # fmt: skip
     seconds = time.perf_counter() - begun
     fallbacks = sum(not report.kept for report in job.reports)

@@ -22,6 +22,7 @@ from torch import Tensor, fx
 from torch.func import functional_call
 
 from attnround.calibration.cache import batches, budget_mib
+from attnround.calibration.output_metric import OutputMetric
 from attnround.errors import InputError, check_number
 from attnround.graph.capture import Captured
 from attnround.graph.segment import segment
@@ -71,6 +72,11 @@ class BlockReconstruction(Reconstruction):
             check_number("reconstruction.num_steps", self.num_steps, least=1, whole=True)
         if self.loss not in ("mse", "fisher"):
             raise InputError(f"reconstruction.loss={self.loss}: give mse or fisher")
+
+    @property
+    def metric(self) -> OutputMetric | None:
+        """For the layers that are rounded first."""
+        return self.layer_first.metric if self.layer_first else None
 
     def plan(self, graph: fx.Graph, model: Captured, example: Tensor) -> Sequence[Step]:
         layer_units = {unit.layers[0]: unit for unit in cut(graph, model, "layer", example)}

@@ -73,7 +73,8 @@ class LayerReconstruction(Reconstruction):
         float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
         positions = torch.Generator().manual_seed(bench.generator.initial_seed())  # on the CPU: alike on any device
         patches = Patches(float_layer, self.num_positions, positions)
-        factor = factor_of(bench.metrics[name], self.metric_damping) if name in bench.metrics else None
+        metric = bench.metrics.get(name)
+        factor = None if metric is None else factor_of(metric, self.metric_damping)
         learned = MomentSums(float_layer, patches, factor)
         held_out = MomentSums(float_layer, patches, factor) if bench.num_held_out else learned
         branches = find_branches(name, bench.graph, bench.teacher) if self.residual_target else Branches()
@@ -89,8 +90,13 @@ class LayerReconstruction(Reconstruction):
         return LayerUnit(name, float_layer, layer, moments, held_out_moments, bench.quantizer, self, bench.generator)
 
 
-def factor_of(metric: Tensor, damping: float) -> Tensor:
-    """F [G, o, o] in float64, upper triangular, of G = F^T F damped by this fraction of its mean diagonal."""
+def factor_of(metric: Tensor, damping: float) -> Tensor | None:
+    """F [G, o, o] in float64, upper triangular, of G = F^T F damped by this fraction of its mean diagonal.
+
+    None where a group has one output: rows are independent then, and no metric changes what is best for each.
+    """
+    if metric.shape[1] == 1:
+        return None
     metric = metric.double()
     eye = torch.eye(metric.shape[1], dtype=metric.dtype, device=metric.device)
     mean = metric.diagonal(dim1=1, dim2=2).mean()

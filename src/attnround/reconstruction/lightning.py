@@ -1,6 +1,6 @@
 """Reconstruction as one fit of Lightning's Trainer: an epoch is a unit, a training step a burst of iterations."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytorch_lightning as pl
 import torch
@@ -57,6 +57,7 @@ def fit_reconstruction(
     trainer: TrainerSettings,
     *,
     seed: int = 0,
+    metrics: Mapping[str, Tensor] | None = None,
     loggers: Sequence[Logger] = (),
     checkpoint: Checkpoint | None = None,
 ) -> list[UnitReport]:
@@ -65,7 +66,8 @@ def fit_reconstruction(
         return round_data_free(teacher, student, quantizer, seed)
     loop = ReconstructionLoop(
         teacher, student, images, quantizer, settings,
-        autocast=trainer.autocast, seed=seed, checkpoint=checkpoint, callbacks=[ReconstructionBar(), LossLog(loggers)],
+        autocast=trainer.autocast, seed=seed, metrics=metrics, checkpoint=checkpoint,
+        callbacks=[ReconstructionBar(), LossLog(loggers)],
     )  # fmt: skip
     num_left = len(loop.plan) - loop.index
     if num_left:

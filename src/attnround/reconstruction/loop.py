@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, fx
 
 from attnround.calibration.cache import budget_mib, in_batches
+from attnround.calibration.output_metric import measure
 from attnround.calibration.walk import Walk
 from attnround.graph.capture import Captured
-from attnround.graph.layers import find_layers
 from attnround.graph.trace import executor, graph_of
 from attnround.machine import memory_kept
 from attnround.quantization.rounding import RoundingMethod
@@ -106,7 +106,10 @@ class ReconstructionLoop:
         cache_mib = budget_mib(self.settings.cache_mib, device)
         self.walk = Walk(self.graph, teacher, student, learned + held_out, cache_mib)
         self.forks: dict[fx.Node, Walk] = {}
-        self.metrics = self._metrics(images[:num_learned])
+        metrics = self.given_metrics
+        if metrics is None:
+            metrics = measure(self.settings.metric, self.teacher, images, self.seed)
+        self.metrics = {name: metric.to(device) for name, metric in metrics.items()}
         self._tell("on_start")
         try:
             with memory_kept():
@@ -116,18 +119,6 @@ class ReconstructionLoop:
             del self.walk, self.forks
             self.teacher.cpu()
             self.student.cpu()
-
-    def _metrics(self, images: Tensor) -> Mapping[str, Tensor]:
-        """As they were given, else as the settings want them measured on images on the device."""
-        if self.given_metrics is not None:
-            return {name: each.to(self.device) for name, each in self.given_metrics.items()}
-        wanted = {step.settings.metric for step in self.plan} - {None}
-        names = find_layers(self.teacher)
-        return {
-            name: each
-            for metric in wanted
-            for name, each in metric.of_outputs(self.teacher, list(names), images, self.seed).items()
-        }
 
     def run(self, device: torch.device | str = "cpu") -> None:
         """Take all units that are left."""

@@ -50,7 +50,7 @@ class LayerObjective:
             offset = torch.linalg.solve_triangular(moments.factor, offset, upper=True)
             metric = moments.factor.mT @ moments.factor
             gain = gain * metric.diagonal(dim1=1, dim2=2)[:, :, None]
-            coupling = self.unit * scale * metric * scale.mT if rows > 1 else None
+            coupling = self.unit * scale * metric * scale.mT
         self.zero_point = zero_point.to(dtype).reshape(groups, rows, 1)
         self.centre = ((weight - offset) / scale).to(dtype) + self.zero_point
         self.second = second.to(dtype)
