@@ -1,11 +1,13 @@
 """Moments and the layer objective against all patches in float64, by torch's own unfold and convolution."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import unfold
 
-from attnround.calibration.moments import MomentSums, gather_moments, gram
+from attnround.calibration.moments import Moments, MomentSums, gather_moments, gram
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.quantization.grid import Grid, dequantize, quantize
@@ -32,21 +34,56 @@ def all_columns(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
     return rows.reshape(len(rows), layer.groups, -1).permute(1, 0, 2)
 
 
-@pytest.fixture(params=LAYERS)
+@dataclass(frozen=True)
+class Case:
+    """A layer, its inputs in both models, the drift of what is added to its output, and the moments of all that.
+
+    factor: of the outputs' metric [G, o, o].
+    """
+
+    layer: nn.Module
+    x: torch.Tensor
+    x_quantized: torch.Tensor
+    residual: torch.Tensor
+    factor: torch.Tensor
+    moments: Moments
+
+    def gathered(self) -> Moments:
+        sums = MomentSums(self.layer, Patches(self.layer, 10_000, torch.Generator()), self.moments.factor)
+        sums.add(self.x, self.x_quantized, self.residual)
+        return sums.moments()
+
+    def added(self) -> torch.Tensor:
+        """The residual at all places, [G, N*L, o] in float64."""
+        rows = self.residual if self.residual.ndim == 2 else self.residual.flatten(2).mT.flatten(0, 1)
+        return rows.double().unflatten(1, (len(self.factor), -1)).transpose(0, 1)
+
+
+@pytest.fixture(params=[f"{layer}{more}" for layer in LAYERS for more in ("", ", in a metric, with a residual")])
 def case(request):
     torch.manual_seed(0)
-    layer = LAYERS[request.param]
-    shape = (40, 4) if request.param == "linear" else (10, 4, 7, 8)
+    name, *more = request.param.split(", ")
+    layer = LAYERS[name]
+    shape = (40, 4) if name == "linear" else (10, 4, 7, 8)
     x = torch.randn(shape) + 0.5
     x_quantized = x + 0.1 * torch.randn(shape)
-    inputs = list(zip(x.split(4), x_quantized.split(4), strict=True))
-    moments = gather_moments(layer, inputs, Patches(layer, 10_000, torch.Generator()))
-    return layer, x, x_quantized, moments
+    residual = 0.1 * torch.randn_like(layer(x)) + 0.2
+    groups = getattr(layer, "groups", 1)
+    outputs = len(layer.weight) // groups
+    factor = torch.eye(outputs, dtype=torch.float64).expand(groups, -1, -1)
+    if more:
+        factor = (factor + torch.rand(groups, outputs, outputs)).triu()
+    else:
+        residual = torch.zeros_like(residual)
+    sums = MomentSums(layer, Patches(layer, 10_000, torch.Generator()), factor if more else None)
+    for part in zip(x.split(4), x_quantized.split(4), residual.split(4), strict=True):
+        sums.add(*part) if more else sums.add(*part[:2])
+    return Case(layer, x, x_quantized, residual, factor, sums.moments())
 
 
 def test_moments_are_those_of_all_patches(case):
-    layer, x, x_quantized, moments = case
-    columns, columns_quantized = all_columns(layer, x), all_columns(layer, x_quantized)
+    layer, moments = case.layer, case.moments
+    columns, columns_quantized = all_columns(layer, case.x), all_columns(layer, case.x_quantized)
     assert moments.num_samples == columns.shape[1]
     for mean, values in ((moments.mean, columns), (moments.mean_quantized, columns_quantized)):
         torch.testing.assert_close(mean, values.mean(1), rtol=0, atol=1e-5)
@@ -54,11 +91,13 @@ def test_moments_are_those_of_all_patches(case):
     centred_quantized = columns_quantized - columns_quantized.mean(1, keepdim=True)
     count = columns.shape[1]
     torch.testing.assert_close(moments.second, centred_quantized.mT @ centred_quantized / count, rtol=0, atol=1e-4)
-    drift = centred_quantized - centred
     rows = grouped_rows(layer, layer.weight.detach()).double()
-    torch.testing.assert_close(moments.pull, rows @ drift.mT @ centred_quantized / count, rtol=0, atol=1e-4)
-    for energy, values in ((moments.signal, centred), (moments.carried, drift)):
-        assert energy == pytest.approx((values @ rows.mT).square().sum(2).mean(1).sum().item(), rel=1e-4)
+    torch.testing.assert_close(moments.mean_residual, case.added().mean(1), rtol=0, atol=1e-5)
+    wrong = (centred_quantized - centred) @ rows.mT + case.added() - case.added().mean(1, keepdim=True)
+    wrong, outputs = wrong @ case.factor.mT, centred @ rows.mT @ case.factor.mT
+    torch.testing.assert_close(moments.pull, wrong.mT @ centred_quantized / count, rtol=0, atol=2e-4)
+    for energy, values in ((moments.signal, outputs), (moments.carried, wrong)):
+        assert energy == pytest.approx(values.square().sum(2).mean(1).sum().item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("num_inputs", [3, 512, 1300])
@@ -70,17 +109,16 @@ def test_a_gram_matrix_is_mirrored_from_its_half(num_inputs, generator):
 
 
 def test_a_batch_is_summed_in_parts_to_the_same_moments(case, monkeypatch):
-    layer, x, x_quantized, whole = case
     monkeypatch.setattr("attnround.calibration.moments.NUM_VALUES", 1)
-    parts = gather_moments(layer, [(x, x_quantized)], Patches(layer, 10_000, torch.Generator()))
+    parts, whole = case.gathered(), case.moments
     assert parts.num_samples == whole.num_samples
-    for name in ("mean", "mean_quantized", "second", "pull"):
+    for name in ("mean", "mean_quantized", "mean_residual", "second", "pull"):
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("bit_width", [3, 8])
 def test_the_objective_is_the_output_error_of_the_layer_with_its_bias_corrected(case, bit_width):
-    layer, x, x_quantized, moments = case
+    layer, moments = case.layer, case.moments
     grid = Grid(bit_width)
     weight = layer.weight.detach()
     scale, zero_point = ClipSearch().search(weight, grid)
@@ -89,11 +127,12 @@ def test_the_objective_is_the_output_error_of_the_layer_with_its_bias_corrected(
     rows, quantized_rows = grouped_rows(layer, weight), grouped_rows(layer, quantized)
     bias = corrected_bias(layer.bias.detach(), rows, quantized_rows, moments)
 
-    wanted = all_columns(layer, x) @ rows.double().mT + layer.bias.detach().double().reshape(rows.shape[0], 1, -1)
-    given = all_columns(layer, x_quantized) @ quantized_rows.double().mT + bias.double().reshape(rows.shape[0], 1, -1)
+    wanted = all_columns(layer, case.x) @ rows.double().mT + layer.bias.detach().double().reshape(rows.shape[0], 1, -1)
+    given = all_columns(layer, case.x_quantized) @ quantized_rows.double().mT + case.added()
+    given += bias.double().reshape(rows.shape[0], 1, -1)
     torch.testing.assert_close(given.mean(1), wanted.mean(1), rtol=0, atol=1e-5)
-    energy = (wanted - wanted.mean(1, keepdim=True)).square().sum(2).mean(1).sum()
-    error = 100 * (given - wanted).square().sum(2).mean(1).sum() / energy
+    energy = ((wanted - wanted.mean(1, keepdim=True)) @ case.factor.mT).square().sum(2).mean(1).sum()
+    error = 100 * ((given - wanted) @ case.factor.mT).square().sum(2).mean(1).sum() / energy
 
     objective = LayerObjective(rows, moments, scale, zero_point, ridge=1e-9)
     assert objective(levels).item() + objective.floor == pytest.approx(error.item(), rel=1e-3)
@@ -103,7 +142,7 @@ def test_the_objective_is_the_output_error_of_the_layer_with_its_bias_corrected(
 
 
 def test_the_variance_term_is_the_mean_error_of_random_levels(case, generator):
-    layer, _, _, moments = case
+    layer, moments = case.layer, case.moments
     grid = Grid(4)
     weight = layer.weight.detach()
     scale, zero_point = ClipSearch().search(weight, grid)
@@ -115,7 +154,7 @@ def test_the_variance_term_is_the_mean_error_of_random_levels(case, generator):
 
 
 def test_the_gradient_is_that_of_finite_differences(case):
-    layer, _, _, moments = case
+    layer, moments = case.layer, case.moments
     weight = layer.weight.detach().double()
     scale, zero_point = torch.ones(len(weight)) * 0.1, torch.zeros(len(weight))
     objective = LayerObjective(grouped_rows(layer, weight), moments, scale, zero_point, ridge=0.01)
