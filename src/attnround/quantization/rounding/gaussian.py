@@ -66,8 +66,7 @@ class _GaussianMoments(torch.autograd.Function):
     def forward(
         ctx: Any, centre: Float[Tensor, "*shape"], table: "GaussianTable"
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        level, place = torch.empty_like(centre), torch.empty_like(centre, dtype=torch.int64)
-        table.locate(centre.clone(), level, place)
+        level, place = table._placed(centre)
         mean, variance, *slopes = (table.read(part, place, torch.empty_like(centre)) for part in table.parts)
         ctx.save_for_backward(*slopes)
         return mean.add_(level), variance
@@ -116,6 +115,23 @@ class GaussianTable:
         """Fill `out`, which may have another shape, with the part's values at these places."""
         torch.index_select(part, 0, place.view(-1), out=out.view(-1))
         return out
+
+    def mean(self, centre: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Of the Gaussians around these centres."""
+        level, place = self._placed(centre)
+        return self.read(self.parts[0], place, torch.empty_like(level)).add_(level)
+
+    def variance(self, centre: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Of the Gaussians around these centres."""
+        level, place = self._placed(centre)
+        return self.read(self.parts[1], place, level)
+
+    def _placed(self, centre: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Int[Tensor, "*shape"]]:
+        """What `locate` finds, in new memory that lies in one piece."""
+        centre = centre.clone(memory_format=torch.contiguous_format)
+        level, place = torch.empty_like(centre), torch.empty_like(centre, dtype=torch.int64)
+        self.locate(centre, level, place)
+        return level, place
 
 
 @functools.lru_cache(NUM_TABLES)
