@@ -141,9 +141,8 @@ def test_sigma_must_be_positive(sigma):
 def read(centre: torch.Tensor, sigma: float, grid: Grid) -> list[torch.Tensor]:
     """Mean, variance and slopes as the table has them."""
     table = GaussianTable(sigma, grid, centre)
-    level, place = torch.empty_like(centre), torch.empty_like(centre, dtype=torch.int64)
-    table.locate(centre.clone(), level, place)
-    mean, *others = (table.read(part, place, torch.empty_like(centre)) for part in table.parts)
+    level, place = table.locate(centre)
+    mean, *others = (table.read(part, place) for part in table.parts)
     return [mean + level, *others]
 
 
