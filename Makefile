@@ -87,6 +87,9 @@ families: $(STAMP) ## an architecture of each family of timm, torchvision and tr
 layer-step: $(STAMP) ## what a step of the layer objective costs against images and bits, into results/layer_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/layer_step.py results/layer_step.csv
 
+descent: $(STAMP) ## how low the layer objective comes and in what time, by method, into results/descent.csv and its picture
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/descent.py results/descent.csv
+
 profile: $(STAMP) ## where the time of the layer objective goes on networks at 224 pixels, beside its floor, into results/profile.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/stages.py results/profile.csv
 
@@ -116,5 +119,5 @@ clean: ## remove .venv, .venv-lowest, the site and all outputs
 	rm -rf .venv $(LOWEST) site outputs downloads
 
 .PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest conventions tuning qat-tuning allocation-speed block-step families \
-	layer-step profile cost gpu-check checkpoints clean
+	layer-step descent profile cost gpu-check checkpoints clean
 .DEFAULT_GOAL := help

@@ -49,7 +49,6 @@ STAGES = {
     "learning": ("reconstruction/unit.py:run",),
     "learning / products": ("~:<built-in method torch.bmm>",),
     "learning / moments of levels": ("gaussian.py:_table", "gaussian.py:locate", "gaussian.py:read"),
-    "learning / adam": ("optim/adam.py:step",),
     "acceptance": ("reconstruction/unit.py:finish",),
 }
 

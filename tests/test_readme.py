@@ -68,6 +68,28 @@ def test_a_step_costs_the_same_whatever_the_images_and_bits():
     assert all(0.95 < float(row["ratio"]) < 1.05 for row in rows("layer_step.csv"))
 
 
+def test_the_layer_objective_is_what_methods_says():
+    found = {}
+    for row in rows("descent.csv"):
+        found.setdefault((row["method"], row["steps"]), []).append((float(row["objective"]), float(row["seconds"])))
+    own, ada, adam, greedy = (
+        list(zip(*found[key], strict=True))
+        for key in (
+            ("Attention Round", "100"),
+            ("AdaRound", "2000"),
+            ("Attention Round by Adam", "400"),
+            ("GPTQ, coordinate descent", "0"),
+        )
+    )
+    assert min(own[0]) > 0.83
+    assert max(own[0]) < 0.935
+    assert 17 < sum(ada[1]) / sum(own[1]) < 19
+    below = [1 - new / old for new, old in zip(own[0], adam[0], strict=True)]
+    assert min(below) > 0.025
+    assert max(below) < 0.165
+    assert [new < other for new, other in zip(own[0], greedy[0], strict=True)] == [False, *[True] * 5]
+
+
 SETTINGS = {
     "uniform": "uniform",
     "mixed, of the weights alone": "mixed eps=0.1 relative_to=rms",

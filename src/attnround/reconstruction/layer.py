@@ -198,7 +198,5 @@ def descend(
     error: Tensor | float = float("nan")
     for step in steps:
         rounding.anneal(step / num_steps)
-        error = rounding.backward(objective)
-        optimizer.step()
-        rounding.after_step()
+        error = rounding.step(objective, optimizer)
     return float(error)

@@ -25,6 +25,7 @@ from attnround.quantization.rounding.base import (
 )
 from attnround.quantization.rounding.coordinate_descent import polish
 from attnround.quantization.rounding.gaussian import GaussianTable, gaussian_moments
+from attnround.quantization.rounding.mean_field import MeanField
 from attnround.quantization.shapes import Float, UInt8
 
 
@@ -32,19 +33,21 @@ from attnround.quantization.shapes import Float, UInt8
 class AttentionRound(RoundingMethod):
     """alpha is learned while sigma shrinks until the decision is clear; `estimator` says what the objective is given.
 
-    expected: mean and variance of q. Nothing is drawn, and the gradient is exact.
+    expected: mean and variance of q. Nothing is drawn, and the gradient is exact. On the layer objective no gradient is
+    needed: a step moves every alpha to where the objective is least given all others, see `mean_field`.
     sampled: one draw of q a step, with the gradient of the mean.
     gated: clip(round(c)), with the gradient straight through inside the range. Each of Adam's steps on alpha is scaled
     by the Gaussian's mass ahead: Phi(-|alpha|/sigma) away from the weight, Phi(|alpha|/sigma) back to it.
 
     sigma, sigma_end: width of the Gaussian in quantization steps at the start and the end, geometric in between;
-    lr: Adam's rate for alpha, in steps; polish: coordinate descent from the decision, on the layer objective only.
+    lr: Adam's rate for alpha, in steps, where gradients are taken; polish: coordinate descent from the decision, on the
+    layer objective only.
     """
 
     sigma: float = 0.5
     sigma_end: float = 0.1
     lr: float = 0.05
-    num_steps: int = 400
+    num_steps: int = 100
     estimator: str = "expected"
     polish: bool = False
 
@@ -98,40 +101,20 @@ class _AttentionRound(Rounding):
 
 
 class _Expected(_AttentionRound):
+    field: MeanField | None = None
+
     def moments(self) -> tuple[Float[Tensor, " O *rest"], Float[Tensor, " O *rest"]]:
         return gaussian_moments(self.u + self.alpha, self.sigma, self.grid)
 
-    def backward(self, objective: Objective) -> Float[Tensor, ""]:
-        return self._closed_form(objective) if isinstance(objective, Quadratic) else super().backward(objective)
-
-    @torch.no_grad()
-    def _closed_form(self, objective: Quadratic) -> Float[Tensor, ""]:
-        """`backward` without autograd, in memory that every step uses again: what a step takes is the product alone.
-
-        With e = E[q] - centre and the second moment H, the gradient is gain (2 e H dE[q]/dc + diag(H) dVar[q]/dc).
-        Where rows are coupled, the coupling takes the gain's place in the first term.
-        """
-        if self.alpha.grad is None:
-            self.alpha.grad = torch.empty_like(self.alpha)
-            self.values, self.place = torch.empty_like(self.u), torch.empty_like(self.u, dtype=torch.int64)
-        shape, diagonal = objective.centre.shape, objective.second.diagonal(dim1=1, dim2=2)[:, None, :]
-        values, gradient = self.values.view(shape), self.alpha.grad.view(shape)
-        table = GaussianTable(self.sigma, self.grid, self.u)
-        mean, variance, slope_mean, slope_variance = table.parts
-
-        torch.add(self.u, self.alpha, out=self.values)
-        table.locate(self.values, self.alpha.grad, self.place)  # the gradient's memory holds the levels at first
-        error = table.read(mean, self.place, values).add_(gradient).sub_(objective.centre)
-        torch.bmm(error, objective.second, out=gradient)
-        if objective.coupling is None:
-            gradient.mul_(objective.gain)
-        else:
-            gradient.copy_(objective.coupling @ gradient)
-        loss = torch.dot(gradient.view(-1), error.view(-1))
-        gradient.mul_(table.read(slope_mean, self.place, values)).mul_(2)
-        gradient.addcmul_(table.read(slope_variance, self.place, values).mul_(diagonal), objective.gain)
-        table.read(variance, self.place, values).mul_(diagonal)
-        return loss + (values.sum(2, keepdim=True) * objective.gain).sum()
+    def step(self, objective: Objective, optimizer: torch.optim.Optimizer) -> Float[Tensor, ""]:
+        """On a quadratic objective a sweep of the `MeanField`, which needs no optimizer."""
+        if not isinstance(objective, Quadratic):
+            return super().step(objective, optimizer)
+        self.field = self.field or MeanField(objective)
+        centre = (self.u + self.alpha.detach()).view(objective.centre.shape)
+        loss = self.field.sweep(centre, GaussianTable(self.sigma, self.grid, centre))
+        self.alpha.data = centre.view_as(self.u) - self.u
+        return loss
 
 
 class _Sampled(_AttentionRound):

@@ -8,6 +8,7 @@ quantization steps: u = w / scale + zero_point, and the levels are the integers 
 from abc import ABC, abstractmethod
 from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Generator, Tensor, nn
 
 from attnround.quantization.grid import Grid
@@ -79,6 +80,13 @@ class Rounding(nn.Module, ABC):
         loss = objective(*self.moments())
         (loss + self.penalty()).backward()
         return loss.detach()
+
+    def step(self, objective: Objective, optimizer: torch.optim.Optimizer) -> Float[Tensor, ""]:
+        """Take one of the optimizer's steps on the objective; return the objective (without the penalty)."""
+        loss = self.backward(objective)
+        optimizer.step()
+        self.after_step()
+        return loss
 
     def after_step(self) -> None:
         """Called after each of the optimizer's steps."""

@@ -66,9 +66,8 @@ class _GaussianMoments(torch.autograd.Function):
     def forward(
         ctx: Any, centre: Float[Tensor, "*shape"], table: "GaussianTable"
     ) -> tuple[Float[Tensor, "*shape"], Float[Tensor, "*shape"]]:
-        level, place = torch.empty_like(centre), torch.empty_like(centre, dtype=torch.int64)
-        table.locate(centre.clone(), level, place)
-        mean, variance, *slopes = (table.read(part, place, torch.empty_like(centre)) for part in table.parts)
+        level, place = table.locate(centre)
+        mean, variance, *slopes = (table.read(part, place) for part in table.parts)
         ctx.save_for_backward(*slopes)
         return mean.add_(level), variance
 
@@ -99,23 +98,24 @@ class GaussianTable:
         self.highest = max(grid.qmax - reach, self.lowest)
         self.first = -2 * reach - 0.5  # where the first knot's step begins, relative to such a level
 
-    def locate(
-        self, centre: Float[Tensor, "*shape"], level: Float[Tensor, "*shape"], place: Int[Tensor, "*shape"]
-    ) -> None:
-        """Fill in the level that the mean is read relative to and the place of the nearest knot; overwrites centre.
+    def mean(self, centre: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Of the Gaussians around these centres."""
+        level, place = self.locate(centre)
+        return self.read(self.parts[0], place).add_(level)
 
-        The level of NaN is NaN.
-        """
-        torch.round(centre, out=level).clamp_(self.lowest, self.highest)
-        centre.sub_(level).sub_(self.first).mul_(KNOTS).clamp_(0, len(self.parts[0]) - 1)
-        place.copy_(centre.nan_to_num_())
+    def variance(self, centre: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """Of the Gaussians around these centres."""
+        return self.read(self.parts[1], self.locate(centre)[1])
 
-    def read(
-        self, part: Float[Tensor, " knots"], place: Int[Tensor, "*shape"], out: Float[Tensor, "*same"]
-    ) -> Float[Tensor, "*same"]:
-        """Fill `out`, which may have another shape, with the part's values at these places."""
-        torch.index_select(part, 0, place.view(-1), out=out.view(-1))
-        return out
+    def locate(self, centre: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Int[Tensor, "*shape"]]:
+        """The level that the mean is read relative to and the place of the nearest knot; the level of NaN is NaN."""
+        level = centre.round().clamp_(self.lowest, self.highest)
+        knot = (centre - level).sub_(self.first).mul_(KNOTS).clamp_(0, len(self.parts[0]) - 1)
+        return level, knot.nan_to_num_().long()
+
+    def read(self, part: Float[Tensor, " knots"], place: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """The part's values at these places."""
+        return part.index_select(0, place.flatten()).view(place.shape)
 
 
 @functools.lru_cache(NUM_TABLES)
