@@ -18,7 +18,7 @@ from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Objective, Rounding, RoundingMethod
-from attnround.reconstruction.objective import TINY, LayerObjective, best_offset, corrected_bias, output_error
+from attnround.reconstruction.objective import TINY, LayerObjective, best_target, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.ridge import USUAL, choose_ridge
 from attnround.reconstruction.unit import UnitWork
@@ -119,8 +119,9 @@ def check_memory(name: str, weight: Tensor) -> None:
 class LayerUnit(UnitWork):
     """Starts the rounding of its layer on construction.
 
-    moments: of the layer's inputs for the images learned from; held_out: the same for those kept from learning.
-    Raises InputError that names the layer where inputs or losses are not finite.
+    moments: of the layer's inputs for the images learned from; held_out: the same for those kept from learning;
+    target: the best real-valued weight [O, *rest], which is what is rounded. Raises InputError that names the layer
+    where inputs or losses are not finite.
     """
 
     def __init__(
@@ -144,29 +145,29 @@ class LayerUnit(UnitWork):
         ridge = settings.ridge
         if ridge is None:
             ridge = USUAL if held_out is moments else choose_ridge(moments, held_out)
-        self._find_scale(ridge)
-        self.objective = LayerObjective(self.rows, moments, layer.scale, layer.zero_point, ridge)
+        target = best_target(self.rows, moments, ridge)
+        self.target = target.rows.to(weight.dtype).reshape(weight.shape)
+        self._find_scale()
+        self.objective = LayerObjective(target, moments, layer.scale, layer.zero_point)
         self.start_scale, self.start_bias = layer.scale.clone(), layer.layer.bias.detach().clone()
         self.start_levels = quantize(weight, layer.scale, layer.zero_point, layer.grid)
         layer.bake(self.start_levels)
         self.start_error = self._held_out_error()
-        u = steps(weight, layer.scale, layer.zero_point)
+        u = steps(self.target, layer.scale, layer.zero_point)
         zero_point = per_channel(layer.zero_point, u)
         self.rounding = self.quantizer.start(u, layer.grid, self.objective, generator, zero_point)
         self.loss = self.objective(*self.rounding.moments()).item()
         learned = list(self.rounding.parameters())
         self.optimizer = torch.optim.Adam(learned, self.quantizer.lr, fused=True) if learned else None
 
-    def _find_scale(self, ridge: float) -> None:
+    def _find_scale(self) -> None:
         """The scale for the best real-valued weight, whose range is another than the float one where inputs drift."""
-        weight = self.float_layer.weight.detach()
-        target = (self.rows.double() - best_offset(self.moments, ridge)).to(weight.dtype).reshape(weight.shape)
         importance = None
         if self.settings.observer.input_weighted:
             diagonal = self.moments.second.diagonal(dim1=1, dim2=2)[:, None, :].clamp(min=0)
-            diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
-            importance = diagonal.expand(self.rows.shape).reshape(weight.shape)
-        scale, zero_point = self.settings.observer.search(target, self.layer.grid, importance)
+            diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(self.target.dtype)
+            importance = diagonal.expand(self.rows.shape).reshape(self.target.shape)
+        scale, zero_point = self.settings.observer.search(self.target, self.layer.grid, importance)
         self.layer.scale.copy_(scale)
         self.layer.zero_point.copy_(zero_point)
 

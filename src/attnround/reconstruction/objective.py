@@ -17,6 +17,7 @@ In the network's metric G = F^T F, what counts is |F y|^2 of an output error y: 
 W* is the same, as G is the same for all inputs. One more product, [o, o] with [o, n], is all that it takes.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,21 +30,40 @@ ROUNDING = 1e-5  # the fraction of the inputs' energy by which rounding errors m
 TINY = 1e-30  # keeps H invertible where the inputs are zero
 
 
+@dataclass(frozen=True)
+class Target:
+    """What levels are to stand for: the best real-valued rows W* [G, o, n], and how errors of them count.
+
+    second: H with the ridge [G, n, n]; floor: the energy that W* leaves. Float64.
+    """
+
+    rows: Tensor
+    second: Tensor
+    floor: float
+
+
+def best_target(weight: Tensor, moments: Moments, ridge: float) -> Target:
+    """For float rows [G, o, n]; ridge: a fraction of the inputs' mean second moment."""
+    second = with_ridge(moments, ridge)
+    offset = torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(second)).mT
+    floor = moments.carried - (moments.pull * offset).sum().item()
+    if moments.factor is not None:
+        offset = torch.linalg.solve_triangular(moments.factor, offset, upper=True)
+    return Target(weight.double() - offset, second, floor)
+
+
 class LayerObjective:
     """Expected output error of a layer in percent of its float output's energy (variance, summed over channels).
 
-    weight: float rows [G, o, n]; scale, zero_point: [O]; ridge: a fraction of the inputs' mean second moment.
-    It is a `Quadratic`: second [G, n, n], centre [G, o, n], gain [G, o, 1] and, where the moments have a metric,
-    coupling [G, o, o] are for methods with a closed form.
+    scale, zero_point: [O]. It is a `Quadratic`: second [G, n, n], centre [G, o, n], gain [G, o, 1] and, where the
+    moments have a metric, coupling [G, o, o] are for methods with a closed form.
     """
 
-    def __init__(self, weight: Tensor, moments: Moments, scale: Tensor, zero_point: Tensor, ridge: float):
-        groups, rows, _ = weight.shape
-        dtype, weight = weight.dtype, weight.double()
-        second, offset = with_ridge(moments, ridge), best_offset(moments, ridge)
+    def __init__(self, target: Target, moments: Moments, scale: Tensor, zero_point: Tensor):
+        groups, rows, _ = target.rows.shape
+        dtype = scale.dtype
         self.unit = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
-        gained = offset if moments.factor is None else moments.factor @ offset
-        self.floor = self.unit * (moments.carried - (moments.pull * gained).sum().item())
+        self.floor = self.unit * target.floor
         scale = scale.double().reshape(groups, rows, 1)
         gain, coupling = self.unit * scale.square(), None
         if moments.factor is not None:
@@ -51,11 +71,11 @@ class LayerObjective:
             gain = gain * metric.diagonal(dim1=1, dim2=2)[:, :, None]
             coupling = self.unit * scale * metric * scale.mT
         self.zero_point = zero_point.to(dtype).reshape(groups, rows, 1)
-        self.centre = ((weight - offset) / scale).to(dtype) + self.zero_point
-        self.second = second.to(dtype)
+        self.centre = (target.rows / scale).to(dtype) + self.zero_point
+        self.second = target.second.to(dtype)
         self.gain = gain.to(dtype).contiguous()
         self.coupling = None if coupling is None else coupling.to(dtype)
-        self.diagonal = second.diagonal(dim1=1, dim2=2)[:, None, :].to(dtype)
+        self.diagonal = target.second.diagonal(dim1=1, dim2=2)[:, None, :].to(dtype)
 
     def __call__(self, mean: Tensor, variance: Tensor | None = None) -> Tensor:
         """The error above its floor, for levels [O, *rest]; differentiable in both arguments."""
@@ -78,12 +98,6 @@ class LayerObjective:
             matrix = (self.coupling * (product @ a.mT)).double()
             factor = torch.linalg.lstsq(matrix, wanted.double()[:, :, None]).solution[:, :, 0].to(wanted.dtype)
         return torch.where((factor > 0) & factor.isfinite(), factor, 1.0).flatten()
-
-
-def best_offset(moments: Moments, ridge: float) -> Tensor:
-    """W - W* [G, o, n]: what the best real-valued rows make up of the drift of the inputs."""
-    offset = torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(with_ridge(moments, ridge))).mT
-    return offset if moments.factor is None else torch.linalg.solve_triangular(moments.factor, offset, upper=True)
 
 
 def with_ridge(moments: Moments, ridge: float) -> Tensor:
