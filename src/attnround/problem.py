@@ -6,15 +6,17 @@ from torch import Tensor
 
 from attnround.bits import Layer, Problem
 from attnround.bits.allocation import FLOAT_BITS
+from attnround.calibration.output_metric import output_metrics
 from attnround.calibration.sensitivity import fisher_traces, input_covariances, logit_noise, logits
 from attnround.graph.capture import Captured
-from attnround.graph.costs import count_macs, residual_groups
+from attnround.graph.costs import count_macs, count_places, residual_groups
 from attnround.graph.layers import find_layers
 from attnround.quantization.layers import float_state
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.storage import float_bytes
 
 NUM_IMAGES = 256  # that are measured on: more hardly change the order of the layers
+METRIC_IMAGES, NUM_PROJECTIONS = 128, 1  # of the outputs' metrics: 0.1 bit (one sigma) from those of 1,024 images and 2
 
 
 def bit_problem(
@@ -39,6 +41,11 @@ def bit_problem(
 
     reference = cache(lambda: logits(model, shown))
 
+    def summed_metrics(kind: str) -> dict[str, Tensor]:
+        places = count_places(model, names, shown[:1])
+        found = output_metrics(model, names, shown[:METRIC_IMAGES], kind, NUM_PROJECTIONS, seed)
+        return {name: places[name] * metric for name, metric in found.items()}
+
     return Problem(
         layers=[
             Layer(
@@ -54,6 +61,8 @@ def bit_problem(
         other_bits=8 * float_bytes(others),
         sums=cache(lambda: residual_groups(model)),
         second_moments=cache(lambda: input_covariances(model, names, shown, seed)),
+        output_metrics=cache(summed_metrics),
+        logit_energy=cache(lambda: reference().double().square().sum().item() / len(shown)),
         fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),
         logit_noise=lambda name, weight: logit_noise(model, name, weight, shown, reference()),
     )

@@ -134,7 +134,7 @@ class _GradientSums:
     def value(self) -> Tensor:
         if not self.count:
             groups, outputs = getattr(self.layer, "groups", 1), len(self.layer.weight)
-            return torch.eye(outputs // groups).expand(groups, -1, -1)
+            return torch.zeros(groups, outputs // groups, outputs // groups)
         return shrunk(self.first / self.count, self.square / self.count, self.count)
 
 
