@@ -93,6 +93,24 @@ def test_the_report_is_what_the_layer_does_and_better_than_nearest(name, layer, 
     assert report.sqnr_db > report.start_sqnr_db or (name == "flexround" and not report.kept)
 
 
+@pytest.mark.parametrize("weighted", [False, True])
+def test_the_scale_has_room_for_what_makes_up_for_the_drift(layer, weighted):
+    """Inputs at 0.4 of their size ask for a weight 2.5 times the float one, of which the same grid holds as much."""
+    x, _ = inputs(layer)
+    observer = ClipSearch(input_weighted=weighted)
+    reports = []
+    for factor in (1.0, 0.4):
+        scale, zero_point = observer.search(layer.weight, observer.grid(3))
+        student = QuantizedLayer(copy.deepcopy(layer), observer.grid(3), scale, zero_point)
+        moments = gather_moments(layer, [(x, factor * x)], Patches(layer, 100, torch.Generator()))
+        settings = LayerReconstruction(observer=observer, num_positions=100, ridge=1e-4)
+        generator = torch.Generator().manual_seed(0)
+        unit = LayerUnit("it", layer, student, moments, moments, GPTQ(), settings, generator)
+        unit.run(range(GPTQ().num_steps))
+        reports.append(unit.finish())
+    assert reports[1].sqnr_db > reports[0].sqnr_db - 0.5
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_a_refitted_scale_is_the_best_one_for_its_levels(name, layer):
     student, report = reconstruct(layer, METHODS[name], refit_scale=True)

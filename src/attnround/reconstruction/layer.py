@@ -17,7 +17,7 @@ from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Objective, Rounding, RoundingMethod
-from attnround.reconstruction.objective import TINY, LayerObjective, corrected_bias, output_error
+from attnround.reconstruction.objective import TINY, LayerObjective, best_offset, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.ridge import USUAL, choose_ridge
 from attnround.reconstruction.unit import UnitWork
@@ -133,13 +133,7 @@ class LayerUnit(UnitWork):
         ridge = settings.ridge
         if ridge is None:
             ridge = USUAL if held_out is moments else choose_ridge(moments, held_out)
-        if settings.observer.input_weighted:
-            diagonal = moments.second.diagonal(dim1=1, dim2=2)[:, None, :].clamp(min=0)
-            diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
-            importance = diagonal.expand(self.rows.shape).reshape(weight.shape)
-            scale, zero_point = settings.observer.search(weight, layer.grid, importance)
-            layer.scale.copy_(scale)
-            layer.zero_point.copy_(zero_point)
+        self._find_scale(ridge)
         self.objective = LayerObjective(self.rows, moments, layer.scale, layer.zero_point, ridge)
         self.start_scale, self.start_bias = layer.scale.clone(), layer.layer.bias.detach().clone()
         self.start_levels = quantize(weight, layer.scale, layer.zero_point, layer.grid)
@@ -151,6 +145,19 @@ class LayerUnit(UnitWork):
         self.loss = self.objective(*self.rounding.moments()).item()
         learned = list(self.rounding.parameters())
         self.optimizer = torch.optim.Adam(learned, self.quantizer.lr, fused=True) if learned else None
+
+    def _find_scale(self, ridge: float) -> None:
+        """The scale for the best real-valued weight, whose range is another than the float one where inputs drift."""
+        weight = self.float_layer.weight.detach()
+        target = (self.rows.double() - best_offset(self.moments, ridge)).to(weight.dtype).reshape(weight.shape)
+        importance = None
+        if self.settings.observer.input_weighted:
+            diagonal = self.moments.second.diagonal(dim1=1, dim2=2)[:, None, :].clamp(min=0)
+            diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(weight.dtype)
+            importance = diagonal.expand(self.rows.shape).reshape(weight.shape)
+        scale, zero_point = self.settings.observer.search(target, self.layer.grid, importance)
+        self.layer.scale.copy_(scale)
+        self.layer.zero_point.copy_(zero_point)
 
     def _descend(self, steps: range) -> float:
         return descend(self.rounding, self.objective, self.optimizer, steps, self.quantizer.num_steps)

@@ -40,14 +40,13 @@ class LayerObjective:
     def __init__(self, weight: Tensor, moments: Moments, scale: Tensor, zero_point: Tensor, ridge: float):
         groups, rows, _ = weight.shape
         dtype, weight = weight.dtype, weight.double()
-        second = with_ridge(moments, ridge)
-        offset = torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(second)).mT
+        second, offset = with_ridge(moments, ridge), best_offset(moments, ridge)
         self.unit = 100 / moments.signal if moments.signal > 0 else 100.0  # a layer of zeros puts out nothing
-        self.floor = self.unit * (moments.carried - (moments.pull * offset).sum().item())
+        gained = offset if moments.factor is None else moments.factor @ offset
+        self.floor = self.unit * (moments.carried - (moments.pull * gained).sum().item())
         scale = scale.double().reshape(groups, rows, 1)
         gain, coupling = self.unit * scale.square(), None
         if moments.factor is not None:
-            offset = torch.linalg.solve_triangular(moments.factor, offset, upper=True)
             metric = moments.factor.mT @ moments.factor
             gain = gain * metric.diagonal(dim1=1, dim2=2)[:, :, None]
             coupling = self.unit * scale * metric * scale.mT if rows > 1 else None
@@ -79,6 +78,12 @@ class LayerObjective:
             matrix = (self.coupling * (product @ a.mT)).double()
             factor = torch.linalg.lstsq(matrix, wanted.double()[:, :, None]).solution[:, :, 0].to(wanted.dtype)
         return torch.where((factor > 0) & factor.isfinite(), factor, 1.0).flatten()
+
+
+def best_offset(moments: Moments, ridge: float) -> Tensor:
+    """W - W* [G, o, n]: what the best real-valued rows make up of the drift of the inputs."""
+    offset = torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(with_ridge(moments, ridge))).mT
+    return offset if moments.factor is None else torch.linalg.solve_triangular(moments.factor, offset, upper=True)
 
 
 def with_ridge(moments: Moments, ridge: float) -> Tensor:
