@@ -67,6 +67,9 @@ report: $(STAMP) ## one page of all tables and pictures, results/report.html
 conventions: $(STAMP) ## every allocator and convention of coding length on the network's output, into results/allocation.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/allocators.py
 
+prediction: $(STAMP) ## what foretells the effect of bits on the network's output, into results/prediction.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prediction.py
+
 tuning: $(STAMP) ## the settings of Attention Round on the network's output, into results/tuning.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning.py attention_round --bits 2 --seeds 0
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning.py finals
@@ -118,6 +121,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv, .venv-lowest, the site and all outputs
 	rm -rf .venv $(LOWEST) site outputs downloads
 
-.PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest conventions tuning qat-tuning allocation-speed block-step families \
-	layer-step descent profile cost gpu-check checkpoints clean
+.PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest conventions prediction tuning qat-tuning \
+	allocation-speed block-step families layer-step descent profile cost gpu-check checkpoints clean
 .DEFAULT_GOAL := help

@@ -27,7 +27,7 @@ ALLOCATORS = {
     "rate_distortion": RateDistortion, "random": Random,
 }  # fmt: skip
 GRID = [
-    ("uniform", {}),
+    ("uniform", {}), ("mixed", {}), ("mixed", {"relative_to": "prediction"}),
     *[("mixed", each) for each in [
         *product(eps=[0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0], relative_to=["rms"]),
         *product(eps=[0.01, 0.1, 1.0], vectors=["inputs"], relative_to=["rms"]),

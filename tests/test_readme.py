@@ -93,7 +93,7 @@ def test_the_layer_objective_is_what_methods_says():
 SETTINGS = {
     "uniform": "uniform",
     "mixed, of the weights alone": "mixed eps=0.1 relative_to=rms",
-    "mixed, as it is by default": "mixed eps=0.3 relative_to=fisher",
+    "mixed, by Fisher traces": "mixed eps=0.3 relative_to=fisher",
     "rate_distortion": "rate_distortion",
     "sensitivity": "sensitivity",
     "sensitivity, `measure=network`": "sensitivity measure=network",
@@ -114,10 +114,11 @@ def test_the_committed_allocators_are_shown(name):
     assert [cell if cell != "-" else "0.00" for cell in cells(line)[1:]] == expected
 
 
-def test_the_default_convention_is_the_one_that_is_shown():
+def test_the_default_convention_is_the_one_that_is_explained():
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         bits = compose("train", ["bits=mixed"]).bits
-    assert f"mixed eps={bits.eps} relative_to={bits.relative_to}" == SETTINGS["mixed, as it is by default"]
+    assert bits.relative_to == "logits"
+    assert "**In the network's metric**, the default" in page("how-it-works.md")
 
 
 def test_the_committed_speed_of_allocation_is_shown():

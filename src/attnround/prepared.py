@@ -120,21 +120,27 @@ class Prepared:
         return copy.deepcopy(self._measured[key])
 
     def output_metrics(self, metric: OutputMetric | None, seed: int, device: torch.device | str) -> dict[str, Tensor]:
-        """Layer name -> the metric of its output, on the device; none where none is asked for."""
+        """Layer name -> the metric of its output, as found on the device; none where none is asked for."""
         key = ("output metrics", metric, seed)
         if metric is not None and key not in self._measured:
             try:
                 images = self.images[: metric.num_images].to(device)
-                self._measured[key] = measure(metric, self.teacher.to(device), images, seed)
+                found = measure(metric, self.teacher.to(device), images, seed)
+                self._measured[key] = {name: each.cpu() for name, each in found.items()}
             finally:
                 self.teacher.cpu()
         return self._measured.get(key, {})
 
-    def problem(self, observer: ClipSearch, input_bits: dict[str, int], seed: int) -> Problem:
+    def problem(
+        self, observer: ClipSearch, input_bits: dict[str, int], seed: int, device: torch.device | str = "cpu"
+    ) -> Problem:
         """What an allocator may ask of the float model; its answers are computed when they are first asked."""
         key = ("problem", repr(observer), tuple(input_bits.items()), seed)
         if key not in self._measured:
-            self._measured[key] = bit_problem(self.teacher, self.images, observer, input_bits, self.unfolded, seed)
+            self._measured[key] = bit_problem(
+                self.teacher, self.images, observer, input_bits, self.unfolded, seed,
+                lambda kind: self.output_metrics(OutputMetric(kind), seed, device),
+            )  # fmt: skip
         return self._measured[key]
 
 
@@ -190,7 +196,7 @@ def start(
     activations, input_bits = _of_inputs(prepared, activation, reconstruction, device)
     ranges_s = time.perf_counter() - clock
     clock = time.perf_counter()
-    problem = prepared.problem(reconstruction.observer, input_bits, seed)
+    problem = prepared.problem(reconstruction.observer, input_bits, seed, device)
     allocation = bits.allocate(problem)
     allocation_s = time.perf_counter() - clock
     clock = time.perf_counter()
@@ -230,7 +236,7 @@ def start_at_smallest(
         return percent
 
     _, input_bits = _of_inputs(prepared, activation, reconstruction, device)
-    budget = auto.smallest(agreement_at, prepared.problem(reconstruction.observer, input_bits, seed))
+    budget = auto.smallest(agreement_at, prepared.problem(reconstruction.observer, input_bits, seed, device))
     tried_s = time.perf_counter() - begun
     best = at(budget)
     allocation = dataclasses.replace(best.allocation, trials=trials)

@@ -1,14 +1,16 @@
 """The problem that a float model poses to a bit allocator: its layers, and measurements on calibration images."""
 
+from collections.abc import Callable
 from functools import cache
 
 from torch import Tensor
 
 from attnround.bits import Layer, Problem
 from attnround.bits.allocation import FLOAT_BITS
+from attnround.calibration.output_metric import OutputMetric, measure
 from attnround.calibration.sensitivity import fisher_traces, input_covariances, logit_noise, logits
 from attnround.graph.capture import Captured
-from attnround.graph.costs import count_macs, residual_groups
+from attnround.graph.costs import count_macs, count_places, residual_groups
 from attnround.graph.layers import find_layers
 from attnround.quantization.layers import float_state
 from attnround.quantization.observer import ClipSearch
@@ -24,11 +26,13 @@ def bit_problem(
     input_bits: dict[str, int],
     unfolded: dict[str, Tensor],
     seed: int,
+    output_metrics: Callable[[str], dict[str, Tensor]] | None = None,
 ) -> Problem:
     """The problem of a folded float model on the CPU; images [N, C, H, W] of the calibration set.
 
     input_bits: layer name -> bits of its input, where that is quantized; unfolded: layer name -> its weight before the
-    batch norms were folded in. What takes time is measured when it is first asked for.
+    batch norms were folded in; output_metrics: kind -> layer name -> metric of its outputs, a mean over places, where
+    they are measured already or elsewhere. What takes time is measured when it is first asked for.
     """
     weights = find_layers(model)
     names = list(weights)
@@ -38,6 +42,11 @@ def bit_problem(
     shown = images[:NUM_IMAGES]
 
     reference = cache(lambda: logits(model, shown))
+
+    def summed_metrics(kind: str) -> dict[str, Tensor]:
+        places = count_places(model, names, shown[:1])
+        found = output_metrics(kind) if output_metrics else measure(OutputMetric(kind), model, images, seed)
+        return {name: places[name] * metric for name, metric in found.items()}
 
     return Problem(
         layers=[
@@ -54,6 +63,8 @@ def bit_problem(
         other_bits=8 * float_bytes(others),
         sums=cache(lambda: residual_groups(model)),
         second_moments=cache(lambda: input_covariances(model, names, shown, seed)),
+        output_metrics=cache(summed_metrics),
+        logit_energy=cache(lambda: reference().double().square().sum().item() / len(shown)),
         fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),
         logit_noise=lambda name, weight: logit_noise(model, name, weight, shown, reference()),
     )

@@ -29,7 +29,8 @@ ALLOCATORS = {
     "uniform": Uniform,
     "mixed": Mixed,
     "mixed, clusters": lambda **options: Mixed(rule="cluster", **options),
-    "mixed, outputs": lambda **options: Mixed(input_weighted=True, **options),
+    "mixed, Fisher traces": lambda **options: Mixed(relative_to="fisher", **options),
+    "mixed, outputs": lambda **options: Mixed(relative_to="rms", input_weighted=True, **options),
     "sensitivity": Sensitivity,
     "sensitivity, network": lambda **options: Sensitivity(measure="network", **options),
     "fisher": Fisher,
@@ -126,6 +127,8 @@ def test_a_budget_out_of_reach_says_the_range(make, budget, pinned, problem):
         ({"candidates": [4, 4.5]}, "2 to 8"),
         ({"budget": None}, "bits.budget=null goes with"),
         ({"rule": "sort"}, "bits.rule=sort"),
+        ({"relative_to": "mean"}, "bits.relative_to=mean: give one of logits, prediction, rms, max, nothing, fisher"),
+        ({"eps": 0.1, "folded": False}, "bits.relative_to=logits leaves no choice of bits.eps, bits.folded"),
     ],
 )
 def test_what_contradicts_itself_is_refused_in_a_line(options, said, problem):
@@ -182,10 +185,18 @@ def test_searches_prefer_what_they_measure(problem):
     twins = Problem(
         [Layer("calm", twin), Layer("loud", twin)],
         second_moments=lambda: {"calm": torch.eye(30)[None], "loud": torch.eye(30)[None]},
+        output_metrics=lambda kind: {"calm": torch.eye(4)[None], "loud": 200 * torch.eye(4)[None]},
+        logit_energy=lambda: 1.0,
         fisher_traces=lambda num_probes: {"calm": 1.0, "loud": 200.0},
         logit_noise=lambda name, weight: {"calm": 1.0, "loud": 200.0}[name] * (weight - twin).square().sum().item(),
     )
-    for allocator in (Fisher(budget=4), Sensitivity(budget=4, measure="network"), RateDistortion(budget=4)):
+    for allocator in (
+        Fisher(budget=4),
+        Sensitivity(budget=4, measure="network"),
+        RateDistortion(budget=4),
+        Mixed(budget=4),
+        Mixed(budget=4, relative_to="prediction"),
+    ):
         bits = allocator.allocate(twins).bit_width
         assert bits["loud"] > bits["calm"]
     assert Sensitivity(budget=4).allocate(twins).bit_width == {"calm": 4, "loud": 4}
@@ -196,14 +207,15 @@ def test_a_sweep_of_budgets_measures_once(problem):
     counted = dataclasses.replace(
         problem,
         second_moments=lambda: asked.append("moments") or problem.second_moments(),
+        output_metrics=lambda kind: asked.append(f"metric {kind}") or problem.output_metrics(kind),
         fisher_traces=lambda num_probes: asked.append("fisher") or problem.fisher_traces(num_probes),
     )
     for budget in (2.5, 3, 3.5, 4, 4.5, 5, 6, 7):
-        for allocator in (Sensitivity, Fisher, RateDistortion):
+        for allocator in (Sensitivity, Fisher, RateDistortion, Mixed):
             allocator(budget=budget).allocate(counted)
-        Mixed(budget=budget, input_weighted=True).allocate(counted)
-    # moments for distortions and for decompositions; traces for the searches and, from fewer probes, for lengths
-    assert sorted(asked) == ["fisher", "fisher", "moments", "moments"]
+        Mixed(budget=budget, relative_to="fisher", input_weighted=True).allocate(counted)
+    # moments for distortions, pivots and decompositions; traces for the searches and, from fewer probes, for lengths
+    assert sorted(asked) == ["fisher", "fisher", "metric logits", "moments", "moments", "moments"]
 
 
 @pytest.mark.parametrize("drop", [0.0, 5.0, 40.0])

@@ -2,9 +2,10 @@ import pytest
 import timm
 import torch
 from tests.graph.conftest import IMAGE, captured
+from torch import nn
 
 from attnround.graph import capture, find_layers, fold_batch_norms
-from attnround.graph.costs import count_macs, residual_groups
+from attnround.graph.costs import count_macs, count_places, residual_groups
 
 
 def built(name: str) -> torch.nn.Module:
@@ -30,6 +31,20 @@ def test_depthwise_and_token_layers_are_counted_by_what_they_multiply():
     depthwise = next(name for name in names if model.get_submodule(name).groups > 1)
     layer = model.get_submodule(depthwise)
     assert macs[depthwise] == layer.out_channels * 9 * 4 * 4
+
+
+def test_places_are_pixels_and_tokens_of_every_call():
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.shared = nn.Conv2d(3, 8, 2, stride=2), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            tokens = self.conv(x).flatten(2).mT
+            return self.shared(self.shared(tokens)).mean(1)
+
+    image = torch.zeros(1, 3, 8, 6)
+    assert count_places(capture(Twice(), image), ["conv", "shared"], image) == {"conv": 12, "shared": 24}
 
 
 def test_the_layers_of_a_residual_stage_meet_in_its_sums():

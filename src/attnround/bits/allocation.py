@@ -35,7 +35,8 @@ class Allocation:
     """bit_width of each layer by name, in execution order; the score it was chosen by, and that score's convention.
 
     score is higher where a layer wants more bits; budget: what was asked and what is spent, in words; trials: the
-    budgets that were tried and the agreement in percent that each gave, in their order.
+    budgets that were tried and the agreement in percent that each gave, in their order; predicted_sqnr_db: of the
+    logits, signal to noise in dB where an allocator foretells it.
     """
 
     bit_width: dict[str, int]
@@ -43,6 +44,7 @@ class Allocation:
     convention: str = ""
     budget: str = ""
     trials: list[dict[str, float]] = field(default_factory=list)
+    predicted_sqnr_db: float | None = None
 
     def mean_bits(self, layers: Sequence[Layer]) -> float:
         """Mean bits of a weight, every quantized layer counted, pinned ones too."""
@@ -61,6 +63,10 @@ class Problem:
     observer: the search for a weight's scale; other_bits: what the model stores besides its quantized layers;
     sums: names of the layers that feed one residual sum; answers: what was asked before of this problem;
     second_moments: layer name -> covariance of its inputs in the float model [G, n, n], G groups of n inputs;
+    output_metrics: kind (`logits` or `fisher`, see calibration/output_metric.py) -> layer name -> metric of its outputs
+    [G, o, o], a mean over images and a sum over the places of the output: how much an image's output moves by errors
+    that are independent from place to place;
+    logit_energy: squared logits of the float model, summed over classes, a mean over images;
     fisher_traces: layer name -> trace of the Fisher information of its weight, from a number of probes;
     logit_noise: of the float model with this weight for this layer's, mean square, relative to the logits' variance.
     """
@@ -71,6 +77,8 @@ class Problem:
     sums: Callable[[], Sequence[Sequence[str]]] = tuple
     answers: dict[object, Any] = field(default_factory=dict)
     second_moments: Callable[[], dict[str, Tensor]] = _without_images
+    output_metrics: Callable[[str], dict[str, Tensor]] = _without_images
+    logit_energy: Callable[[], float] = _without_images
     fisher_traces: Callable[[int], dict[str, float]] = _without_images
     logit_noise: Callable[[str, Tensor], float] = _without_images
 

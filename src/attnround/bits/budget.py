@@ -65,7 +65,7 @@ class Budgeted(Allocator):
     that feed one residual sum. A pin on one layer of a group is a pin on all of them.
 
     least_last: bits that the last layer has at least, where the budget allows and candidates are one list: its error is
-    the logits' own, which no score of the weights or of the loss shows, and no later layer makes up for.
+    the logits' own, which no later layer makes up for, and at 2 bits it is far above what the scores take it for.
     """
 
     least_last: ClassVar[int] = 3

@@ -33,6 +33,8 @@ def allocation_json(allocation: Allocation, layers: Sequence[Layer]) -> str:
         "convention": allocation.convention,
         "budget": allocation.budget,
     }
+    if allocation.predicted_sqnr_db is not None:
+        about["predicted_sqnr_db"] = round(allocation.predicted_sqnr_db, 2)
     head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in about.items())
     return f'{{\n{head}  "layers": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
 

@@ -149,7 +149,7 @@ class GradientSums:
     def value(self) -> Tensor:
         groups, outputs = getattr(self.layer, "groups", 1), len(self.layer.weight)
         if self.scale is None:
-            return torch.eye(outputs // groups).expand(groups, -1, -1)
+            return torch.zeros(groups, outputs // groups, outputs // groups)
         mean = self.second / self.num_samples
         scale = self.scale[:, 0, 0]  # [G, o]
         scaled = mean * scale[:, :, None] * scale[:, None, :]

@@ -13,11 +13,24 @@ from attnround.graph.kinds import QUANTIZABLE, kind_of
 @torch.no_grad()
 def count_macs(model: nn.Module, names: list[str], image: Tensor) -> dict[str, int]:
     """Layer name -> multiply-accumulates for one image [1, C, H, W], of its matrix product alone."""
+    return _summed(model, names, image, lambda layer, x, y: kind_of(layer).macs(layer, x, y))
+
+
+@torch.no_grad()
+def count_places(model: nn.Module, names: list[str], image: Tensor) -> dict[str, int]:
+    """Layer name -> places of its output (pixels, tokens) for one image [1, C, H, W], over all calls of the layer."""
+    return _summed(model, names, image, lambda layer, x, y: y[0].numel() // len(layer.weight))
+
+
+def _summed(
+    model: nn.Module, names: list[str], image: Tensor, of_a_call: Callable[[nn.Module, Tensor, Tensor], int]
+) -> dict[str, int]:
+    """Layer name -> the sum over its calls of a count from the layer, its input and its output."""
     counts = dict.fromkeys(names, 0)
 
     def count(name: str) -> Callable[[nn.Module, tuple, Tensor], None]:
         def hook(layer: nn.Module, args: tuple, output: Tensor) -> None:
-            counts[name] += kind_of(layer).macs(layer, args[0], output)
+            counts[name] += of_a_call(layer, args[0], output)
 
         return hook
 
