@@ -25,7 +25,7 @@ from attnround.quantization.shapes import Float
 
 NUM_GROUPS = 16  # of columns, at least, where there are as many
 GROUP_SIZE = 32  # columns that move at once, at most, where that makes more groups
-NUM_BLOCKS = 8  # of coupled rows
+NUM_BLOCKS = {"cpu": 8, "cuda": 2}  # of coupled rows: 8 come 0.3 dB further at 4 bits, in four times the kernels
 STABLE = 1.5  # largest eigenvalue at which columns move all the way; above 2 they overshoot together
 
 
@@ -60,7 +60,7 @@ class MeanField:
             yield slice(None), rates
             return
         num_rows = self.coupling.shape[1]
-        size = -(-num_rows // NUM_BLOCKS)
+        size = -(-num_rows // NUM_BLOCKS.get(self.coupling.device.type, 2))
         for first in range(0, num_rows, size):
             rows = slice(first, first + size)
             yield rows, [rate / _largest_eigenvalue(self.coupling, rows) for rate in rates]
