@@ -59,7 +59,7 @@ def main(target: str) -> None:
 
     def in_the_networks_metric() -> dict[str, float]:
         measured = dataclasses.replace(
-            problem, output_metrics=lambda kind: metrics, second_moments=lambda: covariances, answers={}
+            problem, output_metrics=lambda kind: metrics, shrunk_moments=lambda: covariances, answers={}
         )
         return network_rates(measured, "logits")
 

@@ -41,6 +41,7 @@ def bit_problem(
     others = {key: value for key, value in float_state(model).items() if not key.startswith(inside)}
     shown = images[:NUM_IMAGES]
 
+    covariances = cache(lambda: input_covariances(model, names, shown, seed))
     reference = cache(lambda: logits(model, shown))
 
     def summed_metrics(kind: str) -> dict[str, Tensor]:
@@ -62,7 +63,8 @@ def bit_problem(
         observer=observer,
         other_bits=8 * float_bytes(others),
         sums=cache(lambda: residual_groups(model)),
-        second_moments=cache(lambda: input_covariances(model, names, shown, seed)),
+        second_moments=cache(lambda: {name: each.second for name, each in covariances().items()}),
+        shrunk_moments=cache(lambda: {name: each.shrunk() for name, each in covariances().items()}),
         output_metrics=cache(summed_metrics),
         logit_energy=cache(lambda: reference().double().square().sum().item() / len(shown)),
         fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),

@@ -30,6 +30,7 @@ def problem() -> Problem:
         other_bits=1000,
         sums=lambda: [["block.1", "block.2"]],
         second_moments=lambda: {layer.name: torch.eye(layer.weight.shape[1])[None] for layer in layers},
+        shrunk_moments=lambda: {layer.name: torch.eye(layer.weight.shape[1])[None] for layer in layers},
         output_metrics=lambda kind: {layer.name: noise[layer.name] * torch.eye(4)[None] for layer in layers},
         logit_energy=lambda: 1e6,
         fisher_traces=lambda num_probes: {layer.name: noise[layer.name] for layer in layers},

@@ -185,6 +185,7 @@ def test_searches_prefer_what_they_measure(problem):
     twins = Problem(
         [Layer("calm", twin), Layer("loud", twin)],
         second_moments=lambda: {"calm": torch.eye(30)[None], "loud": torch.eye(30)[None]},
+        shrunk_moments=lambda: {"calm": torch.eye(30)[None], "loud": torch.eye(30)[None]},
         output_metrics=lambda kind: {"calm": torch.eye(4)[None], "loud": 200 * torch.eye(4)[None]},
         logit_energy=lambda: 1.0,
         fisher_traces=lambda num_probes: {"calm": 1.0, "loud": 200.0},
@@ -207,6 +208,7 @@ def test_a_sweep_of_budgets_measures_once(problem):
     counted = dataclasses.replace(
         problem,
         second_moments=lambda: asked.append("moments") or problem.second_moments(),
+        shrunk_moments=lambda: asked.append("moments") or problem.shrunk_moments(),
         output_metrics=lambda kind: asked.append(f"metric {kind}") or problem.output_metrics(kind),
         fisher_traces=lambda num_probes: asked.append("fisher") or problem.fisher_traces(num_probes),
     )

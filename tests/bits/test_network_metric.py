@@ -29,6 +29,7 @@ def problem_of(weights: dict[str, Tensor], metrics: dict[str, Tensor], moments: 
         [Layer(name, weight) for name, weight in weights.items()],
         output_metrics=lambda kind: metrics,
         second_moments=lambda: moments,
+        shrunk_moments=lambda: moments,
         logit_energy=lambda: 100.0,
     )
 

@@ -47,7 +47,7 @@ def test_the_energy_of_a_weight_is_the_variance_of_its_output(folded, images):
     for name, output in outputs.items():
         channels = output.transpose(0, 1).flatten(1)
         direct = channels.double().var(1, correction=0).sum().item()
-        assert energy(folded.get_submodule(name).weight, covariances[name]) == pytest.approx(direct, rel=1e-4)
+        assert energy(folded.get_submodule(name).weight, covariances[name].second) == pytest.approx(direct, rel=1e-4)
 
 
 def test_fisher_traces_against_the_whole_jacobian(folded, images):
@@ -113,5 +113,15 @@ def test_constant_inputs_have_no_covariance():
     """In float32, the product of large constant inputs less that of their means would leave some of either sign."""
     model = nn.Sequential(nn.Conv2d(16, 4, 1))
     images = (torch.randn(16, 1, 1) * 100).expand(100, 16, 12, 12)
-    covariance = input_covariances(model, ["0"], images, seed=0)["0"]
+    covariance = input_covariances(model, ["0"], images, seed=0)["0"].second
     assert covariance.abs().max() < 1e-6
+
+
+def test_few_images_leave_independent_inputs_uncorrelated(generator):
+    """20 vectors of 64 independent inputs seem to span 20 dimensions; shrunk, they fill all 64 nearly evenly."""
+    model = nn.Sequential(nn.Linear(64, 4))
+    found = input_covariances(model, ["0"], torch.randn(20, 64, generator=generator), seed=0)["0"]
+    assert torch.linalg.eigvalsh(found.second)[0, 0] < 1e-5
+    assert torch.linalg.eigvalsh(found.shrunk())[0, 0] > 0.1
+    many = input_covariances(model, ["0"], torch.randn(5000, 64, generator=generator).cumsum(1), seed=0)["0"]
+    assert many.sampling_share < 0.01

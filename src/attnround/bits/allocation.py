@@ -63,6 +63,7 @@ class Problem:
     observer: the search for a weight's scale; other_bits: what the model stores besides its quantized layers;
     sums: names of the layers that feed one residual sum; answers: what was asked before of this problem;
     second_moments: layer name -> covariance of its inputs in the float model [G, n, n], G groups of n inputs;
+    shrunk_moments: the same without what is sampling error in their correlations;
     output_metrics: kind (`logits` or `fisher`, see calibration/output_metric.py) -> layer name -> metric of its outputs
     [G, o, o], a mean over images and a sum over the places of the output: how much an image's output moves by errors
     that are independent from place to place;
@@ -77,6 +78,7 @@ class Problem:
     sums: Callable[[], Sequence[Sequence[str]]] = tuple
     answers: dict[object, Any] = field(default_factory=dict)
     second_moments: Callable[[], dict[str, Tensor]] = _without_images
+    shrunk_moments: Callable[[], dict[str, Tensor]] = _without_images
     output_metrics: Callable[[str], dict[str, Tensor]] = _without_images
     logit_energy: Callable[[], float] = _without_images
     fisher_traces: Callable[[int], dict[str, float]] = _without_images

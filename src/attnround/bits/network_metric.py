@@ -55,7 +55,7 @@ def noise(layer: Layer, bit_width: int, problem: Problem, kind: str) -> float:
 
 def _factors(problem: Problem, kind: str) -> Factors:
     def compute() -> Factors:
-        metrics, covariances = problem.output_metrics(kind), problem.second_moments()
+        metrics, covariances = problem.output_metrics(kind), problem.shrunk_moments()
         return {
             layer.name: (
                 pivots(metrics[layer.name], OUTPUT_DAMPING),

@@ -9,9 +9,7 @@ do not depend on g: the Kronecker factorisation of K-FAC (Martens, Grosse, arXiv
 random signs, whose mean square is the squared change of all logits. `fisher`: the gradient of the log-likelihood of a
 label drawn from the model's own prediction, whose mean square is the change of the prediction (KL divergence, twice).
 
-G of few images is chance to a part, which is told from how much it differs between images: correlations are shrunk by
-the share of their squares that is sampling error (Schaefer, Strimmer, "A Shrinkage Approach to Large-Scale Covariance
-Matrix Estimation", Statistical Applications in Genetics and Molecular Biology 4(1), 2005).
+G of few images is chance to a part, which is shrunk away (calibration/shrinkage.py).
 """
 
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.calibration.cache import in_batches
+from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError, check_number
 from attnround.graph import class_logits, find_layers, joined
 from attnround.graph.kinds import kind_of
@@ -29,7 +28,6 @@ from attnround.progress import bar
 NUM_POSITIONS = 49  # output positions of an image that enter the metric
 BATCH_SIZE = 64
 KINDS = ("logits", "fisher")
-TINY = 1e-30  # of the metric of an output that nothing depends on
 
 
 @dataclass(frozen=True)
@@ -107,16 +105,13 @@ def _projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor
 
 
 class GradientSums:
-    """Sums up what gradients of a layer's output say of its metric, and how that differs between images."""
+    """Sums up what gradients of a layer's output say of its metric."""
 
     def __init__(self, layer: nn.Module, seed: int):
         self.layer, self.kind = layer, kind_of(layer)
         self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
         self.outputs: list[Tensor] = []
-        self.scale: Tensor | None = None
-        self.second: Tensor | float = 0.0
-        self.square = self.diagonal_square = 0.0
-        self.num_samples = 0
+        self.moment = SampledMoment()
 
     def watch(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
         """A hook on the layer's forward. The first layer's output is where the graph of gradients begins."""
@@ -126,41 +121,13 @@ class GradientSums:
 
     @torch.no_grad()
     def add(self, gradients: list[Tensor | None]) -> None:
-        """Gradients of a projection at the outputs of the layer's calls; None where it does not depend on one.
-
-        An image gives one sample of G, M = X^T X of its rows X at P places. The squares of the samples' entries are
-        summed as those of X X^T, [P, P] and of the same norm. Outputs are scaled alike for that: as in the first batch.
-        """
+        """Gradients of a projection at the outputs of the layer's calls; None where it does not depend on one."""
         for gradient in gradients:
-            if gradient is None:
-                continue
-            rows = self.patches.outputs(gradient).unflatten(1, (len(gradient), -1))  # [G, N, P, o]
-            rows = rows / rows.shape[2] ** 0.5
-            if self.scale is None:
-                self.scale = rows.square().sum(2, keepdim=True).mean(1, keepdim=True).clamp(min=TINY).rsqrt()
-            flat = rows.flatten(1, 2)
-            self.second = self.second + flat.mT @ flat
-            self.num_samples += len(gradient)
-            if rows.shape[3] > 1:
-                scaled = rows * self.scale
-                self.square += (scaled @ scaled.mT).square().sum().item()
-                self.diagonal_square += scaled.square().sum(2).square().sum().item()
+            if gradient is not None:
+                self.moment.add(self.patches.outputs(gradient).unflatten(1, (len(gradient), -1)))
 
     def value(self) -> Tensor:
-        groups, outputs = getattr(self.layer, "groups", 1), len(self.layer.weight)
-        if self.scale is None:
+        if not self.moment.num_samples:
+            groups, outputs = getattr(self.layer, "groups", 1), len(self.layer.weight)
             return torch.zeros(groups, outputs // groups, outputs // groups)
-        mean = self.second / self.num_samples
-        scale = self.scale[:, 0, 0]  # [G, o]
-        scaled = mean * scale[:, :, None] * scale[:, None, :]
-        diagonal = scaled.diagonal(dim1=1, dim2=2).square().sum().item()
-        total = scaled.square().sum().item() - diagonal
-        squares = (self.square - self.diagonal_square) / self.num_samples
-        error = (squares - total) / max(self.num_samples - 1, 1)
-        return shrunk(mean, error / total if total > 0 else 1.0)
-
-
-def shrunk(mean: Tensor, share: float) -> Tensor:
-    """A second moment [G, o, o] with its correlations less this share of them."""
-    kept = 1 - min(max(share, 0.0), 1.0)
-    return kept * mean + (1 - kept) * torch.diag_embed(mean.diagonal(dim1=1, dim2=2))
+        return shrunk(self.moment.mean(), self.moment.sampling_share())

@@ -1,10 +1,13 @@
 """How sensitive a float model is to errors in its weights, measured on calibration images for bit allocators."""
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor, nn
 
 from attnround.calibration.cache import in_batches
 from attnround.calibration.moments import CentredMeans, covariance
+from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError
 from attnround.graph import class_logits, joined
 from attnround.graph.patches import Patches
@@ -14,13 +17,28 @@ NUM_POSITIONS = 49  # output positions of an image that enter the second moments
 BATCH_SIZE = 64
 
 
+@dataclass(frozen=True)
+class InputCovariance:
+    """Of a layer's inputs in the float model, float32 [G, n, n] for G groups of n inputs.
+
+    sampling_share: of the squares of its correlations, see calibration/shrinkage.py.
+    """
+
+    second: Tensor
+    sampling_share: float
+
+    def shrunk(self) -> Tensor:
+        """Without what is sampling error."""
+        return shrunk(self.second, self.sampling_share)
+
+
 @torch.no_grad()
-def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: int) -> dict[str, Tensor]:
-    """Layer name -> covariance of its inputs in the float model, float32 [G, n, n] for G groups of n inputs.
+def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: int) -> dict[str, InputCovariance]:
+    """Layer name -> covariance of its inputs.
 
     images: [N, C, H, W]. One pass for all layers. Raises InputError that names a layer whose inputs are not finite.
     """
-    inputs = {name: _InputCovariance(model.get_submodule(name), seed) for name in names}
+    inputs = {name: _InputSums(model.get_submodule(name), seed) for name in names}
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(each.add, with_kwargs=True) for name, each in inputs.items()
     ]
@@ -36,27 +54,29 @@ def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: 
             hook.remove()
     covariances = {name: each.value() for name, each in inputs.items()}
     for name, found in covariances.items():
-        if not found.isfinite().all():
+        if not found.second.isfinite().all():
             raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
     return covariances
 
 
-class _InputCovariance:
-    """The covariance of a layer's inputs, summed in float32 batch by batch."""
+class _InputSums:
+    """The sums of a layer's inputs and their products, in float32 batch by batch."""
 
     def __init__(self, layer: nn.Module, seed: int):
         self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
-        self.sums = CentredMeans(torch.float32)
+        self.means, self.moment = CentredMeans(torch.float32), SampledMoment()
 
     def add(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         """A hook on the layer's forward."""
-        (columns,) = self.patches.draw(args[0] if args else kwargs["input"])
-        columns = self.sums.relative(columns)
-        self.sums.add(columns.shape[1], first=columns.sum(1), second=columns.mT @ columns)
+        x = args[0] if args else kwargs["input"]
+        (columns,) = self.patches.draw(x)
+        columns = self.means.relative(columns)
+        self.means.add(columns.shape[1], first=columns.sum(1))
+        self.moment.add(columns.unflatten(1, (len(x), -1)))
 
-    def value(self) -> Tensor:
-        mean = self.sums.means()
-        return covariance(mean["second"], mean["first"], mean["first"])
+    def value(self) -> InputCovariance:
+        first = self.means.means()["first"]
+        return InputCovariance(covariance(self.moment.mean(), first, first), self.moment.sampling_share())
 
 
 @torch.enable_grad()

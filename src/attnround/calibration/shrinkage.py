@@ -1,0 +1,56 @@
+"""Second moments of few images: how much of their correlations is sampling error, and what they are without it.
+
+The places of an image are alike, so that an image is one sample, M = X^T X / P of its rows X at P places. The mean of
+the samples is off by their variance over their number. Correlations are shrunk by the share of their squares that this
+is: Schaefer, Strimmer, "A Shrinkage Approach to Large-Scale Covariance Matrix Estimation", Statistical Applications in
+Genetics and Molecular Biology 4(1), 2005.
+"""
+
+import torch
+from torch import Tensor
+
+TINY = 1e-30  # of the second moment of a value that is always zero
+
+
+class SampledMoment:
+    """Sums up samples of a second moment [G, n, n], and how much they differ.
+
+    The squares of a sample's entries are summed as those of X X^T, [P, P] and of the same norm. For that the values are
+    scaled as in the first batch, in which each then has a mean square of 1.
+    """
+
+    def __init__(self) -> None:
+        self.scale = self.second = torch.zeros(())
+        self.square = self.diagonal_square = 0.0
+        self.num_samples = 0
+
+    def add(self, rows: Tensor) -> None:
+        """A batch of N images' rows [G, N, P, n]."""
+        rows = rows / rows.shape[2] ** 0.5
+        if not self.num_samples:
+            self.scale = rows.square().sum(2, keepdim=True).mean(1, keepdim=True).clamp(min=TINY).rsqrt()
+        flat = rows.flatten(1, 2)
+        self.second = self.second + flat.mT @ flat
+        self.num_samples += rows.shape[1]
+        if rows.shape[3] > 1:
+            scaled = rows * self.scale
+            self.square += (scaled @ scaled.mT).square().sum().item()
+            self.diagonal_square += scaled.square().sum(2).square().sum().item()
+
+    def mean(self) -> Tensor:
+        """[G, n, n], of at least one sample."""
+        return self.second / self.num_samples
+
+    def sampling_share(self) -> float:
+        """The share of the squared correlations that is sampling error, from 0 to 1."""
+        scale = self.scale[:, 0, 0]  # [G, n]
+        scaled = self.mean() * scale[:, :, None] * scale[:, None, :]
+        total = scaled.square().sum().item() - scaled.diagonal(dim1=1, dim2=2).square().sum().item()
+        squares = (self.square - self.diagonal_square) / self.num_samples
+        error = (squares - total) / max(self.num_samples - 1, 1)
+        return min(max(error / total, 0.0), 1.0) if total > 0 else 1.0
+
+
+def shrunk(moment: Tensor, share: float) -> Tensor:
+    """A second moment [G, n, n] with its correlations less this share of them."""
+    return (1 - share) * moment + share * torch.diag_embed(moment.diagonal(dim1=1, dim2=2))
