@@ -5,6 +5,7 @@ import re
 
 import pytest
 from hydra import compose, initialize_config_dir
+from scipy.stats import spearmanr
 
 from attnround.study.tables.write import put_into
 from tests.conftest import ROOT
@@ -119,6 +120,19 @@ def test_the_default_convention_is_the_one_that_is_explained():
         bits = compose("train", ["bits=mixed"]).bits
     assert bits.relative_to == "logits"
     assert "**In the network's metric**, the default" in page("how-it-works.md")
+
+
+def test_the_committed_rank_correlations_of_predictions_are_shown():
+    found = rows("prediction.csv")
+    measured = [float(row["sqnr_db"]) for row in found]
+    text = page("bits.md").replace("\n", " ")
+    assert f"over {len(found)} random allocations" in text
+    for measure, said in (
+        ("network_metric", "with the measured SQNR is"), ("fisher", "squared weight errors"),
+        ("sensitivity", "own output errors"),
+    ):  # fmt: skip
+        correlation = spearmanr(measured, [float(row[measure]) for row in found]).statistic
+        assert f"{said} {correlation:.2f}" in text
 
 
 def test_the_committed_speed_of_allocation_is_shown():
