@@ -21,7 +21,6 @@ from attnround.calibration.cache import in_batches
 from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError, check_number
 from attnround.graph import class_logits, find_layers, joined
-from attnround.graph.kinds import kind_of
 from attnround.graph.patches import Patches
 from attnround.progress import bar
 
@@ -108,7 +107,7 @@ class GradientSums:
     """Sums up what gradients of a layer's output say of its metric."""
 
     def __init__(self, layer: nn.Module, seed: int):
-        self.layer, self.kind = layer, kind_of(layer)
+        self.layer = layer
         self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
         self.outputs: list[Tensor] = []
         self.moment = SampledMoment()

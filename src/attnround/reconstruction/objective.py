@@ -45,11 +45,16 @@ class Target:
 def best_target(weight: Tensor, moments: Moments, ridge: float) -> Target:
     """For float rows [G, o, n]; ridge: a fraction of the inputs' mean second moment."""
     second = with_ridge(moments, ridge)
-    offset = torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(second)).mT
+    offset = solved_pull(moments, second)
     floor = moments.carried - (moments.pull * offset).sum().item()
     if moments.factor is not None:
         offset = torch.linalg.solve_triangular(moments.factor, offset, upper=True)
     return Target(weight.double() - offset, second, floor)
+
+
+def solved_pull(moments: Moments, second: Tensor) -> Tensor:
+    """pull (H + r I)^-1 [G, o, n], with H and the ridge in `second`: by how much W* differs from W, in the metric."""
+    return torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(second)).mT
 
 
 class LayerObjective:

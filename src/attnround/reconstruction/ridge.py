@@ -11,10 +11,8 @@ images:
 Neither bits nor the method that rounds enters, so that the choice is the same for all of them.
 """
 
-import torch
-
 from attnround.calibration.moments import Moments
-from attnround.reconstruction.objective import with_ridge
+from attnround.reconstruction.objective import solved_pull, with_ridge
 
 RIDGES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # fractions of the inputs' mean second moment
 USUAL = 0.01  # where held-out images say nothing
@@ -29,7 +27,7 @@ def choose_ridge(learned: Moments, held_out: Moments) -> float:
         return USUAL
     best, lowest = USUAL, float("inf")
     for ridge in RIDGES:
-        offset = torch.cholesky_solve(learned.pull.mT, torch.linalg.cholesky(with_ridge(learned, ridge))).mT
+        offset = solved_pull(learned, with_ridge(learned, ridge))
         error = ((offset @ held_out.second - 2 * held_out.pull) * offset).sum().item()
         if error > lowest:
             break

@@ -63,7 +63,8 @@ class MeanField:
         size = -(-num_rows // NUM_BLOCKS.get(self.coupling.device.type, 2))
         for first in range(0, num_rows, size):
             rows = slice(first, first + size)
-            yield rows, [rate / _largest_eigenvalue(self.coupling, rows) for rate in rates]
+            eigenvalue = _largest_eigenvalue(self.coupling, rows)
+            yield rows, [rate / eigenvalue for rate in rates]
 
     @torch.no_grad()
     def sweep(self, centre: Float[Tensor, "G o n"], table: GaussianTable) -> Float[Tensor, ""]:
