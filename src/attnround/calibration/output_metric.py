@@ -38,7 +38,7 @@ class OutputMetric:
 
     kind: str = "logits"
     num_projections: int = 2
-    num_images: int = 1024
+    num_images: int = 256
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
