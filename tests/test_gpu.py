@@ -1,6 +1,7 @@
 """The same work on a CUDA device: `pytest -m gpu` where there is one."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import timm
@@ -8,8 +9,11 @@ import torch
 
 import attnround
 from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
+from attnround.quantization.grid import Grid
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import AdaRound, AttentionRound
+from attnround.quantization.rounding.gaussian import GaussianTable
+from attnround.quantization.rounding.mean_field import MeanField
 from attnround.reconstruction import LayerReconstruction, reconstruct
 
 pytestmark = [
@@ -31,6 +35,30 @@ def test_a_gpu_reconstructs_as_well_as_a_cpu(network, quantizer):
         with torch.no_grad():
             fidelity[device] = sqnr_db(network(images), student(images))
     assert fidelity["cuda"] > fidelity["cpu"] - 1
+
+
+@pytest.mark.parametrize("shape", [(1, 40, 72), (24, 1, 9)], ids=["coupled", "depthwise"])
+def test_captured_sweeps_are_the_sweeps(shape):
+    generator = torch.Generator().manual_seed(0)
+    groups, rows, columns = shape
+    images = torch.randn(groups, 100, columns, generator=generator)
+    rotation = torch.randn(1, rows, rows, generator=generator)
+    metric = torch.eye(rows) + 0.1 * rotation @ rotation.mT
+    best = 3 * torch.randn(shape, generator=generator)
+    found = {}
+    for device in ("cpu", "cuda"):
+        objective = SimpleNamespace(
+            second=(images.mT @ images / 100).to(device),
+            centre=best.to(device),
+            gain=metric.diagonal(dim1=1, dim2=2)[:, :, None].expand(groups, rows, 1).to(device),
+            coupling=metric.to(device) if groups == 1 else None,
+        )
+        field, centre = MeanField(objective), objective.centre.clone()
+        for sigma in (0.5, 0.4, 0.3, 0.2, 0.1):  # two sizes of the table
+            loss = field.sweep(centre, GaussianTable(sigma, Grid(4), centre))
+        found[device] = loss.item(), centre.cpu()
+    assert found["cuda"][0] == pytest.approx(found["cpu"][0], rel=1e-3)
+    assert (found["cuda"][1] - found["cpu"][1]).abs().mean() < 1e-2
 
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "swin_tiny_patch4_window7_224", "tf_efficientnet_lite0"])
