@@ -5,6 +5,7 @@ import torch
 from tests.conftest import same_state
 from torch import nn
 
+from attnround.calibration.cache import ActivationCache
 from attnround.errors import InputError
 from attnround.graph import fold_batch_norms
 from attnround.quantization.activation import ActivationQuantizer
@@ -12,6 +13,8 @@ from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Lsq, Mse
 from attnround.quantization.rounding import GPTQ, AdaRound, AttentionRound, CoordinateDescent, FlexRound
 from attnround.reconstruction import BlockReconstruction, LayerReconstruction, unit_data
+from attnround.reconstruction.block_objective import BlockObjective
+from attnround.reconstruction.unit_data import UnitData
 
 METHODS = {
     "adaround": AdaRound(num_steps=100, lr=0.05),
@@ -49,7 +52,9 @@ def test_batch_norms_depthwise_and_grouped_layers_are_learned_in_a_block(network
     assert problem.fidelity(student) > problem.fidelity(problem.student) + 1
 
 
-@pytest.mark.parametrize("options", [{}, {"mix": 0.5}, {"loss": "fisher"}], ids=["plain", "mix", "fisher"])
+@pytest.mark.parametrize(
+    "options", [{}, {"mix": 0.5}, {"loss": "fisher"}, {"loss": "logits"}], ids=["plain", "mix", "fisher", "logits"]
+)
 def test_the_same_seed_gives_the_same_bits_and_another_gives_others(with_activations, options):
     problem = with_activations(Lsq(4, drop=0.5))
     quantizer = AttentionRound(num_steps=20, estimator="sampled")
@@ -103,10 +108,44 @@ def test_fisher_weights_are_squared_gradients_for_drawn_labels(blocks):
     torch.testing.assert_close(weights, expected / expected.mean(), rtol=1e-3, atol=1e-6)
 
 
-def test_fisher_weights_of_a_unit_inside_a_block_are_refused_in_a_line(blocks):
-    with pytest.raises(InputError, match=r"Fisher.*granularity=block") as caught:
-        blocks.run(AttentionRound(num_steps=2), block(loss="fisher", granularity="layer"))
+@pytest.mark.parametrize("loss", ["fisher", "logits"])
+def test_what_a_unit_inside_a_block_does_to_the_logits_is_refused_in_a_line(blocks, loss):
+    with pytest.raises(InputError, match=r"logits.*granularity=block") as caught:
+        blocks.run(AttentionRound(num_steps=2), block(loss=loss, granularity="layer"))
     assert "\n" not in str(caught.value)
+
+
+def test_the_metric_of_a_block_is_what_its_channels_do_to_the_logits(blocks):
+    """The last block's output goes through a mean over its places and a linear head: G is that of the head."""
+    unit, _ = blocks.begin(METHODS["expected"], block(loss="logits"), index=2)
+    data, head = unit.data, blocks.teacher.head.weight.double()
+    num_places = data.targets.data[0, 0].numel()
+    expected = head.T @ head / num_places**2
+    expected = 0.9 * expected / expected.diagonal().mean() + 0.1 * torch.eye(len(expected))
+    found = (data.factor.T @ data.factor).double()
+    assert data.channel_dim == 1
+    torch.testing.assert_close(found.diagonal(), expected.diagonal(), rtol=0.3, atol=0.05)
+    assert torch.corrcoef(torch.stack([found.flatten(), expected.flatten()]))[0, 1] > 0.95
+
+
+@pytest.mark.parametrize(("shape", "dim"), [((2, 5, 3, 4), 1), ((2, 3, 4, 5), 3), ((2, 7, 5), 2), ((2, 5), 1)])
+def test_an_error_in_the_metric_is_its_quadratic_form(shape, dim):
+    generator = torch.Generator().manual_seed(0)
+    error, factor = torch.randn(shape, generator=generator), torch.randn(5, 5, generator=generator)
+    targets = ActivationCache(2, torch.Size(shape[1:]), "float32")
+    targets.write(0, torch.randn(shape, generator=generator))
+    objective = BlockObjective(UnitData(targets, targets, targets, None, 0, factor, dim), batch_size=2)
+    rows = error.movedim(dim, -1).reshape(-1, 5)
+    form = torch.einsum("ni,ij,nj->", rows, factor.T @ factor, rows) / error.numel() * objective.percent
+    found = objective(targets[:] + error, targets[:], None)
+    torch.testing.assert_close(found, form, rtol=1e-4, atol=0)
+
+
+def test_blocks_in_the_metric_of_the_logits_come_closer_to_float(blocks):
+    student, reports = blocks.run(METHODS["expected"], block(loss="logits"))
+    assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
+    assert sum(report.sqnr_db - report.start_sqnr_db for report in reports) > 0.3 * len(reports)
+    assert blocks.fidelity(student) > blocks.fidelity(blocks.student)
 
 
 class Flat(nn.Module):

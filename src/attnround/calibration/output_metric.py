@@ -12,6 +12,7 @@ label drawn from the model's own prediction, whose mean square is the change of 
 G of few images is chance to a part, which is shrunk away (calibration/shrinkage.py).
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -27,6 +28,7 @@ from attnround.progress import bar
 NUM_POSITIONS = 49  # output positions of an image that enter the metric
 BATCH_SIZE = 64
 KINDS = ("logits", "fisher")
+TINY = 1e-30  # keeps the metric of outputs on which nothing depends positive
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,28 @@ def output_metrics(
     return {name: each.value() for name, each in sums.items()}
 
 
+@torch.enable_grad()
+def metric_of_channels(
+    metric: OutputMetric, rest: nn.Module, batches: Iterable[Tensor], dim: int, generator: torch.Generator
+) -> Tensor:
+    """G [1, C, C] of a value that all the rest of the network needs, and nothing else.
+
+    rest: from the value to the network's output; batches: of the value [N, *shape]; dim: of its C channels, all other
+    dimensions being places.
+    """
+    moment = SampledMoment()
+    for batch in batches:
+        values = batch.detach().requires_grad_()
+        outputs = rest(values)
+        for number in range(metric.num_projections):
+            projected = _projected(outputs, metric.kind, generator)
+            (gradient,) = torch.autograd.grad(projected, values, retain_graph=number + 1 < metric.num_projections)
+            rows = gradient.movedim(dim, -1).reshape(len(gradient), -1, gradient.shape[dim])
+            places = torch.randperm(rows.shape[1], generator=generator, device=rows.device)[:NUM_POSITIONS]
+            moment.add(rows[None, :, places])
+    return shrunk(moment.mean(), moment.sampling_share())
+
+
 def _projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """The sum over images of a random projection of each one's output [N, *]."""
     if kind == "logits":
@@ -101,6 +125,20 @@ def _projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor
         return (outputs * (2 * signs - 1)).sum()
     labels = torch.multinomial(outputs.detach().softmax(1), 1, generator=generator).flatten()
     return nn.functional.cross_entropy(outputs, labels, reduction="sum")
+
+
+def factor_of(metric: Tensor, damping: float) -> Tensor | None:
+    """F [G, o, o] in float64, upper triangular, of G = F^T F damped by this fraction of its mean diagonal.
+
+    None where a group has one output: rows are independent then, and no metric changes what is best for each.
+    """
+    if metric.shape[1] == 1:
+        return None
+    metric = metric.double()
+    eye = torch.eye(metric.shape[1], dtype=metric.dtype, device=metric.device)
+    mean = metric.diagonal(dim1=1, dim2=2).mean()
+    metric = metric / mean if mean > 0 else eye.expand_as(metric)
+    return torch.linalg.cholesky((1 - damping) * metric + (damping + TINY) * eye).mT
 
 
 class GradientSums:

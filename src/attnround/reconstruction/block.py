@@ -38,6 +38,7 @@ from attnround.reconstruction.unit import UnitWork
 from attnround.reconstruction.unit_data import UnitData, gather
 
 CURVATURE_DRAWS = 8  # mini-batches that c is estimated from; each costs a backward pass
+LOSSES = ("mse", "logits", "fisher")
 EDGE = 0.49  # a rounding starts at most so many steps from the level it is given, which is then the nearest to it
 
 
@@ -47,10 +48,11 @@ class BlockReconstruction(Reconstruction):
 
     granularity: layer, block (residual, inverted-residual, attention, ...) or network; num_steps: replaces that of the
     quantizer, which suits the layer objective, None keeps it; lr_scale: a factor on the quantizer's rate; minibatch:
-    images a step; mix: probability that an element of the input is the float model's; loss: mse, or fisher, which
-    weighs the squared errors by the squared gradient of the float model's own log-likelihood; activation_lr: Adam's
-    rate for learned scales of activations, which falls to zero as a cosine; layer_first: settings of the layer
-    objective, which then rounds the layers of each block first; None starts from nearest.
+    images a step; mix: probability that an element of the input is the float model's; loss: mse; logits, which takes
+    errors in the metric of what they do to the logits, channels together; or fisher, which weighs each squared error by
+    the squared gradient of the float model's own log-likelihood; activation_lr: Adam's rate for learned scales of
+    activations, which falls to zero as a cosine; layer_first: settings of the layer objective, which then rounds the
+    layers of each block first; None starts from nearest.
     """
 
     granularity: str = "block"
@@ -70,8 +72,8 @@ class BlockReconstruction(Reconstruction):
         check_number("reconstruction.activation_lr", self.activation_lr, above=0)
         if self.num_steps is not None:
             check_number("reconstruction.num_steps", self.num_steps, least=1, whole=True)
-        if self.loss not in ("mse", "fisher"):
-            raise InputError(f"reconstruction.loss={self.loss}: give mse or fisher")
+        if self.loss not in LOSSES:
+            raise InputError(f"reconstruction.loss={self.loss}: give one of {', '.join(LOSSES)}")
 
     @property
     def metric(self) -> OutputMetric | None:
@@ -101,7 +103,7 @@ class BlockReconstruction(Reconstruction):
 
     def begin(self, unit: Unit, bench: Bench) -> "BlockUnit":
         cache_mib = budget_mib(self.cache_mib, next(bench.teacher.parameters()).device)
-        data = gather(unit, bench, self.batch_size, cache_mib, self.loss == "fisher")
+        data = gather(unit, bench, self.batch_size, cache_mib, self.loss)
         layers = {name: bench.student.get_submodule(name) for name in unit.layers}
         weights = {name: bench.teacher.get_submodule(name).weight.detach() for name in unit.layers}
         part = segment(bench.student, unit.start, unit.end)
@@ -220,7 +222,7 @@ class BlockUnit(UnitWork):
             images = self._draw()
             draws.append((self.data.quantized[images], self._loss_weights(images)))
         weights = {key: layer.layer.weight.detach() for key, layer in self.layers.items()}
-        found = curvature(self._forward, weights, draws, self.generator)
+        found = curvature(self._forward, weights, draws, self.generator, self.objective.weighed)
         scales = {key: per_channel(layer.scale, weights[key]) for key, layer in self.layers.items()}
         return {key: c * scales[key].square() * self.objective.percent for key, c in found.items()}
 

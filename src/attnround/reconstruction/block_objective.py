@@ -17,6 +17,7 @@ class BlockObjective:
     """
 
     def __init__(self, data: UnitData, batch_size: int):
+        self.factor, self.channel_dim = data.factor, data.channel_dim
         count = 0
         total: Tensor | float = 0.0
         square: Tensor | float = 0.0
@@ -28,8 +29,21 @@ class BlockObjective:
         self.unit = self.percent / data.targets.data.shape[1]
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        error = (output.float() - target).square()
+        error = output.float() - target
+        if self.factor is not None:
+            error = self.weighed(error, None)
+        error = error.square()
         return (error if weight is None else error * weight).mean() * self.percent
+
+    def weighed(self, values: Tensor, weight: Tensor | None) -> Tensor:
+        """Values of the output as their squares enter the loss."""
+        if weight is not None:
+            return values * weight.sqrt()
+        if self.factor is None:
+            return values
+        if self.channel_dim == 1:
+            return (self.factor @ values.flatten(2)).view_as(values) if values.ndim > 2 else values @ self.factor.mT
+        return (values.movedim(self.channel_dim, -1) @ self.factor.mT).movedim(-1, self.channel_dim)
 
 
 @dataclass(frozen=True)
@@ -50,19 +64,21 @@ def curvature(
     weights: dict[str, Tensor],
     draws: Sequence[tuple[Tensor, Tensor | None]],
     generator: torch.Generator,
+    weighed: Callable[[Tensor, Tensor | None], Tensor],
 ) -> dict[str, Tensor]:
     """c = E |df/dw|^2 of every weight [O, *rest], a mean over the outputs: the diagonal of the Gauss-Newton matrix.
 
-    forward: (weights, x) -> f; draws: inputs x with the weights of their squared errors, None for all alike. For random
-    signs v, E[(d(v f)/dw)^2] is the sum of (df_k/dw)^2 over outputs k. A few draws are too noisy weight by weight, so c
-    is taken as the product of its row means and column means: the sensitivity to an output times the inputs' energy.
+    forward: (weights, x) -> f; draws: inputs x with the weights of their squared errors, None for all alike; weighed:
+    (output, those weights) -> f, whose squares are the loss. For random signs v, E[(d(v f)/dw)^2] is the sum of
+    (df_k/dw)^2 over outputs k. A few draws are too noisy weight by weight, so c is taken as the product of its row
+    means and column means: the sensitivity to an output times the inputs' energy.
     """
     totals, count = {key: torch.zeros_like(weight) for key, weight in weights.items()}, 0
     for x, importance in draws:
         leaves = {key: weight.detach().clone().requires_grad_() for key, weight in weights.items()}
         output = forward(leaves, x).float()
         signs = torch.empty_like(output).bernoulli_(generator=generator).mul_(2).sub_(1)
-        projected = (output * (signs if importance is None else signs * importance.sqrt())).sum()
+        projected = (weighed(output, importance) * signs).sum()
         for total, gradient in zip(totals.values(), torch.autograd.grad(projected, list(leaves.values())), strict=True):
             total += gradient.square()
         count += output.numel()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from attnround.calibration.moments import Moments, MomentSums
-from attnround.calibration.output_metric import OutputMetric
+from attnround.calibration.output_metric import OutputMetric, factor_of
 from attnround.errors import InputError, check_number
 from attnround.graph.branches import Branches, find_branches
 from attnround.graph.capture import Captured
@@ -88,20 +88,6 @@ class LayerReconstruction(Reconstruction):
         moments = learned.moments()
         held_out_moments = held_out.moments() if bench.num_held_out else moments
         return LayerUnit(name, float_layer, layer, moments, held_out_moments, bench.quantizer, self, bench.generator)
-
-
-def factor_of(metric: Tensor, damping: float) -> Tensor | None:
-    """F [G, o, o] in float64, upper triangular, of G = F^T F damped by this fraction of its mean diagonal.
-
-    None where a group has one output: rows are independent then, and no metric changes what is best for each.
-    """
-    if metric.shape[1] == 1:
-        return None
-    metric = metric.double()
-    eye = torch.eye(metric.shape[1], dtype=metric.dtype, device=metric.device)
-    mean = metric.diagonal(dim1=1, dim2=2).mean()
-    metric = metric / mean if mean > 0 else eye.expand_as(metric)
-    return torch.linalg.cholesky((1 - damping) * metric + (damping + TINY) * eye).mT
 
 
 def check_memory(name: str, weight: Tensor) -> None:

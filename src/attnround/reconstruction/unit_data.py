@@ -1,5 +1,6 @@
 """What the block objective learns from: activations at a unit's input and output, image by image."""
 
+import dataclasses
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from attnround.calibration.cache import ActivationCache, batches, choose_storage
+from attnround.calibration.output_metric import OutputMetric, factor_of, metric_of_channels
 from attnround.errors import InputError
 from attnround.graph.segment import output_of, segment
 from attnround.graph.units import Unit
 from attnround.reconstruction.plan import Bench
 
 log = logging.getLogger(__name__)
+METRIC_DAMPING = 0.1  # as of the layer objective
 
 
 @dataclass(frozen=True)
@@ -22,7 +25,8 @@ class UnitData:
     """Activations of N images, [N, *shape] each; the last `num_held_out` images are kept from learning.
 
     inputs: the unit's input in the float model; quantized: that in the model quantized so far; targets: the float
-    unit's output for `inputs`; weights: of the squared output errors, like targets; None weighs all alike.
+    unit's output for `inputs`; weights: of the squared output errors, like targets; None weighs all alike. factor:
+    F [C, C] of a metric G = F^T F of the output's channels, which are its dimension `channel_dim`; None: all alike.
     """
 
     inputs: ActivationCache
@@ -30,13 +34,15 @@ class UnitData:
     targets: ActivationCache
     weights: ActivationCache | None
     num_held_out: int
+    factor: Tensor | None = None
+    channel_dim: int = 1
 
     @property
     def num_learned(self) -> int:
         return len(self.inputs) - self.num_held_out
 
 
-def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher: bool) -> UnitData:
+def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, loss: str) -> UnitData:
     """Run both models up to the unit's input, and the float model through the unit.
 
     Where later nodes need nothing but the unit's input, the walk goes on from the caches filled here, so that no node
@@ -49,7 +55,7 @@ def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher: 
         [bench.student.get_submodule(node.target) if node.op == "call_module" else None for node in consumers]
     )
     caches: dict[str, ActivationCache] = {}
-    first = 0
+    first, fisher = 0, loss == "fisher"
     for x, x_quantized in bench.walk.values(unit.start, keep=False if alone else None):
         with torch.no_grad():
             batch = {"inputs": x, "quantized": x_quantized, "targets": teacher(x)}
@@ -62,7 +68,8 @@ def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, fisher: 
     if alone and caches["inputs"].storage != "bfloat16":  # a resumed run would not go on from the same rounded values
         bench.walk.adopt(unit.start, caches["inputs"], caches["quantized"])
     weights = fisher_weights(unit, bench, caches["targets"], batch_size) if fisher else None
-    return UnitData(**caches, weights=weights, num_held_out=bench.num_held_out)
+    data = UnitData(**caches, weights=weights, num_held_out=bench.num_held_out)
+    return in_metric_of_logits(data, unit, bench, batch_size) if loss == "logits" else data
 
 
 def allocate(
@@ -107,13 +114,8 @@ def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_siz
     The label of an image is drawn from what the float model predicts for it, so no labels are needed, and the mean of
     the squares over draws is the diagonal of the Fisher information. There is one draw an image.
     """
-    if not bench.walk.is_alone(unit.end):
-        raise InputError(
-            f"{unit.name}: the Fisher weights need a unit whose output is all that the network goes on from; "
-            "give reconstruction.granularity=block or network, or reconstruction.loss=mse"
-        )
+    rest = rest_of(unit, bench)
     cache = ActivationCache(len(targets), targets.data.shape[1:], targets.storage, targets.device)
-    rest = segment(bench.teacher, unit.end, output_of(bench.graph))
     total = 0.0
     for images in batches(0, len(targets), batch_size):
         y = targets[images].requires_grad_()
@@ -128,3 +130,36 @@ def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_siz
     mean = total / len(targets)
     cache.factor = 1 / mean if mean > 0 else 1.0
     return cache
+
+
+def in_metric_of_logits(data: UnitData, unit: Unit, bench: Bench, batch_size: int) -> UnitData:
+    """The same with the metric of the unit's output: what its errors do to the logits."""
+    targets, metric = data.targets, OutputMetric()
+    num_outputs = len(bench.teacher.get_submodule(unit.layers[-1]).weight)
+    dim = channel_dim(targets.data.shape, num_outputs)
+    values = (targets[images] for images in batches(0, min(len(targets), metric.num_images), batch_size))
+    found = metric_of_channels(metric, rest_of(unit, bench), values, dim, bench.generator)
+    factor = factor_of(found, METRIC_DAMPING)
+    return dataclasses.replace(data, factor=None if factor is None else factor[0].float(), channel_dim=dim)
+
+
+def channel_dim(shape: torch.Size, num_outputs: int) -> int:
+    """The dimension of a value's channels: the only one that is as long as the last layer has outputs.
+
+    Where several or none are, it is the first behind the images in [N, C, H, W], and the last of tokens.
+
+    >>> channel_dim(torch.Size([8, 7, 7, 96]), 96), channel_dim(torch.Size([8, 32, 7, 7]), 96)
+    (3, 1)
+    """
+    fitting = [dim for dim in range(1, len(shape)) if shape[dim] == num_outputs]
+    return fitting[0] if len(fitting) == 1 else 1 if len(shape) == 4 else len(shape) - 1
+
+
+def rest_of(unit: Unit, bench: Bench) -> nn.Module:
+    """The float network from the unit's output on. Raises InputError where that needs more than this output."""
+    if not bench.walk.is_alone(unit.end):
+        raise InputError(
+            f"{unit.name}: what its errors do to the logits can be measured of a unit whose output is all that the "
+            "network goes on from; give reconstruction.granularity=block or network, or reconstruction.loss=mse"
+        )
+    return segment(bench.teacher, unit.end, output_of(bench.graph))
