@@ -1,8 +1,9 @@
-"""What few photographs and a real network say of the defaults: the ridge of a layer, and what is pinned to 8 bits.
+"""What few photographs and a real network say of the defaults: ridge, layers pinned to 8 bits, mirror images.
 
 python benchmarks/photographs.py <folder of the two packages> outputs/photographs   # once: see there
 OMP_NUM_THREADS=1 python benchmarks/defaults.py ridge                   # into results/defaults.csv
 OMP_NUM_THREADS=1 python benchmarks/defaults.py pins --networks lite0 --seeds 0
+OMP_NUM_THREADS=1 python benchmarks/defaults.py mirrored --seeds 0 1 2 --rows results/mirrored.csv
 python benchmarks/defaults.py ridge --smoke                             # one small setting, into outputs
 
 lite0 is calibrated on photographs and judged on others; the embedded models are judged on 2,048 training images outside
@@ -32,7 +33,7 @@ from attnround.reconstruction import reconstruct
 PINS = {"none": {}, "first": {"first": 8}, "first, last": ENDS}
 EMBEDDED = ["resnet18_slim", "mobilenetv2_050"]
 NETWORKS = ["lite0", *EMBEDDED]
-KEYS = ("network", "images", "seed", "method", "bits", "pins", "ridge")
+KEYS = ("network", "images", "seed", "method", "bits", "pins", "ridge", "mirrored")
 METHODS = ["gptq", "attention_round"]
 GRIDS = {
     "ridge": [
@@ -43,6 +44,16 @@ GRIDS = {
         *product(
             network=EMBEDDED, images=[1024, 256, 64], method=METHODS, bits=["W4", "W2"], pins=["first, last"],
             ridge=["0.01", "chosen"],
+        ),
+    ],
+    "mirrored": [
+        *product(
+            network=["lite0"], images=[202], method=METHODS, bits=["4.0"], pins=["none"], ridge=["chosen"],
+            mirrored=["no", "yes"],
+        ),
+        *product(
+            network=EMBEDDED, images=[1024, 256, 64], method=METHODS, bits=["W4", "W2"], pins=["first, last"],
+            ridge=["chosen"], mirrored=["no", "yes"],
         ),
     ],
     "pins": [
@@ -93,9 +104,9 @@ def case_of(network: str, num_images: int, seed: int) -> Case:
     return Case(prepared, torch.cat([x for x, _ in judged]), torch.cat([y for _, y in judged]), seed)
 
 
-def run(case: Case, method: str, bits: str, pins: str, ridge: str) -> dict[str, str]:
+def run(case: Case, method: str, bits: str, pins: str, ridge: str, mirrored: str) -> dict[str, str]:
     """Quantize and judge."""
-    settings = LAYER(ridge=None if ridge == "chosen" else float(ridge))
+    settings = LAYER(ridge=None if ridge == "chosen" else float(ridge), mirrored=mirrored == "yes")
     kind = (
         Uniform(bit_width=int(bits[1:]), pinned=PINS[pins])
         if bits[0] == "W"
@@ -134,7 +145,9 @@ def main() -> None:
     rows = Rows(path, KEYS)
     grid.sort(key=lambda each: (each["network"], each["images"]))
     for (network, images), settings in itertools.groupby(grid, lambda each: (each["network"], each["images"])):
-        places = [place | {"seed": seed} for seed, place in itertools.product(given.seeds, settings)]
+        places = [
+            {"mirrored": "no"} | place | {"seed": seed} for seed, place in itertools.product(given.seeds, settings)
+        ]
         case = None
         for place in places:
             if place in rows:
@@ -142,7 +155,7 @@ def main() -> None:
             if case is None or case.seed != place["seed"]:
                 case = case_of(network, images, place["seed"])
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-            found = run(case, place["method"], place["bits"], place["pins"], place["ridge"])
+            found = run(case, **{key: place[key] for key in ("method", "bits", "pins", "ridge", "mirrored")})
             rows.add({key: place[key] for key in KEYS} | found | {"date": begun})
 
 

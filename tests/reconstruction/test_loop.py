@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 import io
 import sys
 
@@ -47,6 +48,18 @@ def test_reconstruction_brings_the_network_closer_to_float(problem, quantizer):
     assert fidelity(problem, student) > fidelity(problem, problem[1]) + 3
     assert all(report.sqnr_db >= report.start_sqnr_db for report in reports)
     assert all(0 < report.layers[0].moved_one < 100 for report in reports)
+
+
+def test_mirrored_images_are_learned_from_and_no_copy_is_held_out(problem):
+    teacher, start, images = problem
+    both = torch.cat([images[:48], images[:48].flip(-1), images[48:]])
+    students = []
+    for given, settings in ((images, {"held_out": 0.25, "mirrored": True}), (both, {"held_out": 16.5 / 112})):
+        students.append(copy.deepcopy(start))
+        settings = dataclasses.replace(SETTINGS, output_metric="none", **settings)
+        reconstruct(teacher, students[-1], given, AttentionRound(num_steps=20), settings)
+    assert same_state(*students)
+    assert not same_state(students[0], run(problem, AttentionRound(num_steps=20))[0])
 
 
 def test_nearest_changes_nothing(problem):

@@ -98,9 +98,11 @@ class ReconstructionLoop:
         self.student.to(device).eval()
         images, size = self.images.to(device), self.settings.batch_size
         self.num_held_out = int(self.settings.held_out * len(images))
-        num_learned = len(images) - self.num_held_out
-        learned = list(in_batches(images[:num_learned], size))
-        held_out = list(in_batches(images[num_learned:], size)) if self.num_held_out else []
+        shown, kept = images.split([len(images) - self.num_held_out, self.num_held_out])
+        if self.settings.mirrored:  # images held out are no copies of those learned from
+            shown = torch.cat([shown, shown.flip(-1)])
+        self.num_images = len(shown) + len(kept)
+        learned, held_out = list(in_batches(shown, size)), list(in_batches(kept, size)) if len(kept) else []
         self.num_learned_batches = len(learned)
         teacher, student = (executor(model, self.graph) for model in (self.teacher, self.student))
         cache_mib = budget_mib(self.settings.cache_mib, device)
@@ -140,7 +142,7 @@ class ReconstructionLoop:
             walk=self._walk_of(self.step),
             quantizer=self.quantizers[self.index],
             generator=torch.Generator(self.device).manual_seed(self.seed + self.index),
-            num_images=len(self.images),
+            num_images=self.num_images,
             num_held_out=self.num_held_out,
             num_learned_batches=self.num_learned_batches,
             autocast=self.autocast,
