@@ -1,6 +1,6 @@
-"""A run that is killed at a moment which no clock decides.
+"""A run that is killed, or asked to end, at a moment which no clock decides.
 
-python tests/killed.py attnround.reconstruction.Checkpoint.save 3 src/train.py ...    dies when three units are saved
+python tests/killed.py SIGKILL attnround.reconstruction.Checkpoint.save 3 src/train.py ...    when three units are saved
 """
 
 import os
@@ -10,8 +10,8 @@ import sys
 from pkgutil import resolve_name
 
 
-def die_after(place: str, times: int) -> None:
-    """SIGKILL to this process, which nothing can catch, as the function of this name returns for the n-th time."""
+def die_after(number: int, place: str, times: int) -> None:
+    """A signal to this process, as the function of this name returns for the n-th time."""
     owner, name = place.rsplit(".", 1)
     owner, calls = resolve_name(owner), iter(range(1, times))
     function = getattr(owner, name)
@@ -19,14 +19,14 @@ def die_after(place: str, times: int) -> None:
     def counted(*args, **more):
         result = function(*args, **more)
         if next(calls, None) is None:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
         return result
 
     setattr(owner, name, counted)
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, os.path.dirname(sys.argv[3]))
-    die_after(sys.argv[1], int(sys.argv[2]))
-    sys.argv = sys.argv[3:]
+    sys.path.insert(0, os.path.dirname(sys.argv[4]))
+    die_after(signal.Signals[sys.argv[1]], sys.argv[2], int(sys.argv[3]))
+    sys.argv = sys.argv[4:]
     runpy.run_path(sys.argv[0], run_name="__main__")

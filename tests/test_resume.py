@@ -18,7 +18,7 @@ OBJECTIVES = {
 
 
 def killed_after(place: str, times: int, command: list[str], cwd) -> None:
-    killed = processes.run([str(ROOT / "tests/killed.py"), place, str(times), *command], cwd)
+    killed = processes.run([str(ROOT / "tests/killed.py"), "SIGKILL", place, str(times), *command], cwd)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
 
 
@@ -43,6 +43,19 @@ def test_killed_twice_it_ends_with_the_same_bits(objective, tmp_path):
             assert torch.equal(value, two["layers"][name][key]), f"{name} {key}"
     assert [each | {"seconds": 0} for each in one["reports"]] == [each | {"seconds": 0} for each in two["reports"]]
     assert (broken / "record.json").exists()
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
+def test_asked_to_end_a_run_says_how_it_goes_on(name, status, tmp_path):
+    saved = "attnround.reconstruction.Checkpoint.save"
+    command = [str(ROOT / "src/train.py"), *SMALL, *OBJECTIVES["layer"], "hydra.run.dir=run"]
+    stopped = processes.run([str(ROOT / "tests/killed.py"), name, saved, "2", *command], tmp_path)
+    assert stopped.returncode == status, stopped.stderr
+    *_, line = stopped.stderr.splitlines()
+    assert line == f"stopped by {name}: go on with the same options and resume=run"
+    assert "Traceback" not in stopped.stderr
+    assert len(torch.load(tmp_path / "run/reconstruction.pt", weights_only=True)["reports"]) == 2
+    assert not (tmp_path / "run/record.json").exists()
 
 
 def contents(folder: Path) -> dict[str, bytes]:

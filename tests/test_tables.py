@@ -51,7 +51,7 @@ def written(folder: Path) -> dict[str, int]:
 
 def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_path):
     rows = tmp_path / "rows"
-    killed = run([str(ROOT / "tests/killed.py"), "attnround.study.row.write_row", "1", *command])
+    killed = run([str(ROOT / "tests/killed.py"), "SIGKILL", "attnround.study.row.write_row", "1", *command])
     assert killed.returncode == -signal.SIGKILL
     before = written(rows)
     assert len(before) == 1

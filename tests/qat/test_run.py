@@ -64,7 +64,9 @@ def test_killed_while_it_trains_it_ends_with_the_same_curve(own, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert processes.run(command(f"hydra.run.dir={whole}"), tmp_path).returncode == 0
     step = "attnround.qat.module.QatModule.training_step"
-    fourteenth = [str(ROOT / "tests/killed.py"), step, "14", *command(f"hydra.run.dir={broken}")]  # of the fourth epoch
+    fourteenth = [  # of the fourth epoch
+        str(ROOT / "tests/killed.py"), "SIGKILL", step, "14", *command(f"hydra.run.dir={broken}"),
+    ]  # fmt: skip
     assert processes.run(fourteenth, tmp_path).returncode == -signal.SIGKILL
     assert (broken / "qat/last.ckpt").exists()
     assert not (broken / "record.json").exists()

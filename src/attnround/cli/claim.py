@@ -13,6 +13,7 @@ from attnround.files import alone_in
 
 MAKE_A_RUN = ("quantize", "pretrain")  # tasks that fill a folder of their own
 held = contextlib.ExitStack()  # the lock of this process's run
+claimed: list[Path] = []  # its folder
 
 
 class Claim(Callback):
@@ -40,6 +41,7 @@ def claim(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         held.enter_context(alone_in(folder))
+        claimed.append(folder)
     except OSError as error:
         why = f"it cannot be used ({error.strerror})"
         raise InputError(f"hydra.run.dir={folder}: {why}: give another folder") from error

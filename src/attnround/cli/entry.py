@@ -11,9 +11,10 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from attnround.cli.claim import MAKE_A_RUN, held
+from attnround.cli.claim import MAKE_A_RUN, claimed, held
 from attnround.cli.help import asks_for_help, help_page
 from attnround.cli.parsed import split
+from attnround.cli.signals import Stopped, how_to_go_on, stop_on_signals
 from attnround.cli.words import check, check_given, explained, explained_in_job
 from attnround.errors import InputError, choice
 from attnround.files import CHECKOUT, SHIPPED, alone_in, python_path
@@ -35,6 +36,7 @@ def start(main: Callable[[], object]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
     entry, overrides, flags = main.__module__.rpartition(".")[2], [], []
+    stop_on_signals()
     try:
         overrides, flags = split(sys.argv[1:])
         if asks_for_help(flags):
@@ -48,9 +50,10 @@ def start(main: Callable[[], object]) -> None:
         if "debug=true" in sys.argv:
             raise
         sys.exit(f"error: {explained(error, overrides, entry, several='-m' in flags or '--multirun' in flags)}")
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    except Stopped as stopped:
+        line = how_to_go_on(entry, claimed[-1] if claimed else None, several="-m" in flags or "--multirun" in flags)
+        print(f"stopped by {stopped}: {line}", file=sys.stderr)
+        sys.exit(stopped.status)
     except Exception as error:
         if type(error).__name__ != "BrokenProcessPool":  # loky's own, which is not there where joblib is not used
             raise
