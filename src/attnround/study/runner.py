@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from attnround.errors import InputError
 from attnround.files import python_path, quoted
 from attnround.machine import num_cores
+from attnround.study.processes import fork
 from attnround.study.row import Row, failed_row, row_of
 
 KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # not taken up: an unfinished row runs anew, and its seconds count all
@@ -154,7 +156,11 @@ def tidy(place: Path) -> None:
 
 @contextlib.contextmanager
 def _pool(workers: Workers, folder: Path) -> Iterator[Callable[..., Future]]:
-    """Within, a function that starts a run and returns its future; at the end all that runs has ended."""
+    """Within, a function that starts a run and returns its future; at the end all that runs has ended.
+
+    Where an error or a signal leaves it, what runs on this machine is asked to end.
+    """
+    running: set[ForkServerProcess] = set()
     environment = {"PYTHONPATH": python_path()}
     if workers.cluster:
         executor, threads = _submitit(workers, folder), ThreadPoolExecutor(1024)  # they only wait
@@ -176,13 +182,19 @@ def _pool(workers: Workers, folder: Path) -> Iterator[Callable[..., Future]]:
             if row:
                 return row
             begin(planned, place)
-            return execute(words, str(place), environment)
+            process = fork(words[1:], place, Path.cwd(), os.environ | environment)
+            running.add(process)
+            process.join()
+            running.discard(process)
+            return process.exitcode or 0
 
         start = partial(threads.submit, run)
 
     try:
         yield start
     except BaseException:
+        for process in running:
+            process.terminate()
         threads.shutdown(cancel_futures=True)
         raise
     threads.shutdown()
