@@ -1,6 +1,7 @@
 """A run that was stopped goes on to the same bits; what is no such run is refused and nothing touched."""
 
 import copy
+import random
 
 import pytest
 import torch
@@ -104,6 +105,26 @@ def test_what_is_no_checkpoint_is_refused_in_a_line(problem, written, damage, me
         written.restore(student)
     assert "\n" not in str(caught.value)
     assert same_state(student, problem.student)
+
+
+def same_content(one, two) -> bool:
+    if isinstance(one, dict):
+        return one.keys() == two.keys() and all(same_content(each, two[key]) for key, each in one.items())
+    return torch.equal(one, two) if isinstance(one, torch.Tensor) else one == two
+
+
+def test_a_flipped_bit_is_found_or_changes_nothing(written):
+    raw, content = written.path.read_bytes(), written.read()
+    found = 0
+    for i in random.Random(0).sample(range(8 * len(raw)), 300):
+        damaged = bytearray(raw)
+        damaged[i // 8] ^= 1 << i % 8
+        written.path.write_bytes(damaged)
+        try:
+            assert same_content(written.read(), content)
+        except InputError:
+            found += 1
+    assert found > 150  # the others hit what only fills the archive up
 
 
 def test_another_runs_checkpoint_is_refused_in_a_line(problem, written):

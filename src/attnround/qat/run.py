@@ -19,6 +19,7 @@ from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.module import QatModule
 from attnround.qat.settings import Lsq
+from attnround.reconstruction.checkpoint import load_checked
 from attnround.trainer import TrainerSettings, TrainingBar
 
 STATISTICS_BATCH = 128  # images that a batch norm sees at a time when its statistics are estimated
@@ -118,7 +119,7 @@ def finished(curve: list[dict[str, float]], settings: Lsq) -> bool:
 def read(path: Path, identity: str) -> dict:
     """A checkpoint of this run. Raises InputError where it is damaged or another's."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        content = load_checked(path)
     except Exception as error:  # a damaged archive raises what its damage happens to hit
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}): it is damaged; remove its folder to train anew"

@@ -1,9 +1,11 @@
 """Finished units on disk, so that a reconstruction that was killed goes on from there and ends with the same bits."""
 
 import io
+import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -55,7 +57,7 @@ class Checkpoint:
         if not self.path.exists():
             return None
         try:
-            content = torch.load(self.path, map_location="cpu", weights_only=True)
+            content = load_checked(self.path)
         except Exception as error:  # a damaged archive raises what its damage happens to hit
             raise InputError(
                 f"{self.path} cannot be read ({type(error).__name__}): it is damaged; remove it to start anew"
@@ -68,6 +70,17 @@ class Checkpoint:
                 "repeat that run's options and seed exactly, or start anew without resume"
             )
         return content
+
+
+def load_checked(path: Path) -> Any:
+    """What torch saved, if the checksums of its archive hold, at which torch itself does not look."""
+    raw = io.BytesIO(path.read_bytes())
+    with zipfile.ZipFile(raw) as archive:
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"{damaged} is damaged")
+    raw.seek(0)
+    return torch.load(raw, map_location="cpu", weights_only=True)
 
 
 def layer_state(layer: QuantizedLayer) -> dict[str, Tensor]:
