@@ -168,3 +168,56 @@ def test_a_value_out_of_bounds_names_its_option(override):
         instantiate(composed("activation=percentile", "qat=lsq", override)[group], _convert_="all")
     assert isinstance(caught.value.__cause__, InputError) or isinstance(caught.value.__cause__.__cause__, InputError)
     assert key.split(".")[-1] in str(caught.value)
+
+
+NONSENSE = [float("inf"), float("-inf"), float("nan"), -1, -1.5, "x", [1], True, None, 1e300, 10**18]
+MEANT = {  # option -> what is no nonsense for it
+    "reconstruction.num_steps": [None],  # the quantizer's own
+    "data.num_calibration": [None],
+    "trainer.devices": [-1],
+    "model.num_classes": [None],  # the checkpoint's own
+    **{f"{group}.pinned.{end}": [None] for group in ("bits", "activation") for end in ("first", "last")},
+}
+NOT_OURS = ("model.arguments", "model.preprocessing")  # timm's
+
+
+def numbers(node: DictConfig, path: str) -> list[str]:
+    """Paths of the options below a node whose values are numbers."""
+    found = []
+    for key, value in node.items():
+        if isinstance(value, DictConfig):
+            found += numbers(value, f"{path}.{key}")
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            found.append(f"{path}.{key}")
+    return [each for each in found if not each.startswith(NOT_OURS)]
+
+
+@pytest.mark.parametrize("option", [each for each in OPTIONS if each not in ("bits=file", "data=module")])
+def test_every_number_refuses_what_makes_no_sense_in_a_line(option):
+    group = option.split("=")[0]
+    config = composed(option, *NEEDS.get(option, []))
+    if group in ("logger", "paths", "experiment") or config.get(group) is None:
+        return
+    OmegaConf.resolve(config[group])
+    for path in numbers(config[group], group):
+        for value in NONSENSE:
+            if any(value is each or value == each for each in MEANT.get(path, [])):
+                continue
+            changed = config.copy()
+            OmegaConf.update(changed, path, value, force_add=True, merge=False)
+            error = raised(changed[group])
+            assert isinstance(error, InputError), f"{path}={value}: {error}"
+            assert "\n" not in str(error)
+
+
+def raised(node: DictConfig) -> Exception | None:
+    """What stands in the way of an option's object, and where it is a model, of building it."""
+    try:
+        made = instantiate(node, _convert_="all")
+        if hasattr(made, "build"):
+            made.build()
+    except InstantiationException as error:
+        return error.__cause__
+    except InputError as error:
+        return error
+    return None

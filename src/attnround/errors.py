@@ -1,8 +1,12 @@
 """What a user can mend: one line that names what was given, what is allowed and what to do."""
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+
+LARGEST_SEED = 2**32 - 1  # that every generator takes
+MOST = 10**9  # of any option that has no bound of its own
 
 
 class InputError(Exception):
@@ -53,18 +57,21 @@ def check_number(
 ) -> None:
     """Raise InputError unless this option's value is a number (a whole one) within these bounds, as a line says it.
 
+    It must be finite, and at most 10^9 where `most` is not given: no option makes sense beyond.
+
     >>> check_number("quantizer.lr", 0.01, above=0)
     >>> check_number("data.batch_size", 0, least=1, whole=True)
     Traceback (most recent call last):
     attnround.errors.InputError: data.batch_size=0: give a whole number of at least 1
     """
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        most = MOST if most is None and value >= MOST else most
+        high_enough = (least is None or value >= least) and (above is None or value > above)
+        if high_enough and (most is None or value <= most) and (isinstance(value, int) or not whole):
+            return
     bounds = [
         f"{word} {bound}"
         for word, bound in (("of at least", least), ("above", above), ("of at most", most))
         if bound is not None
     ]
-    if isinstance(value, int | float) and not isinstance(value, bool) and (isinstance(value, int) or not whole):
-        high_enough = (least is None or value >= least) and (above is None or value > above)
-        if high_enough and not (most is not None and value > most):
-            return
     raise InputError(f"{option}={value}: give a {'whole ' if whole else ''}number {' and '.join(bounds)}".rstrip())

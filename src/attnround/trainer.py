@@ -8,7 +8,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from attnround.errors import InputError, reason
+from attnround.errors import InputError, check_number, reason
 from attnround.progress import bar
 
 QUIET = (
@@ -33,6 +33,10 @@ class TrainerSettings:
     precision: str = "32-true"
     devices: int = 1
     strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.devices != -1:  # all there are
+            check_number("trainer.devices", self.devices, least=1, most=1024, whole=True)
 
     @property
     def device_name(self) -> str:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from attnround.bits.allocation import FLOAT_BITS, Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, check_number, listed
-from attnround.quantization.pins import check_bit_width, matches
+from attnround.quantization.pins import check_bit_width, check_pins, matches
 from attnround.quantization.storage import layer_bytes
 
 NOTABLE = 0.2  # the share of the budget from which on what pins take is said
@@ -69,6 +69,7 @@ class Budgeted(Allocator):
     """
 
     least_last: ClassVar[int] = 3
+    needs_budget: ClassVar[bool] = True
 
     budget: float | None = 4.0
     unit: str = "mean_bits"
@@ -82,8 +83,9 @@ class Budgeted(Allocator):
                 raise InputError("bits.candidates=[]: name at least one bit width from 2 to 8")
             for candidate in candidates:
                 check_bit_width("bits.candidates", candidate)
-        if self.budget is not None:
+        if self.budget is not None or self.needs_budget:
             check_number("bits.budget", self.budget, above=0)
+        check_pins("bits.pinned", self.pinned)
         if self.unit not in UNITS:
             raise InputError(f"bits.unit={self.unit}: give one of {', '.join(UNITS)}")
         if isinstance(self.groups, str) and self.groups != "sums":

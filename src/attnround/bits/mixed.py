@@ -9,6 +9,7 @@ shifts them together to the budget. Source of the idea: arXiv 2207.03088; the ru
 import dataclasses
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from attnround.bits.allocation import Allocation, Problem
 from attnround.bits.budget import Budgeted, Slot
@@ -30,6 +31,7 @@ class Mixed(Budgeted):
     what it does to the network's `logits` or its `prediction` (KL divergence), or as `Convention` says, whose the other
     options are; num_probes: random vectors of Hutchinson's estimate, for relative_to=fisher."""
 
+    needs_budget: ClassVar[bool] = False
     rule: str = "waterfill"
     vectors: str = "filters"
     eps: float = 0.3

@@ -7,7 +7,7 @@ import torch
 from attnround.bits.allocation import Problem
 from attnround.bits.budget import Budgeted, Slot
 from attnround.bits.waterfill import waterfill
-from attnround.errors import check_number
+from attnround.errors import LARGEST_SEED, check_number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +19,7 @@ class Random(Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_number("bits.seed", self.seed, least=0, whole=True)
+        check_number("bits.seed", self.seed, least=0, most=LARGEST_SEED, whole=True)
         check_number("bits.spread", self.spread, least=0)
 
     def choose(self, slots: list[Slot], limit: int, problem: Problem) -> tuple[list[int], dict[str, float], str]:

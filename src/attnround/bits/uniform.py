@@ -17,6 +17,7 @@ class Uniform(Budgeted):
     bit_width: int = 4
     budget: float | None = None
     least_last: ClassVar[int] = 0
+    needs_budget: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

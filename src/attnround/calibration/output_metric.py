@@ -46,6 +46,7 @@ class OutputMetric:
         if self.kind not in KINDS:
             raise InputError(f"reconstruction.output_metric={self.kind}: give one of {', '.join(KINDS)}, or none")
         check_number("reconstruction.num_projections", self.num_projections, least=1, whole=True)
+        check_number("reconstruction.metric_images", self.num_images, least=1, whole=True)
 
 
 def measure(metric: OutputMetric | None, model: nn.Module, images: Tensor, seed: int) -> dict[str, Tensor]:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from attnround.data.files import collate
-from attnround.errors import InputError, check_number
+from attnround.errors import LARGEST_SEED, InputError, check_number
 from attnround.machine import num_cores
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class ImageData(pl.LightningDataModule, ABC):
         if num_calibration is not None:
             check_number("data.num_calibration", num_calibration, least=1, whole=True)
         check_number("data.batch_size", batch_size, least=1, whole=True)
-        check_number("seed", seed, least=0, whole=True)
+        check_number("seed", seed, least=0, most=LARGEST_SEED, whole=True)
         if limit is not None:
             check_number("data.limit", limit, least=1, whole=True)
         if num_workers is not None:

@@ -21,4 +21,7 @@ class Recipe:
     def __post_init__(self) -> None:
         check_number(f"{self.group}.num_epochs", self.num_epochs, least=1, whole=True)
         check_number(f"{self.group}.lr", self.lr, above=0)
+        check_number(f"{self.group}.weight_decay", self.weight_decay, least=0, most=1)
+        check_number(f"{self.group}.label_smoothing", self.label_smoothing, least=0, most=0.9)
         check_number(f"{self.group}.warmup", self.warmup, least=0, most=1)
+        check_number(f"{self.group}.momentum", self.momentum, least=0, most=0.9999)

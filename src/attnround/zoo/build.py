@@ -8,7 +8,7 @@ import timm
 from timm.data import resolve_data_config
 from torch import nn
 
-from attnround.errors import InputError, reason
+from attnround.errors import InputError, check_number, reason
 from attnround.zoo import lite
 from attnround.zoo.checkpoint import State, class_count, load, read, within
 
@@ -54,6 +54,8 @@ class TimmModel:
                 raise InputError(
                     f"model.{option}={getattr(self, option)}: give names and values, as in {{a: 1}}, or null"
                 )
+        if self.num_classes is not None:
+            check_number("model.num_classes", self.num_classes, least=1, whole=True)
         if self.weights_key is not None and not self.checkpoint:
             raise InputError(
                 f"model.weights_key={self.weights_key} chooses in a checkpoint: give model.checkpoint=<file> too"
