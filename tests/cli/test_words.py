@@ -8,7 +8,7 @@ from tests.conftest import ROOT
 
 from attnround.cli import evaluate, export, rows, sweep, tables, train, verify
 from attnround.cli.entry import own_choices
-from attnround.cli.parsed import split
+from attnround.cli.parsed import at_home, split
 from attnround.cli.words import check, check_given, explained
 from attnround.errors import InputError
 
@@ -210,3 +210,19 @@ def test_flags_may_stand_anywhere():
     assert split(["a=1", "-m", "b=2,3", "--cfg", "job"]) == (["a=1", "b=2,3"], ["-m", "--cfg", "job"])
     with pytest.raises(InputError, match="invalid choice: 'jb'"):
         split(["--cfg", "jb"])
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("data.root=~/my photos", "data.root='/home/ann/my photos'"),
+        ("data.root='~/my photos'", "data.root='/home/ann/my photos'"),
+        ("resume=~", "resume='/home/ann'"),
+        ("data.root='~/a,b'", "data.root='/home/ann/a,b'"),
+        ("data.root=~/a,~/b", "data.root=~/a,~/b"),  # two values
+        ("data.root=a~/b", "data.root=a~/b"),
+    ],
+)
+def test_the_home_folder_stands_for_a_leading_tilde(word, expected, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert at_home(word) == expected

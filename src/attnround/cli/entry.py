@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnround.cli.claim import MAKE_A_RUN, claimed, held
 from attnround.cli.help import asks_for_help, help_page
-from attnround.cli.parsed import split
+from attnround.cli.parsed import at_home, split
 from attnround.cli.signals import Stopped, how_to_go_on, stop_on_signals
 from attnround.cli.words import check, check_given, explained, explained_in_job
 from attnround.errors import InputError, choice
@@ -38,7 +38,7 @@ def start(main: Callable[[], object]) -> None:
     entry, overrides, flags = main.__module__.rpartition(".")[2], [], []
     stop_on_signals()
     try:
-        overrides, flags = split(sys.argv[1:])
+        overrides, flags = split(list(map(at_home, sys.argv[1:])))
         if asks_for_help(flags):
             print(help_page(entry, sys.modules[main.__module__].__doc__ or "", overrides))
             return

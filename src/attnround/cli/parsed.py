@@ -1,5 +1,6 @@
 """The words of a command line as Hydra's grammar reads them: flags, and options with their values."""
 
+import os
 from collections.abc import Iterator, Sequence
 from itertools import product
 from typing import TYPE_CHECKING, NoReturn
@@ -8,9 +9,22 @@ from hydra.errors import HydraException
 
 from attnround.cli.options import FOLDER, choices_of, groups_of
 from attnround.errors import InputError
+from attnround.files import quoted
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
+
+
+def at_home(word: str) -> str:
+    """An option's value with the home folder in place of a leading ~, which a shell leaves as it is behind name=.
+
+    >>> at_home("~quantizer.lr"), at_home("data.root=/photos")  # neither has one there
+    ('~quantizer.lr', 'data.root=/photos')
+    """
+    name, equals, value = word.partition("=")
+    path = value.strip("'\"")
+    is_one = equals and (path == "~" or path.startswith("~/")) and (path != value or "," not in value)
+    return f"{name}={quoted(os.path.expanduser(path))}" if is_one else word
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:

@@ -18,6 +18,7 @@ import hydra
 from omegaconf import DictConfig
 
 from attnround.cli.entry import CONF, perform, start
+from attnround.cli.parsed import at_home
 from attnround.cli.summary import summarised
 
 
@@ -29,7 +30,8 @@ def run(cfg: DictConfig) -> float:
 
 def main() -> None:
     """The entry."""
-    for folder in (each.removeprefix("resume=") for each in sys.argv[1:] if each.startswith("resume=")):
+    sys.argv[1:] = map(at_home, sys.argv[1:])
+    for folder in (each.removeprefix("resume=").strip("'") for each in sys.argv[1:] if each.startswith("resume=")):
         if folder not in ("", "null") and not Path(folder).is_dir():  # Hydra would make it
             sys.exit(f"error: resume={folder} is not there: give the folder of the run that is to go on")
     with summarised():
