@@ -7,6 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from attnround.errors import InputError, check_number, reason
 from attnround.progress import bar
@@ -72,8 +73,11 @@ class TrainerSettings:
             "enable_progress_bar": False,
             "enable_model_summary": False,
         }
+        settings |= more
+        if settings["devices"] == 1:  # a cluster's variables, in a job that was not started by srun, say nothing of it
+            settings["plugins"] = [LightningEnvironment()]
         try:
-            return pl.Trainer(**(settings | more))
+            return pl.Trainer(**settings)
         except (pl.utilities.exceptions.MisconfigurationException, ValueError) as error:
             given = f"trainer.accelerator={self.accelerator}, trainer.precision={self.precision}"
             raise InputError(f"{given}: {reason(error)}; trainer=cpu runs anywhere") from error
