@@ -116,9 +116,10 @@ class Quantized:
         """Write the model as integers, a .safetensors file; return its name, bytes and sha256. Raises OSError."""
         return save(self.model, Path(path), self._about())
 
-    def export(self, path: str | Path) -> float:
+    def export(self, path: str | Path, *, weights: str = "runtime") -> float:
         """Write an .onnx or .pt2 file; return its agreement with the simulation on the calibration images in percent.
 
+        weights: of ONNX, `runtime` as onnxruntime runs them fast, or `literal`, each a DequantizeLinear of its levels.
         Raises InputError where the file does not compute what the simulation does, and nothing is written.
         """
         path = Path(path)
@@ -127,7 +128,7 @@ class Quantized:
         about = about_export(content.about)
         if path.suffix == ".onnx":
             need_onnx(str(path))
-            raw, _ = onnx_file(self.model, content.layers, about)
+            raw, _ = onnx_file(self.model, content.layers, about, weights=weights)
             exported = open_onnx(raw, path)
         elif path.suffix == ".pt2":
             raw, _ = sealed_program(exported_program(self.model), about)

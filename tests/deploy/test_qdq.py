@@ -1,5 +1,6 @@
 """ONNX files: what onnxruntime computes from them is what torch computes, in the types that the bits ask for."""
 
+import functools
 import importlib.util
 import random
 
@@ -18,8 +19,9 @@ from attnround.data import FashionMNIST
 from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.loading import open_model
-from attnround.deploy.qdq import float_graph, quantized_graph, storage_bits, wanted_opset
-from attnround.deploy.runtime import latency, newest_opset, open_onnx, sealed_onnx, session
+from attnround.deploy.marked import float_graph
+from attnround.deploy.qdq import quantized_graph, storage_bits, wanted_opset
+from attnround.deploy.runtime import in_integers, latency, newest_opset, open_onnx, sealed_onnx, session
 from attnround.deploy.seal import ENTRY, describe
 from attnround.errors import InputError
 from attnround.graph import captured
@@ -28,6 +30,7 @@ from attnround.quantization.grid import Grid
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 
 ABOUT = {"model": {"preprocessing": SMALL, "num_classes": 5}, "data": "noise"}
+DEFAULT = 0.03  # of the largest logit: biases in whole steps, which are coarse at 2 bits, and codes at ties
 
 
 def layers_of(model: nn.Module) -> list[StoredLayer]:
@@ -37,8 +40,9 @@ def layers_of(model: nn.Module) -> list[StoredLayer]:
     ]
 
 
-def written(model: nn.Module, opset: int, about: dict = ABOUT) -> bytes:
-    return sealed_onnx(quantized_graph(float_graph(model, opset), layers_of(model), opset), about)[0]
+def written(model: nn.Module, opset: int, weights: str = "runtime", floats: onnx.ModelProto | None = None) -> bytes:
+    floats = floats or float_graph(model, opset)
+    return sealed_onnx(quantized_graph(floats, layers_of(model), opset, weights), ABOUT)[0]
 
 
 def constants(raw: bytes) -> dict[str, TensorProto]:
@@ -54,7 +58,7 @@ def differ(model: nn.Module, raw: bytes, images: torch.Tensor) -> float:
 def test_onnxruntime_computes_what_torch_does(name):
     model, _ = exported(name)
     inputs = any(layer.activation is not None for layer in layers_of(model))
-    raw = written(model, newest_opset())
+    raw = written(model, newest_opset(), "literal")
     difference = differ(model, raw, images_for(model, 3, seed=1))
     assert difference < (0.05 if inputs else ALIKE)  # where a tie falls to its other side, a code differs
     stored = {layer.grid.bit_width for layer in layers_of(model)}
@@ -118,7 +122,7 @@ class Two(nn.Module):
 
     def __init__(self, bits: int, symmetric: bool, input_bits: int | None):
         super().__init__()
-        torch.manual_seed(bits)
+        torch.manual_seed(0)
         grid = Grid(bits, symmetric)
         self.preprocessing = {"input_size": [3, 6, 6]}
         self.conv, self.linear = (
@@ -129,7 +133,7 @@ class Two(nn.Module):
             layer.bake(torch.randint(grid.qmin, grid.qmax + 1, layer.levels.shape))
         if input_bits is not None:
             self.conv.activation = ActivationQuantizer(0.125, 2, input_bits)
-            self.linear.activation = ActivationQuantizer(0.25, 0, 8)
+            self.linear.activation = ActivationQuantizer(0.25, 0, input_bits)
 
     @staticmethod
     def _zeros(count: int, grid: Grid) -> torch.Tensor:
@@ -139,12 +143,18 @@ class Two(nn.Module):
         return self.linear(self.conv(x).flatten(2).transpose(1, 2)).mean(1)
 
 
+@functools.cache
+def floats_of_two(inputs: bool, opset: int) -> onnx.ModelProto:
+    """The float operations of any `Two` with quantized or float inputs."""
+    return float_graph(Two(8, True, 8 if inputs else None).eval(), opset)
+
+
 @pytest.mark.parametrize("opset", [13, 21, 25])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("bits", range(2, 9))
 def test_every_width_in_every_type(bits, symmetric, opset):
     model = Two(bits, symmetric, None).eval()
-    raw = written(model, opset)
+    raw = written(model, opset, floats=floats_of_two(False, opset))
     assert differ(model, raw, torch.randn(4, 3, 6, 6)) < 1e-5
     narrow = storage_bits(bits, opset)
     assert narrow == {13: 8, 21: 4 if bits <= 4 else 8, 25: 2 if bits == 2 else 4 if bits <= 4 else 8}[opset]
@@ -153,12 +163,55 @@ def test_every_width_in_every_type(bits, symmetric, opset):
     assert len(levels.raw_data) == -(-model.conv.levels.numel() * narrow // 8)
 
 
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("input_bits", [None, *range(2, 9)])
+@pytest.mark.parametrize("bits", range(2, 9))
+def test_every_width_of_weights_and_inputs_by_default(bits, input_bits, symmetric):
+    """The runtime form gives what the literal one does, to the bit, and runs in integers by default."""
+    model, images = Two(bits, symmetric, input_bits).eval(), 2 * torch.randn(4, 3, 6, 6)
+    floats = floats_of_two(input_bits is not None, 25)
+    literal, raw = (written(model, 25, weights, floats) for weights in ("literal", "runtime"))
+    expected = open_onnx(literal, "x")(images)
+    assert torch.equal(open_onnx(raw, "x")(images), expected)
+    assert differ(model, raw, images) < 1e-5
+    by_default = open_onnx(raw, "x", {})(images)
+    assert (by_default - expected).abs().max() < DEFAULT * expected.abs().max()
+    assert in_integers(raw, "x") == (set() if input_bits is None else {"conv", "linear"})
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_no_sum_overflows_by_default(bits):
+    """Weights and inputs at the ends of their ranges. Two products of a code and a signed weight of 8 bits leave the 16
+    bits that processors without VNNI add them in; of 7 bits they do not, and unsigned ones are added in 32.
+    """
+    model = Two(bits, True, 8).eval()
+    for layer in (model.conv, model.linear):
+        ends = torch.tensor([layer.grid.qmin, layer.grid.qmax])
+        layer.bake(
+            ends[torch.arange(len(layer.levels)) % 2]
+            .reshape(-1, *[1] * (layer.levels.ndim - 1))
+            .expand_as(layer.levels)
+        )
+    images = torch.full((4, 3, 6, 6), 100.0)
+    pair = 2 * int(model.conv.activation.codes(images).max()) * -int(model.conv.levels.min())
+    assert (pair > 2**15) == (bits == 8)
+    raw = written(model, 21, floats=floats_of_two(True, 21))
+    expected = open_onnx(raw, "x")(images)
+    assert (open_onnx(raw, "x", {})(images) - expected).abs().max() < 1e-3 * expected.abs().max()
+    assert in_integers(raw, "x") == {"conv", "linear"}
+    for name in ("conv", "linear"):
+        levels, zeros = (
+            onnx.numpy_helper.to_array(constants(raw)[f"{name}.{part}"]) for part in ("levels", "zero_point")
+        )
+        assert levels.dtype == zeros.dtype == ("uint8" if bits == 8 else "int8")
+        assert set(zeros) == {128 if bits == 8 else 0}
+
+
 @pytest.mark.parametrize("input_bits", range(2, 9))
 def test_inputs_of_every_width_are_clipped_to_it(input_bits):
     model = Two(8, True, input_bits).eval()
-    model.linear.activation = None
     images = 20 * torch.randn(4, 3, 6, 6)
-    assert differ(model, written(model, 13), images) < 1e-5
+    assert differ(model, written(model, 13, floats=floats_of_two(True, 13)), images) < 1e-5
     with torch.no_grad():
         codes = model.conv.activation.codes(images)
     assert codes.max() == 2**input_bits - 1
@@ -185,6 +238,38 @@ def test_layers_with_the_same_weights_are_two_layers():
     raw = written(model, 21)
     assert {"linear.levels", "after.levels"} <= set(constants(raw))
     assert differ(model, raw, torch.randn(4, 3, 6, 6)) < 1e-5
+
+
+class Bessel(Two):
+    """With an operation that ONNX has not."""
+
+    def forward(self, x):
+        return torch.special.bessel_j0(super().forward(x))
+
+
+def test_an_operation_without_translation_is_named():
+    with pytest.raises(InputError, match=r"torch's exporter has no translation of prims.bessel_j0$"):
+        float_graph(Bessel(4, True, None).eval(), 21)
+
+
+def test_what_a_file_calls_its_tensors():
+    """Readable names, any number of images, and nothing of the place where it was written."""
+    model = onnx.load_model_from_string(raw := written(exported("vit")[0], 21))
+    (images,), (logits,) = model.graph.input, model.graph.output
+    assert (images.name, logits.name) == ("images", "logits")
+    assert images.type.tensor_type.shape.dim[0].dim_param == logits.type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert {"cls_token", "blocks.0.attn.qkv.levels", "blocks.0.attn.qkv.scale", "blocks.0.attn.qkv.bias"} <= set(
+        constants(raw)
+    )
+    assert {each.domain for each in model.graph.node} == {""}
+    assert not model.functions
+    assert b".py" not in raw
+
+
+def test_weights_of_another_form():
+    model = Two(4, True, None).eval()
+    with pytest.raises(InputError, match="weights=litteral: give literal"):
+        written(model, 21, "litteral", floats_of_two(False, 21))
 
 
 def test_the_opset_that_the_bits_want():

@@ -21,6 +21,7 @@ from attnround.errors import InputError
 from attnround.experiment.checks import evaluate_file, verify
 from attnround.experiment.exporting import export
 from attnround.experiment.record import Run
+from attnround.quantization.layers import quantized_layers
 from attnround.trainer import TrainerSettings
 
 DATA = {"root": str(ROOT / "assets/fashion_mnist"), "limit": 40, "num_calibration": 4, "batch_size": 20, "seed": 0}
@@ -96,8 +97,8 @@ def test_a_folder_without_a_record(tmp_path):
         verify(folder=str(tmp_path), data=data(), batch_size=40, run=run_with(tmp_path))
 
 
-def exported_from(folder, kind: str, opset: int | None = None) -> dict[str, float]:
-    return export(folder=str(folder), format=kind, opset=opset, data=data(), run=run_with(folder))
+def exported_from(folder, kind: str, opset: int | None = None, weights: str = "runtime") -> dict[str, float]:
+    return export(folder=str(folder), format=kind, opset=opset, weights=weights, data=data(), run=run_with(folder))
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("onnx", "onnx"), ("torch", "pt2")])
@@ -109,6 +110,24 @@ def test_an_export_is_evaluated_to_the_number_of_the_record(folder, kind, suffix
     metrics = evaluate_file(checkpoint=str(path), data=data(), trainer=TrainerSettings(), run=run_with(folder))
     assert metrics["quantized/top1"] == report["top1"]
     assert metrics["quantized/top1"] == json.loads((folder / "record.json").read_text())["metrics"]["quantized/top1"]
+
+
+@pytest.mark.parametrize("weights", ["runtime", "literal"])
+def test_an_export_says_how_its_weights_run(folder, weights, caplog):
+    caplog.set_level("INFO", "attnround")
+    exported_from(folder, "onnx", weights=weights)
+    report, layers = json.loads((folder / "export_onnx.json").read_text()), quantized_layers(exported("resnet")[0])
+    assert report["weights"] == weights
+    if weights == "runtime":
+        assert report["stored_unsigned"] == [name for name, each in layers.items() if each.grid.bit_width == 8]
+        assert "8 bits as UINT8 with zero point 128 (2 layers)" in caplog.text
+        assert report["layers_with_quantized_inputs"] == len(layers)
+        assert "fc" in report["layers_in_integers"]
+        assert f"{len(report['layers_in_integers'])} of {len(layers)} layers" in caplog.text
+        assert report["latency"].keys() >= {"float_ms", "as_written_ms", "default_ms"}
+    else:
+        assert report["stored_unsigned"] == report["with_default_options"] == []
+        assert "default_ms" not in report["latency"]
 
 
 @pytest.mark.parametrize(

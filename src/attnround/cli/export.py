@@ -2,9 +2,11 @@
 
     python src/export.py <run folder> format=onnx
     python src/export.py <run folder> format=onnx opset=13
+    python src/export.py <run folder> format=onnx weights=literal
     python src/export.py <run folder> format=torch
 
-ONNX has packed INT4 and INT2 weights. Either is compared with the simulation on the images of the run's evaluation.
+ONNX has packed INT4 and INT2 weights, which onnxruntime unpacks when it loads the file, or with weights=literal
+whenever it runs. Either is compared with the simulation on the images of the run's evaluation.
 """
 
 import hydra

@@ -1,36 +1,36 @@
 """A quantized model as an ONNX graph in QDQ form: integers where they are stored, float operations between.
 
-    weight   levels (an initializer in the narrowest type that holds them) -> DequantizeLinear, a scale a channel
+    weight   levels, an initializer in the narrowest type that holds them
+             where the input is quantized: [-> Cast to 8 bits] -> DequantizeLinear, a scale a channel
+             where it is float: -> Cast to float [-> Sub of the zero point] -> Mul by the scale
     input    QuantizeLinear -> uint8 codes [-> Clip to 0..2^b-1 below 8 bits] -> DequantizeLinear
 
-These two operators compute what `dequantize` and `ActivationQuantizer` do, in float32 and in the same order. The float
-operations come from torch's exporter by tracing, the one that writes opset 13 too; its constants are then replaced.
+All of it computes what `dequantize` and `ActivationQuantizer` do, in float32 and in the same order. onnxruntime folds
+Cast, Sub and Mul of constants when it loads a file, and never a DequantizeLinear; its integer kernels take weights of
+8 bits. So the file is as small as its types, and what runs is integer kernels or plain float weights. Signed weights of
+all 8 bits that meet codes are stored as UINT8, levels + 128 with the zero point 128: processors without VNNI add two
+products of a code and a signed weight in 16 bits, which overflow from 8 bits on, without a word.
+
+In the literal form every weight is a DequantizeLinear of its levels.
 
 Source: the operators' definitions, https://onnx.ai/onnx/operators/ (INT4 since opset 21, INT2 since 25).
 """
 
 import copy
-import io
-import warnings
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnround.deploy.file import StoredLayer
-from attnround.errors import InputError, listed, reason
-from attnround.graph import Captured, tensors
-from attnround.graph.kinds import KINDS
+from attnround.deploy.marked import DOMAIN
+from attnround.errors import InputError, choice, listed
 from attnround.quantization.activation import ActivationQuantizer
-from attnround.quantization.layers import quantized_layers
 
-OLDEST = 13  # the first with a scale for each channel
 NARROW = {2: 25, 4: 21}  # bits of a storage type: the opset that brought it
-OPERATORS = {operator for kind in KINDS for operator in kind.onnx}
-TRACED = 20  # the newest that torch's tracing exporter writes
-FUSED_ATTENTION = 14  # the first in which scaled_dot_product_attention can be written
+FORMS = ("runtime", "literal")  # of the weights
 
 
 def storage_bits(bit_width: int, opset: int) -> int:
@@ -47,130 +47,115 @@ def wanted_opset(layers: list[StoredLayer]) -> int:
     return NARROW[2] if any(layer.grid.bit_width == 2 for layer in layers) else NARROW[4]
 
 
-def float_graph(model: nn.Module, opset: int) -> Any:
-    """The ONNX model of a quantized model's float operations: images [batch, C, H, W] -> logits, dequantized weights.
+def shifted(layer: StoredLayer) -> bool:
+    """Whether the runtime form stores a layer's signed levels as unsigned ones: all 8 bits, with a quantized input."""
+    return layer.activation is not None and layer.grid.symmetric and layer.grid.bit_width == 8
 
-    Of a model that gives several tensors each is an output under its key.
 
-    Raises InputError where an operation cannot be written in this opset.
+def quantized_graph(floats: Any, layers: list[StoredLayer], opset: int, weights: str = "runtime") -> Any:
+    """The graph of `float_graph` with the stored layers' integers, and their inputs' codes, in the places of the marks.
+
+    weights: one of `FORMS`.
     """
     import onnx
-    from onnx import numpy_helper, version_converter
 
-    net = model.returning_tensors() if isinstance(model, Captured) else copy.deepcopy(model)
-    images, weights = torch.zeros(2, *model.preprocessing["input_size"]), {}
-    for i, (name, layer) in enumerate(quantized_layers(net).items()):
-        net.set_submodule(name, layer.layer)
-        weights[f"{name}.weight"] = layer.layer.weight.detach().numpy().copy()
-        layer.layer.weight.detach().view(-1)[0] = i  # the exporter merges equal tensors: no two may be
-    if opset < FUSED_ATTENTION and isinstance(net, Captured):
-        for node in net.graph.nodes:
-            if node.target is torch.ops.aten.scaled_dot_product_attention.default:
-                node.target = _attention
-        net.compile_graph()
-    with torch.no_grad():
-        names = [name or "logits" for name in tensors(model(images))]
-    file = io.BytesIO()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of its age, and of sizes that become constants: a run compares the logits
-            torch.onnx.export(
-                net, (images,), file, dynamo=False,
-                opset_version=min(opset, TRACED), do_constant_folding=False, input_names=["images"],
-                output_names=names, dynamic_axes={name: {0: "batch"} for name in ("images", *names)},
-            )  # fmt: skip
-        graph = onnx.load_from_string(file.getvalue())
-        graph = version_converter.convert_version(graph, opset) if opset > TRACED else graph
-    except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
-        raise InputError(
-            f"the model cannot be written in opset {opset} ({reason(error)}): try another opset"
-        ) from error
-    graph.ir_version = onnx.helper.find_min_ir_version_for(graph.opset_import)
-    for constant in graph.graph.initializer:
-        if constant.name in weights:
-            constant.CopyFrom(numpy_helper.from_array(weights[constant.name], constant.name))
-    return graph
-
-
-def _attention(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None, dropout: float = 0, causal: bool = False,
-    *, scale: float | None = None, enable_gqa: bool = False,
-) -> Tensor:  # fmt: skip
-    """scaled_dot_product_attention [N, heads, tokens, n] in the operations that it consists of."""
-    if causal or enable_gqa:
-        raise RuntimeError("causal and grouped attention have no form in so old an opset")
-    scores = query * (query.shape[-1] ** -0.5 if scale is None else scale) @ key.transpose(-2, -1)
-    return (scores if mask is None else scores + mask).softmax(-1) @ value
-
-
-def quantized_graph(floats: Any, layers: list[StoredLayer], opset: int) -> Any:
-    """The graph of `float_graph` with the stored layers' integers in the place of their weights."""
-    import onnx
-
+    if weights not in FORMS:
+        raise InputError(choice("weights", weights, FORMS))
     model = copy.deepcopy(floats)
-    stored = {f"{layer.name}.weight": layer for layer in layers}
-    names = dict(zip(stored, stored, strict=True))  # of a tensor -> of the weight that it is, as stored or transposed
-    quantized, rearranged, written = _Quantized(opset), set(), set()
-    for node in model.graph.node:
-        weight = next((name for name in node.input if name in names), None)
-        if weight is None:
-            quantized.nodes.append(node)
-            continue
-        layer = stored[names[weight]]
-        if node.op_type in OPERATORS and weight == node.input[1]:
-            if layer.activation is not None:
-                node.input[0] = quantized.input(node.input[0], layer.name, layer.activation)
-            if weight not in rearranged:
-                node.input[1] = quantized.weight(layer, transposed=node.op_type == "MatMul")
-            written.add(layer.name)
-        else:  # its weight is put in another order first
-            names[node.output[0]] = names[weight]
-            if layer.levels.ndim == 2:  # transposed before MatMul: stored so instead
-                continue
-            if weight not in rearranged:
-                node.input[0] = quantized.weight(layer, transposed=False)
-            rearranged.add(node.output[0])
-        quantized.nodes.append(node)
-    missing = [layer.name for layer in layers if layer.name not in written]
+    graph, stored = model.graph, {layer.name: layer for layer in layers}
+    takers = _takers(graph.node)
+    missing = [name for name in stored if name not in takers]
     if missing:
         raise InputError(f"torch's exporter left no weight for {listed(missing)}: this model cannot be exported")
-    kept = [each for each in model.graph.initializer if each.name not in names]
-    model.graph.ClearField("node")
-    model.graph.node.extend(quantized.nodes)
-    model.graph.ClearField("initializer")
-    model.graph.initializer.extend(kept + quantized.constants)
+    quantized, instead, floating = _Quantized(opset, weights == "literal"), {}, set()
+    for node in graph.node:
+        inputs = [instead.get(name, name) for name in node.input]
+        if node.domain == DOMAIN:
+            name, part = _said(node)
+            if part == "input":
+                instead[node.output[0]] = quantized.input(inputs[0], name, stored[name].activation)
+            else:
+                floating.add(inputs[0])
+                turned = stored[name].levels.ndim == 2 and takers[name] == {"Transpose"}
+                instead[node.output[0]] = quantized.weight(stored[name], turned)
+        elif node.op_type == "Transpose" and inputs[0] in quantized.turned:
+            instead[node.output[0]] = inputs[0]
+        else:
+            node.ClearField("input")
+            node.input.extend(inputs)
+            quantized.nodes.append(node)
+    kept = [each for each in graph.initializer if each.name not in floating]
+    for field, values in (("node", quantized.nodes), ("initializer", kept + quantized.constants)):
+        graph.ClearField(field)
+        getattr(graph, field).extend(values)
+    model.ClearField("functions")
+    model.ClearField("opset_import")
+    model.opset_import.append(onnx.helper.make_opsetid("", opset))
+    model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
-class _Quantized:
-    """Nodes and constants as they come, and which inputs are quantized already."""
+def _said(mark: Any) -> tuple[str, str]:
+    """The layer of a mark, and which part of it is marked."""
+    said = {each.name: each.s.decode() for each in mark.attribute}
+    return said["layer"], said["part"]
 
-    def __init__(self, opset: int):
-        self.opset = opset
+
+def _takers(nodes: Any) -> dict[str, set[str]]:
+    """Of each layer, by name, the operators that take its weight."""
+    marks = {node.output[0]: _said(node) for node in nodes if node.domain == DOMAIN}
+    takers = defaultdict(set)
+    for node in nodes:
+        for layer, part in (marks[name] for name in node.input if name in marks):
+            if part == "weight":
+                takers[layer].add(node.op_type)
+    return takers
+
+
+class _Quantized:
+    """Nodes and constants as they come, and what is quantized already."""
+
+    def __init__(self, opset: int, literal: bool):
+        self.opset, self.literal = opset, literal
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.inputs: dict[tuple, str] = {}
         self.num_inputs: Counter[str] = Counter()  # layer name -> tensors that it quantizes
-        self.weights: set[str] = set()  # that have their nodes
-        self.orders: dict[str, bool] = {}  # layer name -> whether its first call takes the weight transposed
+        self.weights: set[str] = set()
+        self.turned: set[str] = set()  # weights that are stored transposed
 
-    def weight(self, layer: StoredLayer, transposed: bool) -> str:
-        """The dequantized weight. Calls of one layer share it where they take it in the same order."""
-        same_order = self.orders.setdefault(layer.name, transposed) == transposed
-        name = layer.name if same_order else f"{layer.name}.reordered"
-        if name in self.weights:
-            return f"{name}.weight"
-        self.weights.add(name)
+    def weight(self, layer: StoredLayer, turned: bool) -> str:
+        """A layer's weight [O, *rest], or [n, O] where it is turned."""
+        weight, axis = f"{layer.name}.weight", 1 if turned else 0
+        if weight in self.weights:
+            return weight
+        self.weights.add(weight)
+        if turned:
+            self.turned.add(weight)
         bits, signed = storage_bits(layer.grid.bit_width, self.opset), layer.grid.symmetric
-        levels = layer.levels.T if transposed else layer.levels
-        inputs = [
-            self._integers(f"{name}.levels", levels, bits, signed),
-            self._floats(f"{name}.scale", layer.scale),
-            # zeros too: without, onnxruntime 1.32 puts in a scalar that it then refuses (before Gemm)
-            self._integers(f"{name}.zero_point", layer.zero_point, bits, signed),
-        ]
-        return self._node("DequantizeLinear", inputs, f"{name}.weight", axis=1 if transposed else 0)
+        levels, zero_point = layer.levels.T if turned else layer.levels, layer.zero_point
+        if shifted(layer) and not self.literal:
+            levels, zero_point, signed = levels.to(torch.int16) + 128, zero_point + 128, False
+        codes = self._integers(f"{layer.name}.levels", levels, bits, signed)
+        if layer.activation is None and not self.literal:
+            return self._folded(layer, codes, axis)
+        if bits < 8 and not self.literal:
+            bits, codes = 8, self._cast(codes, f"{layer.name}.octets", f"{'INT' if signed else 'UINT'}8")
+        # zeros too: without, onnxruntime 1.32 puts in a scalar that it then refuses (before Gemm)
+        zeros = self._integers(f"{layer.name}.zero_point", zero_point, bits, signed)
+        scale = self._floats(f"{layer.name}.scale", layer.scale)
+        return self._node("DequantizeLinear", [codes, scale, zeros], weight, axis=axis)
+
+    def _folded(self, layer: StoredLayer, codes: str, axis: int) -> str:
+        """The weight in operations that onnxruntime computes once, when it loads the file."""
+        shape = [-1 if i == axis else 1 for i in range(layer.levels.ndim)]
+        values = self._cast(codes, f"{layer.name}.numbers", "FLOAT")
+        if not layer.grid.symmetric:
+            zeros = self._floats(f"{layer.name}.zero_point", layer.zero_point.reshape(shape))
+            values = self._node("Sub", [values, zeros], f"{layer.name}.steps")
+        scale = self._floats(f"{layer.name}.scale", layer.scale.reshape(shape))
+        return self._node("Mul", [values, scale], f"{layer.name}.weight")
 
     def input(self, tensor: str, name: str, activation: ActivationQuantizer) -> str:
         """Quantize a layer's input; layers that quantize one tensor in the same way share the nodes."""
@@ -196,6 +181,11 @@ class _Quantized:
 
         self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
         return output
+
+    def _cast(self, tensor: str, output: str, kind: str) -> str:
+        from onnx import TensorProto
+
+        return self._node("Cast", [tensor], output, to=getattr(TensorProto, kind))
 
     def _floats(self, name: str, values: Tensor) -> str:
         from onnx import numpy_helper

@@ -2,6 +2,7 @@
 
 import importlib.util
 import statistics
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -11,41 +12,40 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from attnround.deploy.file import StoredLayer
-from attnround.deploy.qdq import (
-    NARROW,
-    OLDEST,
-    float_graph,
-    packed,
-    quantized_graph,
-    storage_bits,
-    wanted_opset,
-)
+from attnround.deploy.marked import float_graph
+from attnround.deploy.opset import OLDEST
+from attnround.deploy.qdq import NARROW, packed, quantized_graph, storage_bits, wanted_opset
 from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 
 GIVE = "the quantized.onnx that src/export.py writes"
 AS_WRITTEN = {"session.disable_quant_qdq": "1"}  # else biases are rounded to int32 for the integer kernels
+INTEGER_KERNELS = {"ConvInteger", "MatMulInteger", "MatMulIntegerToFloat", "QGemm", "QLinearConv", "QLinearMatMul"}
+LEVELS = (".levels", ".octets")  # how names of weights end that integer kernels take
 WARM_UP = 3  # first runs, which allocate
 
 
 def need_onnx(what: str) -> None:
     """Raise InputError unless the optional packages are there."""
-    missing = [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]
+    missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"{what} needs {' and '.join(missing)}: install the extra, pip install -e '.[export]'")
 
 
-def session(raw: bytes, source: str, settings: dict[str, str] = AS_WRITTEN) -> Any:
+def session(raw: bytes, source: str, settings: dict[str, str] = AS_WRITTEN, optimised: Path | None = None) -> Any:
     """An onnxruntime session on the CPU, with as many threads as torch. Raises InputError where it takes no such model.
 
     As written, it computes what the graph says. Without settings it uses onnxruntime's integer kernels where it can,
-    for which it rounds biases to integers, in steps of the scales' product.
+    for which it rounds biases to integers, in steps of the scales' product. optimised: a file for the graph that it
+    makes of the model's.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4  # what goes wrong is raised
     options.intra_op_num_threads = torch.get_num_threads()
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
     for key, value in settings.items():
         options.add_session_config_entry(key, value)
     try:
@@ -55,6 +55,21 @@ def session(raw: bytes, source: str, settings: dict[str, str] = AS_WRITTEN) -> A
             f"{source}: onnxruntime {onnxruntime.__version__} does not run it ({reason(error)}): "
             "install a newer one, or export with an older opset"
         ) from error
+
+
+def in_integers(raw: bytes, source: str) -> set[str]:
+    """The names of the layers that onnxruntime runs in integer kernels by default, as the graph says that it optimised.
+
+    Raises InputError as `session` does.
+    """
+    import onnx
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "optimised.onnx"
+        session(raw, source, {}, file)
+        nodes = onnx.load(file).graph.node
+    inputs = (name for node in nodes if node.op_type in INTEGER_KERNELS for name in node.input)
+    return {name.rpartition(".")[0] for name in inputs if name.endswith(LEVELS)}
 
 
 def run(session: Any, images: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -120,14 +135,16 @@ class OnnxModel(nn.Module):
         return pytree.tree_map(lambda each: each.to(images.device), run(self.session, images.cpu()))
 
 
-def onnx_file(model: nn.Module, layers: list[StoredLayer], about: dict, opset: int | None = None) -> tuple[bytes, Any]:
+def onnx_file(
+    model: nn.Module, layers: list[StoredLayer], about: dict, opset: int | None = None, weights: str = "runtime"
+) -> tuple[bytes, Any]:
     """The bytes of a quantized model as ONNX, and the graph of its float operations that it was made from.
 
-    opset: None takes the oldest that has the types of the model's bits, or the newest there is.
+    opset: None takes the oldest that has the types of the model's bits, or the newest there is; weights: of `FORMS`.
     """
     opset = opset or min(wanted_opset(layers), newest_opset())
     floats = float_graph(model, opset)
-    return sealed_onnx(quantized_graph(floats, layers, opset), about)[0], floats
+    return sealed_onnx(quantized_graph(floats, layers, opset, weights), about)[0], floats
 
 
 def sealed_onnx(model: Any, about: dict) -> tuple[bytes, str]:

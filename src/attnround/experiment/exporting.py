@@ -6,6 +6,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,9 +14,18 @@ from torch import nn
 from attnround.data import ImageData
 from attnround.deploy import build, compare, read
 from attnround.deploy.file import StoredLayer
+from attnround.deploy.opset import OLDEST
 from attnround.deploy.program import exported_program, open_program, sealed_program
-from attnround.deploy.qdq import NARROW, OLDEST, storage_bits, wanted_opset
-from attnround.deploy.runtime import latency, need_onnx, newest_opset, onnx_file, open_onnx, session
+from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_opset
+from attnround.deploy.runtime import (
+    in_integers,
+    latency,
+    need_onnx,
+    newest_opset,
+    onnx_file,
+    open_onnx,
+    session,
+)
 from attnround.deploy.seal import about_export
 from attnround.errors import InputError, check_number
 from attnround.experiment.checks import of_run, own_model, watched
@@ -32,6 +42,7 @@ def export(
     folder: str,
     format: str,  # noqa: A002 (what it is called on the command line)
     opset: int | None,
+    weights: str = "runtime",
     data: ImageData,
     run: Run,
     factory: str | None = None,
@@ -40,7 +51,7 @@ def export(
     """Write a run's model in another format, and export_<format>.json beside it; return its agreement.
 
     The file is kept only where it gives what the simulation does. opset: None takes the oldest that has the types;
-    factory, arguments: what makes the float module where it is the user's own.
+    weights: of ONNX, one of `FORMS`; factory, arguments: what makes the float module where it is the user's own.
     Raises InputError.
     """
     if format not in FORMATS:
@@ -51,7 +62,7 @@ def export(
     data.match(model.preprocessing, model.num_classes)
     about = about_export(content.about) | {"source": content.about["sha256"]}
     target = source.with_suffix(FORMATS[format])
-    writer = partial(_as_onnx, opset=opset) if format == "onnx" else _as_program
+    writer = partial(_as_onnx, opset=opset, weights=weights) if format == "onnx" else _as_program
     raw, exported, facts = writer(model, content.layers, about, target)
     found, *others = compare(model, exported, watched(data, "export"))
     fault = found.fault(any(layer.activation is not None for layer in content.layers))
@@ -85,9 +96,12 @@ def export(
 
 
 def _as_onnx(
-    model: nn.Module, layers: list[StoredLayer], about: dict, target: Path, opset: int | None
+    model: nn.Module, layers: list[StoredLayer], about: dict, target: Path, opset: int | None, weights: str
 ) -> tuple[bytes, list[nn.Module], dict]:
-    """The file's bytes; the model as written, and as onnxruntime runs it by default; what to report."""
+    """The file's bytes, the model as written and as onnxruntime runs it by default, and what to report.
+
+    In the literal form it is not run by default, where some files are refused.
+    """
     need_onnx("format=onnx")
     import onnx
     import onnxruntime
@@ -99,33 +113,46 @@ def _as_onnx(
     chosen = opset or min(wanted, newest)
     less = f" ({wanted} would store {'2' if wanted == NARROW[2] else '4'} bits as such)" if chosen < wanted else ""
     say("opset", f"{chosen}{less}; onnxruntime {onnxruntime.__version__} runs up to {newest}")
-    widths = Counter((layer.grid.bit_width, storage_bits(layer.grid.bit_width, chosen)) for layer in layers)
+    facts = {"opset": chosen, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "weights": weights}
+    facts |= _storage(layers, chosen, weights)
+    raw, floats = onnx_file(model, layers, about, chosen, weights)
+    exported = [open_onnx(raw, target)]
+    if weights == "runtime":
+        exported.append(open_onnx(raw, target, {}))
+        facts |= _kernels(raw, layers, target)
+    return raw, exported, facts | {"latency": _latency(floats, exported, model.preprocessing["input_size"])}
+
+
+def _storage(layers: list[StoredLayer], opset: int, weights: str) -> dict[str, list[str]]:
+    """Which bits take wider types than their own, and which layers are unsigned in place of signed."""
+    widths = Counter((layer.grid.bit_width, storage_bits(layer.grid.bit_width, opset)) for layer in layers)
     wider = [
         f"{bits} bits in INT{stored} ({n} layers)" for (bits, stored), n in sorted(widths.items()) if bits < stored
     ]
     say("weights", f"stored wider: {', '.join(wider)}" if wider else "all stored at their bits")
-    raw, floats = onnx_file(model, layers, about, chosen)
-    exported = [open_onnx(raw, target), open_onnx(raw, target, {})]
-    image = torch.randn(1, *model.preprocessing["input_size"], generator=torch.Generator().manual_seed(0))
+    unsigned = [layer.name for layer in layers if weights == "runtime" and shifted(layer)]
+    if unsigned:
+        say("weights", f"8 bits as UINT8 with zero point 128 ({len(unsigned)} layers): no sum of 16 bits overflows")
+    return {"stored_wider": wider, "stored_unsigned": unsigned}
+
+
+def _kernels(raw: bytes, layers: list[StoredLayer], target: Path) -> dict[str, object]:
+    """How many layers have quantized inputs, and which of these run in integers."""
+    quantized, integer = sum(layer.activation is not None for layer in layers), sorted(in_integers(raw, str(target)))
+    say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
+    return {"layers_with_quantized_inputs": quantized, "layers_in_integers": integer}
+
+
+def _latency(floats: Any, exported: list[nn.Module], size: list[int]) -> dict[str, float]:
+    """Milliseconds an image of the float graph, and of the exported model as written and by default."""
+    image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
     sessions = [session(floats.SerializeToString(), "the float graph"), *(each.session for each in exported)]
-    before, after, default = latency(sessions, image)
-    say(
-        "latency",
-        f"{after:.2f} ms an image, {after / before:.2f} times the {before:.2f} ms of the float ONNX; with "
-        f"onnxruntime's default options {default:.2f} ms, {default / before:.2f} times",
-    )
-    latencies = {"float_ms": before, "as_written_ms": after, "default_ms": default}
-    return (
-        raw,
-        exported,
-        {
-            "opset": chosen,
-            "onnx": onnx.__version__,
-            "onnxruntime": onnxruntime.__version__,
-            "stored_wider": wider,
-            "latency": latencies | {"threads": torch.get_num_threads()},
-        },
-    )
+    before, after, *default = latency(sessions, image)
+    lines = [f"{after:.2f} ms an image, {after / before:.2f} times the {before:.2f} ms of the float ONNX"]
+    lines += [f"with onnxruntime's default options {each:.2f} ms, {each / before:.2f} times" for each in default]
+    say("latency", "; ".join(lines))
+    taken = zip(("float_ms", "as_written_ms", "default_ms"), [before, after, *default], strict=False)
+    return {"threads": torch.get_num_threads(), **dict(taken)}
 
 
 def _as_program(

@@ -31,8 +31,8 @@ ASSERTIONS = {
     aten._assert_tensor_metadata.default, aten._assert_scalar.default, aten.sym_constrain_range.default,
     aten.sym_constrain_range_for_size.default,
 }  # fmt: skip
-# A view asks for one order in memory, the one that was captured, where a reshape does not; and of a method torch's
-# tracing exporter to ONNX follows the sizes.
+# A view asks for one order in memory, the one that was captured, where a reshape does not. What sizes go through is a
+# method too.
 METHODS = {
     aten.view.default: "reshape", aten.reshape.default: "reshape", aten.expand.default: "expand",
     aten.sym_size.int: "size",

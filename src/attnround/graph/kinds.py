@@ -69,14 +69,13 @@ class Kind(ABC):
     """What the project asks of a layer of one kind.
 
     name: as reports have it; native: torch's own class; operations: of torch, which become such a layer when a model is
-    captured; module: the layer's class in a captured model; onnx: the operators that it becomes.
+    captured; module: the layer's class in a captured model.
     """
 
     name: str
     native: type[nn.Module]
     operations: tuple[torch._ops.OpOverload, ...]
     module: type[nn.Module]
-    onnx: tuple[str, ...]
 
     @abstractmethod
     def build(self, weight: Tensor, bias: Tensor | None, **geometry: object) -> nn.Module:
@@ -121,7 +120,7 @@ class Kind(ABC):
 class Linear(Kind):
     """Of the last dimension of [N, *tokens, n]: a place is a token."""
 
-    name, onnx = "Linear", ("Gemm", "MatMul")
+    name = "Linear"
     native = module = nn.Linear
     operations = (aten.linear.default,)
 
@@ -159,8 +158,6 @@ class TokenNorm(nn.BatchNorm1d):
 
 class Convolution(Kind):
     """Over 1 to 3 dimensions."""
-
-    onnx = ("Conv",)
 
     def __init__(self, dims: int):
         self.dims, self.name = dims, f"Conv{dims}d"
@@ -228,7 +225,6 @@ class Convolution(Kind):
 class TransposedConvolution(Convolution):
     """A convolution of stride 1 with its kernel turned round, over the input with zeros between its pixels."""
 
-    onnx = ("ConvTranspose",)
     module = TransposedConv
 
     def __init__(self, dims: int):

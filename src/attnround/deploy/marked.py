@@ -1,0 +1,101 @@
+"""The float operations of a quantized model as an ONNX graph that says where the integers belong.
+
+torch's exporter of captured programs writes it. What enters a quantized layer, its weight and, where that has a
+quantizer, its input, goes through an operator `Marked` of a domain of our own, which says the layer's name. The
+exporter's optimizer leaves an operator alone that it does not know, so the marks are found again whatever became of
+the operations around them. In the graph they are a function that gives back what it gets: it runs as it is.
+"""
+
+import copy
+import re
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnround.deploy.opset import WRITTEN, in_opset
+from attnround.errors import InputError, reason
+from attnround.graph import Captured, tensors
+from attnround.quantization.layers import QuantizedLayer, quantized_layers
+
+DOMAIN, MARKED = "attnround", "Marked"
+FUNCTIONS = 8  # the first version of ONNX files with functions in them
+UNTRANSLATED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
+
+
+def marked(tensor: Tensor, layer: str, part: str) -> Tensor:
+    """The tensor, marked as the `input` or the `weight` of a layer."""
+    says = {"layer": layer, "part": part}
+    return torch.onnx.ops.symbolic(
+        f"{DOMAIN}::{MARKED}", (tensor,), says, dtype=tensor.dtype, shape=tensor.shape, version=1
+    )
+
+
+class _MarkedLayer(nn.Module):
+    """A quantized layer with marks. Its tensors have the names that they had in the float model."""
+
+    def __init__(self, name: str, quantized: QuantizedLayer):
+        super().__init__()
+        self.name, self.inputs = name, quantized.activation is not None
+        self.layer = (quantized.layer,)  # no submodule, whose tensors would have longer names
+        self.weight, self.bias = quantized.layer.weight, quantized.layer.bias
+
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (as QuantizedLayer)
+        values = {"weight": marked(self.weight, self.name, "weight"), "bias": self.bias}
+        x = marked(input, self.name, "input") if self.inputs else input
+        return torch.func.functional_call(self.layer[0], values, (x,))
+
+
+@torch.no_grad()
+def float_graph(model: nn.Module, opset: int) -> Any:
+    """The ONNX model of a quantized model's float operations: images [batch, C, H, W] -> logits, dequantized weights.
+
+    Of a model that gives several tensors each is an output under its key.
+
+    Raises InputError where an operation has no translation, or none in this opset.
+    """
+    from onnx import helper
+
+    net = model.returning_tensors() if isinstance(model, Captured) else copy.deepcopy(model)
+    for name, layer in quantized_layers(net).items():
+        net.set_submodule(name, _MarkedLayer(name, layer))
+    images = torch.zeros(2, *model.preprocessing["input_size"])
+    names = [name or "logits" for name in tensors(model(images))]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch's own use of what it deprecates
+            shapes = ({0: torch.export.Dim("batch")},)
+            program = torch.export.export(net, (images,), dynamic_shapes=shapes)
+            written = torch.onnx.export(
+                program, dynamo=True, opset_version=WRITTEN, input_names=["images"], output_names=names,
+                dynamic_shapes=shapes, verbose=False,
+            )  # fmt: skip
+    except Exception as error:  # torch's kinds are many
+        raise InputError(f"the model cannot be written as ONNX: {_why(error)}") from error
+    graph = _bare(in_opset(written.model_proto, opset))
+    imports = [helper.make_opsetid("", opset)]
+    nothing = helper.make_node("Identity", ["given"], ["same"])
+    graph.functions.append(
+        helper.make_function(DOMAIN, MARKED, ["given"], ["same"], [nothing], imports, attributes=["layer", "part"])
+    )
+    graph.ir_version = max(FUNCTIONS, helper.find_min_ir_version_for(imports))
+    return graph
+
+
+def _bare(model: Any) -> Any:
+    """Without the notes of torch's exporter, such as the lines of code that an operation came from."""
+    graph = model.graph
+    for each in (model, graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+        each.ClearField("metadata_props")
+        each.ClearField("doc_string")
+    graph.ClearField("value_info")  # what each value is, which follows from the operators
+    return model
+
+
+def _why(error: BaseException) -> str:
+    """The operation that has no translation, or else the first line of what lies behind the exporter's error."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    untranslated = UNTRANSLATED.search(str(error))
+    return f"torch's exporter has no translation of {untranslated[1]}" if untranslated else reason(error)
