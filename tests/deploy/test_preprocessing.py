@@ -90,7 +90,7 @@ def test_the_steps_say_all_that_the_head_does():
 )
 def test_what_a_graph_cannot_do_is_said_in_a_line(change, message):
     with pytest.raises(InputError, match=message):
-        steps_of(CONFIG | change, are_files=True)
+        with_head(identity((3, 64, 64)), steps_of(CONFIG | change, are_files=True), 3)
 
 
 def test_an_opset_without_such_a_resize_is_refused():

@@ -5,7 +5,9 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
@@ -17,6 +19,7 @@ from tests.experiment.test_card import RECORD
 
 from attnround.data import FashionMNIST
 from attnround.deploy import fingerprint, save
+from attnround.deploy.preprocessing import pixels_of
 from attnround.errors import InputError
 from attnround.experiment.checks import evaluate_file, verify
 from attnround.experiment.exporting import export
@@ -97,8 +100,8 @@ def test_a_folder_without_a_record(tmp_path):
         verify(folder=str(tmp_path), data=data(), batch_size=40, run=run_with(tmp_path))
 
 
-def exported_from(folder, kind: str, opset: int | None = None, weights: str = "runtime") -> dict[str, float]:
-    return export(folder=str(folder), format=kind, opset=opset, weights=weights, data=data(), run=run_with(folder))
+def exported_from(folder, kind: str, opset: int | None = None, **options: str) -> dict[str, float]:
+    return export(folder=str(folder), format=kind, opset=opset, data=data(), run=run_with(folder), **options)
 
 
 @pytest.mark.parametrize(("kind", "suffix"), [("onnx", "onnx"), ("torch", "pt2")])
@@ -138,6 +141,55 @@ def test_what_cannot_be_exported_is_a_line(folder, kind, opset, word):
     with pytest.raises(InputError, match=word):
         exported_from(folder, kind, opset)
     assert not list(folder.glob("quantized.[!s]*"))
+
+
+def test_what_an_image_goes_through_is_written_beside(folder):
+    exported_from(folder, "torch")
+    found = json.loads((folder / "preprocessing.json").read_text())
+    assert found["image"] == {"type": "uint8", "layout": "HWC", "channels": "grey"}
+    assert found["steps"] == [
+        {"step": "divide", "by": 255},
+        {"step": "normalise", "mean": [0.3], "std": [0.3]},
+        {"step": "channels_first"},
+    ]
+    assert found["input"] == {"name": "images", "type": "float32", "shape": ["batch", 1, 28, 28]}
+
+
+def test_a_file_that_takes_pixels_needs_no_torch(folder, tmp_path):
+    """The reader of the examples, in a process in which torch cannot be imported, has as many right as the record."""
+    found = exported_from(folder, "onnx", preprocessing="graph")
+    assert found["agreement"] == 100
+    evaluated = data()
+    evaluated.match(exported("resnet")[0].preprocessing, 10)
+    images, labels = map(torch.cat, zip(*evaluated.val_dataloader(), strict=True))
+    np.save(tmp_path / "images.npy", pixels_of(images, evaluated.preprocessing).numpy())
+    np.save(tmp_path / "labels.npy", labels.numpy())
+    (tmp_path / "torch.py").write_text("raise ImportError('there is no torch')")
+    words = [
+        sys.executable,
+        str(ROOT / "examples/run_onnx.py"),
+        str(folder / "quantized.onnx"),
+        "images.npy",
+        "labels.npy",
+    ]
+    done = subprocess.run(
+        words, cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    record = json.loads((folder / "record.json").read_text())
+    assert done.stdout.splitlines()[-1] == f"top-1 {record['metrics']['quantized/top1']:.2f} %"
+    assert (
+        evaluate_file(
+            checkpoint=str(folder / "quantized.onnx"), data=data(), trainer=TrainerSettings(), run=run_with(folder)
+        )["quantized/top1"]
+        == record["metrics"]["quantized/top1"]
+    )
+
+
+@pytest.mark.parametrize(("kind", "preprocessing"), [("torch", "graph"), ("onnx", "inside")])
+def test_preprocessing_that_is_not_on_offer_is_refused(folder, kind, preprocessing):
+    with pytest.raises(InputError, match="give beside, or with format=onnx graph"):
+        exported_from(folder, kind, preprocessing=preprocessing)
 
 
 def test_a_full_disk_leaves_no_part_of_an_export(folder, monkeypatch):

@@ -48,9 +48,12 @@ class ImageData(pl.LightningDataModule, ABC):
     class-balanced draw, null for all; num_workers: processes that prepare images, null for one a usable core and at
     most 8; licence: of the images, for the model card, null where it is not known.
     A subclass sets `self.evaluation` in `match`, and `self.has_labels` to False where its labels are None.
+    are_resized: whether images are resized and cropped, as timm's evaluation transform does it, before they are
+    normalised; None where that is the user's own affair.
     """
 
     evaluation: Dataset
+    are_resized: bool | None = None
     has_labels = True
     is_shown = False  # whether a run draws some of the evaluation images
 

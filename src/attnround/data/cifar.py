@@ -50,7 +50,8 @@ class CIFAR10(ImageData):
                 f"{self.num_labels}: give a model for it, as in model=timm model.name=resnet18 "
                 f"model.num_classes={self.num_labels} model.checkpoint=<file>"
             )
-        if size == [SIDE, SIDE]:  # timm's transform would enlarge them by 1/crop_pct, to crop them again
+        self.are_resized = size != [SIDE, SIDE]
+        if not self.are_resized:  # timm's transform would enlarge them by 1/crop_pct, to crop them again
             normalise = transforms.Normalize(preprocessing["mean"], preprocessing["std"])
             self.transform = transforms.Compose([transforms.ToTensor(), normalise])
         else:

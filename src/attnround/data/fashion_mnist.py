@@ -24,6 +24,8 @@ PAD = 2  # pixels of the random shift in training, a fourteenth of the width as 
 class FashionMNIST(ImageData):
     """Images [N, 1, 28, 28], normalised by the model's mean and standard deviation."""
 
+    are_resized = False
+
     def __init__(
         self,
         root: str,

@@ -24,6 +24,7 @@ class ImageFiles(ImageData):
     """
 
     evaluated: LabelledFiles
+    are_resized = True
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
         super().match(preprocessing, num_classes)

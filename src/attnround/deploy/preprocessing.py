@@ -9,6 +9,9 @@ resized image is rounded to whole pixel values after each direction; a few diffe
 import math
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from attnround.errors import InputError
 
 INPUT = "images"
@@ -22,21 +25,23 @@ def steps_of(preprocessing: dict, are_files: bool) -> list[dict]:
 
     Raises InputError for what these steps cannot say.
     """
+    if preprocessing.get("mean") is None or preprocessing.get("std") is None:
+        raise InputError(
+            "the model says nothing of how images are normalised: give model.preprocessing its mean and std"
+        )
     _, height, width = preprocessing["input_size"]
     channels = {"mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
     last: list[dict] = [{"step": "divide", "by": 255}, {"step": "normalise", **channels}, {"step": "channels_first"}]
     if not are_files:
         return last
-    interpolation, mode = preprocessing["interpolation"], preprocessing.get("crop_mode") or "center"
-    if interpolation not in MODES:
-        raise InputError(f"interpolation={interpolation}: in a graph there are {' and '.join(MODES)}")
+    mode = preprocessing.get("crop_mode") or "center"
     if mode not in ("center", "squash"):
-        raise InputError(f"crop_mode={mode}: in a graph there are center and squash")
+        raise InputError(f"crop_mode={mode}: there are center and squash")
     sides = [math.floor(side / preprocessing["crop_pct"]) for side in (height, width)]
     if mode == "center" and sides[0] != sides[1]:
-        raise InputError(f"input_size={preprocessing['input_size']}: in a graph center is of squares, give squash")
+        raise InputError(f"input_size={preprocessing['input_size']}: center is of squares, give squash")
     size: dict = {"shorter_side": sides[0]} if mode == "center" else {"height": sides[0], "width": sides[1]}
-    resize: dict = {"step": "resize", **size, "interpolation": interpolation, "antialias": True}
+    resize: dict = {"step": "resize", **size, "interpolation": preprocessing["interpolation"], "antialias": True}
     return [resize, {"step": "crop_centre", "height": height, "width": width}, *last]
 
 
@@ -53,13 +58,16 @@ def described(preprocessing: dict, steps: list[dict]) -> dict:
 def with_head(model: Any, steps: list[dict], channels: int) -> Any:
     """An ONNX model whose input is uint8 [batch, height, width, channels], of images of any one size.
 
-    Raises InputError where its opset is too old for a step.
+    Raises InputError where a step has no form in its opset, or in none.
     """
     from onnx import TensorProto, helper
 
     opset = next(each.version for each in model.opset_import if each.domain in ("", "ai.onnx"))
-    if any(step["step"] == "resize" for step in steps) and opset < OLDEST:
+    if resizes(steps) and opset < OLDEST:
         raise InputError(f"opset={opset}: resizing in the graph needs {OLDEST} or newer")
+    for interpolation in (step["interpolation"] for step in steps if step["step"] == "resize"):
+        if interpolation not in MODES:
+            raise InputError(f"interpolation={interpolation}: in a graph there are {' and '.join(MODES)}")
     head = _Head()
     for step in steps:
         name = step["step"]
@@ -76,13 +84,24 @@ def with_head(model: Any, steps: list[dict], channels: int) -> Any:
     model.graph.node.extend([*head.nodes, *rest])
     model.graph.initializer.extend(head.constants)
     size = ["batch", "height", "width", channels]
-    if not any(step["step"] == "resize" for step in steps):
+    if not resizes(steps):
         taken = next(each for each in model.graph.input if each.name == INPUT).type.tensor_type.shape.dim
         size = ["batch", taken[2].dim_value, taken[3].dim_value, channels]
     others = [each for each in model.graph.input if each.name != INPUT]
     model.graph.ClearField("input")
     model.graph.input.extend([helper.make_tensor_value_info(INPUT, TensorProto.UINT8, size), *others])
     return model
+
+
+def resizes(steps: list[dict]) -> bool:
+    """Whether the size of an image is changed."""
+    return any(step["step"] in ("resize", "crop_centre") for step in steps)
+
+
+def pixels_of(images: Tensor, preprocessing: dict) -> Tensor:
+    """The pixels, uint8 [N, H, W, C], of normalised images [N, C, H, W]."""
+    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 class _Head:

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.marked import float_graph
 from attnround.deploy.opset import OLDEST
+from attnround.deploy.preprocessing import pixels_of, resizes, with_head
 from attnround.deploy.qdq import NARROW, packed, quantized_graph, storage_bits, wanted_opset
 from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
@@ -121,7 +122,8 @@ def _probe(opset: int) -> bytes:
 class OnnxModel(nn.Module):
     """An ONNX file as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs.
 
-    It runs on the CPU whatever the device of the images.
+    It runs on the CPU whatever the device of the images. Of a file that takes pixels, images are turned into these;
+    raises InputError where it resizes them too.
     """
 
     def __init__(self, raw: bytes, about: dict, source: str, settings: dict[str, str] = AS_WRITTEN):
@@ -129,9 +131,13 @@ class OnnxModel(nn.Module):
         self.about = about
         self.preprocessing = preprocessing_of(about)
         self.num_classes, self.logits_at = about["model"].get("num_classes"), about["model"].get("output")
+        if resizes(about.get("steps", [])):
+            raise InputError(f"{source} resizes image files itself: open the one without preprocessing=graph")
         self.session = session(raw, source, settings)
 
     def forward(self, images: Tensor) -> Tensor:
+        if "steps" in self.about:
+            images = pixels_of(images.cpu(), self.preprocessing)
         return pytree.tree_map(lambda each: each.to(images.device), run(self.session, images.cpu()))
 
 
@@ -145,6 +151,16 @@ def onnx_file(
     opset = opset or min(wanted_opset(layers), newest_opset())
     floats = float_graph(model, opset)
     return sealed_onnx(quantized_graph(floats, layers, opset, weights), about)[0], floats
+
+
+def with_preprocessing(raw: bytes, steps: list[dict], about: dict) -> bytes:
+    """The bytes of an ONNX file that does these steps first, and says so. Raises InputError as `with_head` does."""
+    import onnx
+
+    model = onnx.load_model_from_string(raw)
+    model.ClearField("metadata_props")
+    channels = preprocessing_of(about)["input_size"][0]
+    return sealed_onnx(with_head(model, steps, channels), about | {"steps": steps})[0]
 
 
 def sealed_onnx(model: Any, about: dict) -> tuple[bytes, str]:

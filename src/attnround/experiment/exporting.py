@@ -15,6 +15,7 @@ from attnround.data import ImageData
 from attnround.deploy import build, compare, read
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.opset import OLDEST
+from attnround.deploy.preprocessing import described, resizes, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_opset
 from attnround.deploy.runtime import (
@@ -25,6 +26,7 @@ from attnround.deploy.runtime import (
     onnx_file,
     open_onnx,
     session,
+    with_preprocessing,
 )
 from attnround.deploy.seal import about_export
 from attnround.errors import InputError, check_number
@@ -34,6 +36,7 @@ from attnround.files import json_text, write_atomically
 from attnround.machine import processor
 
 log = logging.getLogger(__name__)
+PREPROCESSING = ("beside", "graph")
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
 
@@ -43,6 +46,7 @@ def export(
     format: str,  # noqa: A002 (what it is called on the command line)
     opset: int | None,
     weights: str = "runtime",
+    preprocessing: str = "beside",
     data: ImageData,
     run: Run,
     factory: str | None = None,
@@ -51,18 +55,24 @@ def export(
     """Write a run's model in another format, and export_<format>.json beside it; return its agreement.
 
     The file is kept only where it gives what the simulation does. opset: None takes the oldest that has the types;
-    weights: of ONNX, one of `FORMS`; factory, arguments: what makes the float module where it is the user's own.
+    weights: of ONNX, one of `FORMS`; preprocessing: what an image goes through is written `beside`, in
+    preprocessing.json, or into the `graph` of an ONNX file too, which then takes pixels; factory, arguments: what makes
+    the float module where it is the user's own.
     Raises InputError.
     """
     if format not in FORMATS:
         raise InputError(f"format={format} is none of {', '.join(FORMATS)}")
+    if preprocessing not in PREPROCESSING or (preprocessing == "graph" and format != "onnx"):
+        raise InputError(f"preprocessing={preprocessing}: give beside, or with format=onnx graph")
     record, source = of_run(folder, factory)
     content = read(source)
     model = build(content, str(source), own_model(factory, arguments))
     data.match(model.preprocessing, model.num_classes)
     about = about_export(content.about) | {"source": content.about["sha256"]}
     target = source.with_suffix(FORMATS[format])
-    writer = partial(_as_onnx, opset=opset, weights=weights) if format == "onnx" else _as_program
+    steps = known_steps(data, model.preprocessing, needed=preprocessing == "graph")
+    head = steps if preprocessing == "graph" else None
+    writer = partial(_as_onnx, opset=opset, weights=weights, head=head) if format == "onnx" else _as_program
     raw, exported, facts = writer(model, content.layers, about, target)
     found, *others = compare(model, exported, watched(data, "export"))
     fault = found.fault(any(layer.activation is not None for layer in content.layers))
@@ -84,6 +94,9 @@ def export(
         **facts,
     }
     write_atomically(target, raw)
+    if steps:
+        beside = json_text(described(model.preprocessing, steps), indent=2)
+        write_atomically(Path(folder) / "preprocessing.json", beside + "\n")
     write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
     say("size", f"{len(raw) / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
     say("logits", f"differ by up to {found.relative:.1e} of the largest, on {found.images} images")
@@ -96,11 +109,18 @@ def export(
 
 
 def _as_onnx(
-    model: nn.Module, layers: list[StoredLayer], about: dict, target: Path, opset: int | None, weights: str
+    model: nn.Module,
+    layers: list[StoredLayer],
+    about: dict,
+    target: Path,
+    opset: int | None,
+    weights: str,
+    head: list[dict] | None,
 ) -> tuple[bytes, list[nn.Module], dict]:
     """The file's bytes, the model as written and as onnxruntime runs it by default, and what to report.
 
-    In the literal form it is not run by default, where some files are refused.
+    In the literal form it is not run by default, where some files are refused. head: steps that the file does first;
+    where these resize images, what is run takes images that are resized already.
     """
     need_onnx("format=onnx")
     import onnx
@@ -120,7 +140,26 @@ def _as_onnx(
     if weights == "runtime":
         exported.append(open_onnx(raw, target, {}))
         facts |= _kernels(raw, layers, target)
-    return raw, exported, facts | {"latency": _latency(floats, exported, model.preprocessing["input_size"])}
+    facts |= {"latency": _latency(floats, exported, model.preprocessing["input_size"])}
+    if head:
+        same_size = with_preprocessing(raw, [step for step in head if not resizes([step])], about)
+        raw = with_preprocessing(raw, head, about) if resizes(head) else same_size
+        exported = [open_onnx(same_size, target), *(open_onnx(same_size, target, {}) for _ in exported[1:])]
+        say("graph", f"takes pixels, uint8 [batch, height, width, {model.preprocessing['input_size'][0]}]")
+    return raw, exported, facts
+
+
+def known_steps(data: ImageData, preprocessing: dict, needed: bool) -> list[dict] | None:
+    """What an image goes through; None where that cannot be said, or, if it is needed, an InputError."""
+    try:
+        if data.are_resized is None:
+            raise InputError("how images become tensors is the affair of your own data: there are no steps to write")
+        return steps_of(preprocessing, data.are_resized)
+    except InputError as error:
+        if needed:
+            raise
+        say("images", str(error))
+        return None
 
 
 def _storage(layers: list[StoredLayer], opset: int, weights: str) -> dict[str, list[str]]:
