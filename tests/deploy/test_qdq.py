@@ -112,6 +112,8 @@ def test_every_kind_of_layer_is_written(name, inputs, tmp_path):
     assert found.verify().faults == []
     for suffix in (".onnx", ".pt2"):
         assert found.export(tmp_path / f"q{suffix}") == 100
+    by_default, expected = open_onnx((tmp_path / "q.onnx").read_bytes(), "x", {})(images), found.model(images)
+    assert (by_default - expected).abs().max() < DEFAULT * expected.abs().max()
     found.save(tmp_path / "q.safetensors")
     again = attnround.load(tmp_path / "q.safetensors", model=net)
     assert torch.equal(again(images), found.model(images))

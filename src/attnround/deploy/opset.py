@@ -38,7 +38,8 @@ def _older(model: Any, opset: int) -> Any:
     later = {("", node.op_type) for node in model.graph.node if not (node.domain or defs.has(node.op_type, opset, ""))}
     if later:
         model = inliner.inline_selected_functions(model, sorted(later), inline_schema_functions=True)
-    graph, constants, added = model.graph, _constants(model.graph), {}
+    graph, constants = model.graph, _constants(model.graph)
+    added: dict[str, np.ndarray] = {}
     nodes = [each for node in graph.node for each in _rewritten(node, opset, constants, added)]
     unfit = {node.op_type for node in nodes if not (node.domain or _fits(node, opset))}
     if unfit:

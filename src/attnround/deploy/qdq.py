@@ -11,7 +11,8 @@ Cast, Sub and Mul of constants when it loads a file, and never a DequantizeLinea
 all 8 bits that meet codes are stored as UINT8, levels + 128 with the zero point 128: processors without VNNI add two
 products of a code and a signed weight in 16 bits, which overflow from 8 bits on, without a word.
 
-In the literal form every weight is a DequantizeLinear of its levels.
+In the literal form every weight is a DequantizeLinear of its levels. In both, what a Gemm of codes gives has its bias
+added by an Add, since onnxruntime runs a Gemm with a float bias in floats.
 
 Source: the operators' definitions, https://onnx.ai/onnx/operators/ (INT4 since opset 21, INT2 since 25).
 """
@@ -62,34 +63,19 @@ def quantized_graph(floats: Any, layers: list[StoredLayer], opset: int, weights:
     if weights not in FORMS:
         raise InputError(choice("weights", weights, FORMS))
     model = copy.deepcopy(floats)
-    graph, stored = model.graph, {layer.name: layer for layer in layers}
-    takers = _takers(graph.node)
-    missing = [name for name in stored if name not in takers]
+    graph = model.graph
+    quantized = _Quantized(layers, _takers(graph.node), opset, weights == "literal")
+    for node in graph.node:
+        quantized.take(node)
+    missing = [layer.name for layer in layers if layer.name not in quantized.weights]
     if missing:
         raise InputError(f"torch's exporter left no weight for {listed(missing)}: this model cannot be exported")
-    quantized, instead, floating = _Quantized(opset, weights == "literal"), {}, set()
-    for node in graph.node:
-        inputs = [instead.get(name, name) for name in node.input]
-        if node.domain == DOMAIN:
-            name, part = _said(node)
-            if part == "input":
-                instead[node.output[0]] = quantized.input(inputs[0], name, stored[name].activation)
-            else:
-                floating.add(inputs[0])
-                turned = stored[name].levels.ndim == 2 and takers[name] == {"Transpose"}
-                instead[node.output[0]] = quantized.weight(stored[name], turned)
-        elif node.op_type == "Transpose" and inputs[0] in quantized.turned:
-            instead[node.output[0]] = inputs[0]
-        else:
-            node.ClearField("input")
-            node.input.extend(inputs)
-            quantized.nodes.append(node)
-    kept = [each for each in graph.initializer if each.name not in floating]
+    kept = [each for each in graph.initializer if each.name not in quantized.replaced]
     for field, values in (("node", quantized.nodes), ("initializer", kept + quantized.constants)):
         graph.ClearField(field)
         getattr(graph, field).extend(values)
-    model.ClearField("functions")
-    model.ClearField("opset_import")
+    for field in ("functions", "opset_import"):
+        model.ClearField(field)
     model.opset_import.append(onnx.helper.make_opsetid("", opset))
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
     onnx.checker.check_model(model, full_check=True)
@@ -114,25 +100,57 @@ def _takers(nodes: Any) -> dict[str, set[str]]:
 
 
 class _Quantized:
-    """Nodes and constants as they come, and what is quantized already."""
+    """Nodes and constants as they come, with the marks replaced, and what is quantized already."""
 
-    def __init__(self, opset: int, literal: bool):
+    def __init__(self, layers: list[StoredLayer], takers: dict[str, set[str]], opset: int, literal: bool):
+        self.layers, self.takers = {layer.name: layer for layer in layers}, takers
         self.opset, self.literal = opset, literal
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
+        self.instead: dict[str, str] = {}  # of a tensor that goes: which takes its place
+        self.replaced: set[str] = set()  # the float weights
+        self.weights: dict[str, str] = {}  # layer name -> its weight
+        self.turned: set[str] = set()  # weights that are stored transposed
         self.inputs: dict[tuple, str] = {}
         self.num_inputs: Counter[str] = Counter()  # layer name -> tensors that it quantizes
-        self.weights: set[str] = set()
-        self.turned: set[str] = set()  # weights that are stored transposed
 
-    def weight(self, layer: StoredLayer, turned: bool) -> str:
-        """A layer's weight [O, *rest], or [n, O] where it is turned."""
+    def take(self, node: Any) -> None:
+        """The next node of the marked graph."""
+        inputs = [self.instead.get(name, name) for name in node.input]
+        if node.domain == DOMAIN:
+            name, part = _said(node)
+            if part == "input":
+                self.instead[node.output[0]] = self.input(inputs[0], name, self.layers[name].activation)
+            else:
+                self.replaced.add(inputs[0])
+                self.instead[node.output[0]] = self.weight(self.layers[name])
+        elif node.op_type == "Transpose" and inputs[0] in self.turned:
+            self.instead[node.output[0]] = inputs[0]
+        else:
+            node.ClearField("input")
+            node.input.extend(inputs)
+            self.nodes.append(node)
+            if node.op_type == "Gemm" and inputs[0] in self.inputs.values():
+                self._add_bias(node)
+
+    def _add_bias(self, gemm: Any) -> None:
+        """Take a Gemm's bias out of it, to be added behind it."""
+        if len(gemm.input) == 3:
+            bias, result = gemm.input.pop(), gemm.output[0]
+            gemm.output[0] = f"{result}.product"
+            self._node("Add", [gemm.output[0], bias], result)
+
+    def weight(self, layer: StoredLayer) -> str:
+        """A layer's weight, transposed where it is two-dimensional and every operator that takes it is a Transpose."""
+        if layer.name not in self.weights:
+            turned = layer.levels.ndim == 2 and self.takers[layer.name] == {"Transpose"}
+            self.weights[layer.name] = self._weight(layer, turned)
+            if turned:
+                self.turned.add(self.weights[layer.name])
+        return self.weights[layer.name]
+
+    def _weight(self, layer: StoredLayer, turned: bool) -> str:
         weight, axis = f"{layer.name}.weight", 1 if turned else 0
-        if weight in self.weights:
-            return weight
-        self.weights.add(weight)
-        if turned:
-            self.turned.add(weight)
         bits, signed = storage_bits(layer.grid.bit_width, self.opset), layer.grid.symmetric
         levels, zero_point = layer.levels.T if turned else layer.levels, layer.zero_point
         if shifted(layer) and not self.literal:
