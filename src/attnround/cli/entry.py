@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from attnround.cli.claim import MAKE_A_RUN, claimed, held
 from attnround.cli.help import asks_for_help, help_page
 from attnround.cli.parsed import at_home, split
-from attnround.cli.signals import Stopped, how_to_go_on, stop_on_signals
+from attnround.cli.signals import Stopped, heard, how_to_go_on
 from attnround.cli.words import check, check_given, explained, explained_in_job
 from attnround.errors import InputError, choice
 from attnround.files import CHECKOUT, SHIPPED, alone_in, python_path
@@ -36,7 +36,6 @@ def start(main: Callable[[], object]) -> None:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
     entry, overrides, flags = main.__module__.rpartition(".")[2], [], []
-    stop_on_signals()
     try:
         overrides, flags = split(list(map(at_home, sys.argv[1:])))
         if asks_for_help(flags):
@@ -45,7 +44,8 @@ def start(main: Callable[[], object]) -> None:
         check(overrides)
         check_launcher(overrides)
         sys.argv[1:] = overrides + flags  # Hydra takes no option after a flag
-        main()
+        with heard():
+            main()
     except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
         if "debug=true" in sys.argv:
             raise

@@ -1,7 +1,10 @@
 """Ctrl-C and SIGTERM: one line that says how to go on, and the exit status that a shell expects, 130 or 143."""
 
+import contextlib
 import os
 import signal
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -20,8 +23,12 @@ class Stopped(BaseException):
         self.status = 128 + number
 
 
-def stop_on_signals() -> None:
-    """From now on the first signal raises `Stopped`; the next one ends the process at once."""
+@contextlib.contextmanager
+def heard() -> Iterator[None]:
+    """Within, the first signal raises `Stopped`; the next one ends the process at once."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set handlers
+        yield
+        return
     owner = os.getpid()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -30,8 +37,12 @@ def stop_on_signals() -> None:
             raise KeyboardInterrupt
         raise Stopped(number)
 
-    for number in ENDING:
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in ENDING}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def how_to_go_on(entry: str, folder: Path | None, several: bool) -> str:
