@@ -14,12 +14,12 @@ from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from attnround.errors import InputError
+from attnround.files import load_checked
 from attnround.graph import Captured, FoldedNorm, channels_last
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.module import QatModule
 from attnround.qat.settings import Lsq
-from attnround.reconstruction.checkpoint import load_checked
 from attnround.trainer import TrainerSettings, TrainingBar
 
 STATISTICS_BATCH = 128  # images that a batch norm sees at a time when its statistics are estimated

@@ -1,17 +1,15 @@
 """Finished units on disk, so that a reconstruction that was killed goes on from there and ends with the same bits."""
 
 import io
-import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.files import write_atomically
+from attnround.files import load_checked, write_atomically
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 from attnround.reconstruction.report import UnitReport
 
@@ -70,17 +68,6 @@ class Checkpoint:
                 "repeat that run's options and seed exactly, or start anew without resume"
             )
         return content
-
-
-def load_checked(path: Path) -> Any:
-    """What torch saved, if the checksums of its archive hold, at which torch itself does not look."""
-    raw = io.BytesIO(path.read_bytes())
-    with zipfile.ZipFile(raw) as archive:
-        damaged = archive.testzip()
-    if damaged:
-        raise ValueError(f"{damaged} is damaged")
-    raw.seek(0)
-    return torch.load(raw, map_location="cpu", weights_only=True)
 
 
 def layer_state(layer: QuantizedLayer) -> dict[str, Tensor]:
