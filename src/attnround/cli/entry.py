@@ -49,9 +49,9 @@ def start(main: Callable[[], object]) -> None:
     except (HydraException, OmegaConfBaseException, OSError, InputError) as error:
         if "debug=true" in sys.argv:
             raise
-        sys.exit(f"error: {explained(error, overrides, entry, several='-m' in flags or '--multirun' in flags)}")
+        sys.exit(f"error: {explained(error, overrides, entry, several=are_several(flags))}")
     except Stopped as stopped:
-        line = how_to_go_on(entry, claimed[-1] if claimed else None, several="-m" in flags or "--multirun" in flags)
+        line = how_to_go_on(entry, claimed[-1] if claimed else None, several=are_several(flags))
         print(f"stopped by {stopped}: {line}", file=sys.stderr)
         sys.exit(stopped.status)
     except Exception as error:
@@ -60,6 +60,11 @@ def start(main: Callable[[], object]) -> None:
         sys.exit("error: a job was lost: its process died, for want of memory perhaps; its pool ended with it")
     finally:
         held.close()
+
+
+def are_several(flags: Sequence[str]) -> bool:
+    """Whether these ask for a multirun."""
+    return "-m" in flags or "--multirun" in flags
 
 
 def perform(cfg: DictConfig) -> float:

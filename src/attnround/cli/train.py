@@ -30,8 +30,8 @@ def run(cfg: DictConfig) -> float:
 
 def main() -> None:
     """The entry."""
-    sys.argv[1:] = map(at_home, sys.argv[1:])
-    for folder in (each.removeprefix("resume=").strip("'") for each in sys.argv[1:] if each.startswith("resume=")):
+    words = map(at_home, sys.argv[1:])
+    for folder in (each.removeprefix("resume=").strip("'") for each in words if each.startswith("resume=")):
         if folder not in ("", "null") and not Path(folder).is_dir():  # Hydra would make it
             sys.exit(f"error: resume={folder} is not there: give the folder of the run that is to go on")
     with summarised():

@@ -29,10 +29,7 @@ class BlockObjective:
         self.unit = self.percent / data.targets.data.shape[1]
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
-        error = output.float() - target
-        if self.factor is not None:
-            error = self.weighed(error, None)
-        error = error.square()
+        error = self.weighed(output.float() - target, None).square()
         return (error if weight is None else error * weight).mean() * self.percent
 
     def weighed(self, values: Tensor, weight: Tensor | None) -> Tensor:

@@ -193,7 +193,7 @@ def _pool(workers: Workers, folder: Path) -> Iterator[Callable[..., Future]]:
     try:
         yield start
     except BaseException:
-        for process in running:
+        for process in list(running):  # from which their threads take them
             process.terminate()
         threads.shutdown(cancel_futures=True)
         raise
