@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from attnround.study.processes import LIBRARIES, fork
+from attnround.study.processes import LIBRARIES, exit_status, fork
 
 LIBRARIES.append("wandb")  # which many runs of tests import, and rows of tables do not
 HANGS = 1800  # seconds, on however busy a machine
@@ -22,12 +22,12 @@ def run(
     """What `subprocess.run` gives for a script of Python and its arguments. environment: None: this process's own."""
     with tempfile.TemporaryDirectory() as streams:
         process = fork(command, Path(streams), cwd, environment or os.environ)
-        process.join(HANGS)
-        if process.is_alive():
+        status = exit_status(process, HANGS)
+        if status is None:
             process.kill()
             raise subprocess.TimeoutExpired(command, HANGS)
         out, err = (Path(streams, f"{name}.log").read_text() for name in ("stdout", "stderr"))
-    return subprocess.CompletedProcess(command, process.exitcode, out, err)
+    return subprocess.CompletedProcess(command, status, out, err)
 
 
 def run_outside(words: list[str | Path], cwd: Path) -> subprocess.CompletedProcess:

@@ -2,6 +2,8 @@
 
 import json
 import sys
+import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ import json, os, pathlib, signal, sys, time
 kind, place = sys.argv[1], pathlib.Path(sys.argv[2])
 if kind == "fails":
     sys.exit("a warning\\nerror: one and a half")
-if kind == "dies":
+if kind.startswith("dies"):
     os.kill(os.getpid(), signal.SIGKILL)
 if kind == "silent":
     sys.exit(3)
@@ -72,6 +74,18 @@ def test_a_run_that_fails_or_dies_stops_no_other(run, workers, tmp_path):
     assert [each.name for each in folder_of("one", tmp_path / "runs").iterdir() if each.suffix != ".log"] == [
         "record.json"
     ]
+
+
+def test_the_exit_status_of_each_is_its_own(run, monkeypatch):
+    read = forkserver.read_signed
+
+    def slowly(sentinel):  # while one thread reads the status of a process, the other starts its next one
+        time.sleep(0.1)
+        return read(sentinel)
+
+    monkeypatch.setattr(forkserver, "read_signed", slowly)
+    rows = run([f"dies{number}" for number in range(8)], Workers(2))
+    assert all("SIGKILL" in row.error for row in rows.values())
 
 
 def test_two_processes_share_the_machine(run, monkeypatch):

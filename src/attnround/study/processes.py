@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import runpy
 import sys
+import threading
 from collections.abc import Mapping, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
@@ -18,6 +20,10 @@ LIBRARIES = [
     "hydra.main", "matplotlib.pyplot", "pytorch_lightning", "scipy.optimize", "timm", "torch._dynamo", "torch.export",
     "torchvision",
 ]  # fmt: skip
+
+# The exit status of a process can be read once, and whoever starts a process reads that of all that have ended: two
+# threads that read it at a time would leave one of them without.
+_STATUSES = threading.Lock()
 
 
 def fork(words: Sequence[str], place: Path, cwd: Path, environment: Mapping[str, str]) -> ForkServerProcess:
@@ -28,8 +34,17 @@ def fork(words: Sequence[str], place: Path, cwd: Path, environment: Mapping[str,
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(LIBRARIES)
     process = server.Process(target=_run, args=(list(words), str(place), str(cwd), dict(environment)))
-    process.start()
+    with _STATUSES:
+        process.start()
     return process
+
+
+def exit_status(process: ForkServerProcess, timeout: float | None = None) -> int | None:
+    """Wait until a process has ended; None where it goes on after `timeout` seconds."""
+    wait([process.sentinel], timeout)
+    with _STATUSES:
+        process.join(0)
+        return process.exitcode
 
 
 def _run(words: list[str], place: str, cwd: str, environment: Mapping[str, str]) -> None:

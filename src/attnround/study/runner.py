@@ -18,7 +18,7 @@ from pathlib import Path
 from attnround.errors import InputError
 from attnround.files import python_path, quoted
 from attnround.machine import num_cores
-from attnround.study.processes import fork
+from attnround.study.processes import exit_status, fork
 from attnround.study.row import Row, failed_row, row_of
 
 KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # not taken up: an unfinished row runs anew, and its seconds count all
@@ -184,9 +184,9 @@ def _pool(workers: Workers, folder: Path) -> Iterator[Callable[..., Future]]:
             begin(planned, place)
             process = fork(words[1:], place, Path.cwd(), os.environ | environment)
             running.add(process)
-            process.join()
+            status = exit_status(process)
             running.discard(process)
-            return process.exitcode or 0
+            return status or 0
 
         start = partial(threads.submit, run)
 
