@@ -200,9 +200,11 @@ def test_several_settings_of_one_prepared_model(own, images):
     assert same_state(prepared.teacher, before)
 
 
-@pytest.mark.parametrize("activation", [None, 8])
-def test_saved_loaded_exported_and_verified(own, images, tmp_path, activation):
-    found = quick(own, images, activation=activation)
+@pytest.mark.parametrize(
+    ("activation", "placement"), [(None, "inputs"), (8, "inputs"), (8, "onnxruntime"), (4, "openvino")]
+)
+def test_saved_loaded_exported_and_verified(own, images, tmp_path, activation, placement):
+    found = quick(own, images, activation=activation, placement=placement)
     found.save(tmp_path / "own.safetensors")
     for model in (Own, Own(), lambda: Own()):
         again = attnround.load(tmp_path / "own.safetensors", model=model)
@@ -256,6 +258,8 @@ class Branches(nn.Module):
         ({"bits": "mixd"}, r"bits='mixd': give mixed"),
         ({"bits": 9}, "bit width"),
         ({"activation": "8"}, "activation='8': give a number of bits"),
+        ({"placement": "onnxruntime"}, "placement='onnxruntime': give activation=<bits>"),
+        ({"placement": "onnx", "activation": 8}, "activation.placement=onnx: give one of inputs, onnxruntime, tens"),
         ({"reconstruction": "layers"}, "reconstruction='layers': give layer"),
         ({"device": "tpu"}, "device='tpu': give cpu or gpu"),
         ({"images": None}, "images are a NoneType"),

@@ -78,6 +78,7 @@ def quantize(
     bits: int | str | Allocator | Auto = 4,
     rounding: str | RoundingMethod = "attention_round",
     activation: int | RangeSearch | None = None,
+    placement: str = "inputs",
     reconstruction: str | Reconstruction = "layer",
     num_images: int = NUM_IMAGES,
     images_of: Callable[[object], Tensor] | None = None,
@@ -95,6 +96,7 @@ def quantize(
     several tensors; bits: of every weight but the first and last layer's 8, or "mixed" (4 mean bits by coding length),
     "fisher", "sensitivity", or an allocator of attnround.bits; rounding: a name such as "gptq", "adaround", "nearest",
     or an object of attnround.quantization.rounding; activation: bits of the layers' inputs, None leaves them float;
+    placement: where activations are quantized: at the layers' `inputs`, or as onnxruntime, tensorrt or openvino wants;
     reconstruction: "layer", "block" or "layer_then_block"; device: what computes, "cpu" or "gpu"; progress: False shows
     no bar.
 
@@ -105,7 +107,9 @@ def quantize(
     if isinstance(bits, int) and not isinstance(bits, bool):
         bits = Uniform(bit_width=bits, pinned=ENDS)
     if isinstance(activation, int) and not isinstance(activation, bool):
-        activation = Mse(activation, pinned=ENDS)
+        activation = Mse(activation, pinned=ENDS, placement=placement)
+    elif placement != "inputs":
+        raise InputError(f"placement={placement!r}: give activation=<bits>, or a search with its own placement")
     allocator = bits if isinstance(bits, Auto) else _chosen("bits", bits, ALLOCATORS, Allocator)
     method = _chosen("rounding", rounding, ROUNDINGS, RoundingMethod)
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)

@@ -29,6 +29,7 @@ from attnround.graph import (
     norms_to_fold,
     swap_layers,
     unwrapped,
+    with_edges,
 )
 from attnround.machine import memory_kept
 from attnround.problem import bit_problem
@@ -113,10 +114,11 @@ class Prepared:
     def activations(
         self, search: RangeSearch, batch_size: int, device: torch.device | str
     ) -> dict[str, ActivationQuantizer]:
-        """Layer name -> a new quantizer of its input."""
+        """Layer name -> a new quantizer of its input; edge -> that of its value."""
         key = ("activations", repr(search), batch_size, str(device))
         if key not in self._measured:
-            self._measured[key] = calibrate_activations(self.teacher, self.images, search, batch_size, device)
+            placed = with_edges(self.teacher, search.placement)
+            self._measured[key] = calibrate_activations(placed, self.images, search, batch_size, device)
         return copy.deepcopy(self._measured[key])
 
     def output_metrics(self, metric: OutputMetric | None, seed: int, device: torch.device | str) -> dict[str, Tensor]:
@@ -165,8 +167,8 @@ def _warn_of_images(model: nn.Module, images: Tensor) -> None:
 class Start:
     """A student rounded to nearest, and how it came to its bits.
 
-    activations: layer name -> the quantizer of its input; allocation_s, scales_s: seconds for the bits, and for the
-    scales of weights and inputs.
+    activations: layer name -> the quantizer of its input, edge -> that of its value; allocation_s, scales_s: seconds
+    for the bits, and for the scales of weights and inputs.
     """
 
     student: Captured
@@ -200,7 +202,8 @@ def start(
     allocation = bits.allocate(problem)
     allocation_s = time.perf_counter() - clock
     clock = time.perf_counter()
-    student = swap_layers(prepared.teacher, allocation.bit_width, reconstruction.observer)
+    placed = with_edges(prepared.teacher, activation.placement)
+    student = swap_layers(placed, allocation.bit_width, reconstruction.observer)
     attach_activations(student, copy.deepcopy(activations))
     scales_s = ranges_s + time.perf_counter() - clock
     return Start(student, list(problem.layers), allocation, activations, allocation_s, scales_s)
@@ -246,6 +249,6 @@ def start_at_smallest(
 def _of_inputs(
     prepared: Prepared, activation: RangeSearch, reconstruction: Reconstruction, device: torch.device | str
 ) -> tuple[dict[str, ActivationQuantizer], dict[str, int]]:
-    """Layer name -> the quantizer of its input, and that one's bits."""
+    """Layer or edge -> the quantizer of its input, and that one's bits."""
     found = prepared.activations(activation, reconstruction.batch_size, device)
     return found, {name: each.bit_width for name, each in found.items()}

@@ -14,7 +14,7 @@ from attnround.graph.costs import count_macs, count_places, residual_groups
 from attnround.graph.layers import find_layers
 from attnround.quantization.layers import float_state
 from attnround.quantization.observer import ClipSearch
-from attnround.quantization.storage import float_bytes
+from attnround.quantization.storage import RANGE_BYTES, float_bytes
 
 NUM_IMAGES = 256  # that are measured on: more hardly change the order of the layers
 
@@ -30,9 +30,9 @@ def bit_problem(
 ) -> Problem:
     """The problem of a folded float model on the CPU; images [N, C, H, W] of the calibration set.
 
-    input_bits: layer name -> bits of its input, where that is quantized; unfolded: layer name -> its weight before the
-    batch norms were folded in; output_metrics: kind -> layer name -> metric of its outputs, a mean over places, where
-    they are measured already or elsewhere. What takes time is measured when it is first asked for.
+    input_bits: layer or edge -> bits of its input, where that is quantized; unfolded: layer name -> its weight before
+    the batch norms were folded in; output_metrics: kind -> layer name -> metric of its outputs, a mean over places,
+    where they are measured already or elsewhere. What takes time is measured when it is first asked for.
     """
     weights = find_layers(model)
     names = list(weights)
@@ -61,7 +61,7 @@ def bit_problem(
             for name, weight in weights.items()
         ],
         observer=observer,
-        other_bits=8 * float_bytes(others),
+        other_bits=8 * (float_bytes(others) + RANGE_BYTES * len(input_bits.keys() - weights.keys())),
         sums=cache(lambda: residual_groups(model)),
         second_moments=cache(lambda: {name: each.second for name, each in covariances().items()}),
         shrunk_moments=cache(lambda: {name: each.shrunk() for name, each in covariances().items()}),

@@ -7,38 +7,38 @@ import torch
 from torch import nn
 
 from attnround.calibration import attach_activations, calibrate_activations
-from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers
+from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers, with_edges
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
 from attnround.zoo import TimmModel
 
 SMALL = {"input_size": [3, 32, 32]}
-MODELS = {  # name: (TimmModel, whether its inputs are quantized, whether its grid is symmetric)
-    "resnet": (
-        TimmModel(
-            "resnet18", random_init=True, num_classes=10, small_image_stem=True,
-            arguments={"in_chans": 1, "channels": [8, 16, 16, 24], "layers": [1, 1, 1, 1]},
-            preprocessing={"input_size": [1, 28, 28], "mean": [0.3], "std": [0.3]},
-        ),
-        True,
-        True,
+RESNET = TimmModel(
+    "resnet18", random_init=True, num_classes=10, small_image_stem=True,
+    arguments={"in_chans": 1, "channels": [8, 16, 16, 24], "layers": [1, 1, 1, 1]},
+    preprocessing={"input_size": [1, 28, 28], "mean": [0.3], "std": [0.3]},
+)  # fmt: skip
+MODELS = {  # name: (TimmModel, the placement of its quantizers, None for float inputs, whether its grid is symmetric)
+    "resnet": (RESNET, "inputs", True),
+    "resnet between layers": (RESNET, "onnxruntime", True),
+    "efficientnet": (
+        TimmModel("test_efficientnet", random_init=True, num_classes=7, preprocessing=SMALL), "openvino", False,
     ),
-    "efficientnet": (TimmModel("test_efficientnet", random_init=True, num_classes=7, preprocessing=SMALL), True, False),
     "vit": (
         TimmModel(
             "vit_tiny_patch16_224", random_init=True, num_classes=5,
             arguments={"img_size": 32, "depth": 2, "embed_dim": 24}, preprocessing=SMALL,
         ),
-        True,
+        "inputs",
         True,
     ),
-    "float inputs": (TimmModel("test_resnet", random_init=True, num_classes=6, preprocessing=SMALL), False, False),
+    "float inputs": (TimmModel("test_resnet", random_init=True, num_classes=6, preprocessing=SMALL), None, False),
     "unfolded norms": (
         TimmModel(
             "densenet121", random_init=True, num_classes=4, preprocessing=SMALL,
             arguments={"block_config": [2, 2], "growth_rate": 8},
         ),
-        False,
+        None,
         True,
     ),
 }  # fmt: skip
@@ -50,14 +50,15 @@ def images_for(model: nn.Module, count: int, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def quantized(model: nn.Module, inputs: bool, symmetric: bool = True) -> nn.Module:
+def quantized(model: nn.Module, placement: str | None, symmetric: bool = True) -> nn.Module:
     """All bit widths in turn, biases that are not zero, inputs at 8 bits or float."""
     fold_batch_norms(model)
+    model = with_edges(model, placement or "inputs")
     widths = {name: 2 + (i + 1) % 7 for i, name in enumerate(find_layers(model))}
     student = swap_layers(model, widths, ClipSearch(num_candidates=4, symmetric=symmetric))
     for name in widths:
         student.get_submodule(name).layer.bias.normal_(std=0.1)
-    if inputs:
+    if placement:
         ranges = calibrate_activations(model, images_for(model, 8), Mse(), batch_size=8)
         attach_activations(student, ranges)
     return student.eval()
@@ -66,11 +67,11 @@ def quantized(model: nn.Module, inputs: bool, symmetric: bool = True) -> nn.Modu
 @functools.cache
 def exported(name: str) -> tuple[nn.Module, dict]:
     """A quantized model and what its file should say of it."""
-    settings, inputs, symmetric = MODELS[name]
+    settings, placement, symmetric = MODELS[name]
     torch.manual_seed(0)
     model = captured(settings.build())
     about = {"model": settings.architecture(model), "data": "noise"}
-    return quantized(model, inputs, symmetric), about
+    return quantized(model, placement, symmetric), about
 
 
 @pytest.fixture

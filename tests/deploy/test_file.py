@@ -147,7 +147,7 @@ def resealed(path, change) -> None:
 
 
 CHANGES = {
-    "a format from the future": (lambda about: about.update(format=2), "install a newer attnround"),
+    "a format from the future": (lambda about: about.update(format=3), "install a newer attnround"),
     "files of its own": (lambda about: about["model"]["arguments"].update(checkpoint_path="x.pth"), "refused"),
     "a download": (lambda about: about["model"].update(name="hf-hub:someone/model"), "refused"),
     "another model": (lambda about: about["model"]["arguments"].update(channels=[8, 16, 16, 32]), "resnet18 otherwise"),

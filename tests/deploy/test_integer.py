@@ -18,7 +18,7 @@ from attnround.graph import capture
 from attnround.graph.kinds import TransposedConv, kind_of
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import BIT_WIDTHS, Grid
-from attnround.quantization.layers import QuantizedLayer, quantized_layers
+from attnround.quantization.layers import QuantizedLayer, quantized_edges, quantized_layers
 from attnround.quantization.observer import ClipSearch
 
 LAYERS = {
@@ -118,10 +118,10 @@ def residual():
     torch.manual_seed(0)
     model = capture(Residual(), torch.zeros(1, 3, 16, 16))
     model.preprocessing = {"input_size": [3, 12, 12]}
-    return quantized(model, inputs=True)
+    return quantized(model, "inputs")
 
 
-@pytest.mark.parametrize("name", ["residual", "resnet", "efficientnet", "vit"])
+@pytest.mark.parametrize("name", ["residual", "resnet", "resnet between layers", "efficientnet", "vit"])
 def test_a_network_is_proven(name, residual):
     model = residual if name == "residual" else exported(name)[0]
     proof = proof_of(model)
@@ -134,6 +134,26 @@ def test_a_network_is_proven(name, residual):
         assert proof.network.agreeing == 12
     assert "every quantized layer is proven" in verdict(proof, [])
     assert layer_table(proof).count("W") >= len(proof.layers)
+    edges = quantized_edges(model)
+    assert [each.name for each in proof.edges] == list(edges)
+    assert all(each.codes for each in proof.edges)
+    assert (f"{len(edges)} values between layers" in verdict(proof, [])) == bool(edges)
+    assert bool(edges) == (name in ("resnet between layers", "efficientnet"))
+
+
+def test_a_value_between_layers_that_is_another_is_found():
+    model = copy.deepcopy(exported("resnet between layers")[0])
+    name, *_ = quantized_edges(model)
+    content, images = stored(model), images_for(model, 4)
+
+    def moved(edge, args):  # what the simulation alone takes
+        return (args[0] + 0.3 * edge.activation.scale,)
+
+    model.get_submodule(name).register_forward_pre_hook(moved)
+    proof = prove(model, content, [(images, None)], batch_size=4)
+    (wrong,) = [each for each in proof.edges if each.name == name]
+    assert wrong.unexplained > 0
+    assert any(f"{name}: " in fault for fault in proof.faults)
 
 
 def test_float_inputs_leave_the_weights_to_prove():

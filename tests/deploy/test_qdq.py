@@ -20,14 +20,23 @@ from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.loading import open_model
 from attnround.deploy.marked import float_graph
-from attnround.deploy.qdq import quantized_graph, storage_bits, wanted_opset
-from attnround.deploy.runtime import in_integers, latency, newest_opset, open_onnx, sealed_onnx, session
+from attnround.deploy.qdq import quantized_graph, storage_bits, wanted_form, wanted_opset
+from attnround.deploy.runtime import (
+    in_integers,
+    latency,
+    newest_opset,
+    open_onnx,
+    optimised_graph,
+    sealed_onnx,
+    session,
+)
 from attnround.deploy.seal import ENTRY, describe
 from attnround.errors import InputError
 from attnround.graph import captured
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
-from attnround.quantization.layers import QuantizedLayer, quantized_layers
+from attnround.quantization.layers import QuantizedLayer, quantized_edges, quantized_layers
+from attnround.quantization.ranges import PLACEMENTS
 
 ABOUT = {"model": {"preprocessing": SMALL, "num_classes": 5}, "data": "noise"}
 DEFAULT = 0.03  # of the largest logit: biases in whole steps, which are coarse at 2 bits, and codes at ties
@@ -42,7 +51,7 @@ def layers_of(model: nn.Module) -> list[StoredLayer]:
 
 def written(model: nn.Module, opset: int, weights: str = "runtime", floats: onnx.ModelProto | None = None) -> bytes:
     floats = floats or float_graph(model, opset)
-    return sealed_onnx(quantized_graph(floats, layers_of(model), opset, weights), ABOUT)[0]
+    return sealed_onnx(quantized_graph(floats, layers_of(model), opset, weights, quantized_edges(model)), ABOUT)[0]
 
 
 def constants(raw: bytes) -> dict[str, TensorProto]:
@@ -62,7 +71,7 @@ def test_onnxruntime_computes_what_torch_does(name):
     difference = differ(model, raw, images_for(model, 3, seed=1))
     assert difference < (0.05 if inputs else ALIKE)  # where a tie falls to its other side, a code differs
     stored = {layer.grid.bit_width for layer in layers_of(model)}
-    assert stored == set(range(2, 9)) or name == "resnet"
+    assert stored == set(range(2, 9)) or name.startswith("resnet")
     kinds = {each.data_type for key, each in constants(raw).items() if key.endswith(".levels")}
     signs = "INT" if layers_of(model)[0].grid.symmetric else "UINT"
     assert kinds == {getattr(TensorProto, f"{signs}{bits}") for bits in (2, 4, 8)}
@@ -82,7 +91,7 @@ def test_the_oldest_opset_has_int8_alone(name):
 def test_a_shipped_model_on_real_images(name):
     config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
     config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
-    model = quantized(captured(instantiate(config, _convert_="all").build()), inputs=False)
+    model = quantized(captured(instantiate(config, _convert_="all").build()), None)
     data = FashionMNIST(root=str(ROOT / "assets/fashion_mnist"), limit=100, num_calibration=4, batch_size=50, seed=0)
     data.match(model.preprocessing, model.num_classes)
     raw = written(model, 25)
@@ -269,9 +278,40 @@ def test_what_a_file_calls_its_tensors():
 
 
 def test_weights_of_another_form():
-    model = Two(4, True, None).eval()
     with pytest.raises(InputError, match="weights=litteral: give literal"):
-        written(model, 21, "litteral", floats_of_two(False, 21))
+        wanted_form("litteral", "inputs")
+    forms = [wanted_form("runtime", placement) for placement in PLACEMENTS]
+    assert forms == ["runtime", "runtime", "signed", "signed"]
+
+
+def test_values_between_layers_keep_a_network_in_integers():
+    """Every layer and every sum runs in integers by default, as read from the graph that onnxruntime makes."""
+    layers = {}
+    for name in ("resnet", "resnet between layers"):
+        model, _ = exported(name)
+        raw = written(model, 25)
+        layers[name] = in_integers(raw, "x")
+        images = images_for(model, 8, seed=1)
+        expected = open_onnx(raw, "x")(images)
+        assert (open_onnx(raw, "x", {})(images) - expected).abs().max() < 2 * DEFAULT * expected.abs().max()
+    assert layers["resnet between layers"] == set(quantized_layers(model)) > layers["resnet"]
+    optimised = optimised_graph(raw, "x")
+    floats = [each.op_type for each in optimised.node if each.op_type in ("Conv", "FusedConv", "Relu", "MaxPool")]
+    assert floats == []
+    assert sum(each.op_type == "QLinearAdd" for each in optimised.node) == 4
+    codes = [each for each in onnx.load_model_from_string(raw).graph.node if each.op_type == "QuantizeLinear"]
+    values = {*quantized_edges(model).values(), *(each.activation for each in quantized_layers(model).values())}
+    assert len(codes) == len(quantized_edges(model)) + 2  # the images, and behind the Reshape before the last layer
+    assert len(values) == len(codes) - 1
+
+
+def test_signed_weights_where_they_are_asked_for():
+    model = Two(8, True, 8).eval()
+    raw = written(model, 21, "signed", floats_of_two(True, 21))
+    levels = onnx.numpy_helper.to_array(constants(raw)["conv.levels"])
+    assert levels.dtype == "int8"
+    images, unsigned = torch.randn(4, 3, 6, 6), written(model, 21, floats=floats_of_two(True, 21))
+    assert torch.equal(open_onnx(raw, "x")(images), open_onnx(unsigned, "x")(images))
 
 
 def test_the_opset_that_the_bits_want():
@@ -314,7 +354,7 @@ def test_what_is_not_ours_or_of_the_future(raw, tmp_path):
     foreign = float_graph(Two(4, True, None).eval(), 21)
     with pytest.raises(InputError, match="does not say that it is a quantized model"):
         open_onnx(foreign.SerializeToString(), "x.onnx")
-    future = describe(ABOUT).replace('"format":1', '"format":2')
+    future = describe(ABOUT).replace('"format":1', '"format":3')
     foreign.metadata_props.add(key=ENTRY, value=future)
     with pytest.raises(InputError, match="install a newer attnround"):
         open_onnx(foreign.SerializeToString(), "x.onnx")

@@ -1,4 +1,4 @@
-"""Calibrate the quantizers of the layers' inputs: one pass of the images through the float model."""
+"""Calibrate the quantizers of layers' inputs and of values between layers, in one pass through the float model."""
 
 from functools import partial
 
@@ -7,25 +7,31 @@ from torch import Tensor, nn
 
 from attnround.calibration.cache import in_batches
 from attnround.errors import InputError
-from attnround.graph import Captured, find_layers
+from attnround.graph import Captured, find_edges, find_layers, sources
 from attnround.progress import bar
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.histogram import Histogram
 from attnround.quantization.ranges import RangeSearch
+
+EDGE_BITS = 8  # no runtime has narrower ones between layers
 
 
 @torch.no_grad()
 def calibrate_activations(
     model: Captured, images: Tensor, search: RangeSearch, batch_size: int, device: torch.device | str = "cpu"
 ) -> dict[str, ActivationQuantizer]:
-    """Layer name -> the quantizer of its input, in execution order, on the CPU.
+    """Layer name -> the quantizer of its input, in execution order, then edge -> that of its value; on the CPU.
 
-    model: the float model, on the CPU; images: [N, C, H, W]. Ranges are those of the float model's activations: one
-    pass of the images serves all layers, and every rounding method starts from the same ranges.
+    model: the float model, on the CPU, with edges where the search places more quantizers; images: [N, C, H, W]. Ranges
+    are those of the float model's activations: one pass of the images serves all layers, and every rounding method
+    starts from the same ranges. What takes an edge's values at its bits has its quantizer, the object itself.
     Raises InputError that names the layer whose input is not finite.
     """
     bit_widths = search.bit_widths(list(find_layers(model)))
-    histograms = {name: Histogram() for name in bit_widths}
+    if bit_widths:
+        bit_widths |= dict.fromkeys(find_edges(model), EDGE_BITS)
+    taken = {name: edge for name, edge in sources(model).items() if bit_widths.get(name) == EDGE_BITS}
+    histograms = {name: Histogram() for name in bit_widths if name not in taken}
     if not histograms:
         return {}
     hooks = [
@@ -44,7 +50,24 @@ def calibrate_activations(
         progress.close()
         for hook in hooks:
             hook.remove()
-    return {name: search.quantizer(histogram, bit_widths[name]) for name, histogram in histograms.items()}
+    found = {name: search.quantizer(histogram, bit_widths[name]) for name, histogram in histograms.items()}
+    for name in find_edges(model):
+        if name in found:
+            _keep_within(found[name], histograms[name])
+    for name, edge in taken.items():  # in execution order, so that the edge has its own by now
+        found[name] = found[edge]
+    return {name: found[name] for name in bit_widths}
+
+
+def _keep_within(quantizer: ActivationQuantizer, histogram: Histogram) -> None:
+    """Let an edge's range not reach beyond all values seen: then a clip before it is a part of it, and runtimes say so.
+
+    In float32 the largest code times the scale may round up, so that the scale stays one number below.
+    """
+    highest = quantizer.levels[1]
+    if quantizer.zero_point == 0 and histogram.high > 0:
+        limit = torch.tensor(histogram.high / highest).nextafter(torch.tensor(0.0))
+        quantizer.scale.data.clamp_(max=limit)
 
 
 def _count(name: str, histogram: Histogram, layer: nn.Module, args: tuple, kwargs: dict) -> None:
@@ -55,7 +78,7 @@ def _count(name: str, histogram: Histogram, layer: nn.Module, args: tuple, kwarg
 
 
 def attach_activations(student: Captured, quantizers: dict[str, ActivationQuantizer]) -> None:
-    """Give these quantized layers of the student their input's quantizer."""
+    """Give these quantized layers and edges of the student their quantizers."""
     for name, quantizer in quantizers.items():
         student.get_submodule(name).activation = quantizer
 

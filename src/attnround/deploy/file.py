@@ -8,10 +8,13 @@ metadata's table of layers:
     zero_points             uint8     a value an output channel, of layers with an asymmetric grid alone
     activation_scales       float32   a value a layer whose input is quantized
     activation_zero_points  uint8     likewise
+    edge_scales             float32   a value for each value between layers that is quantized, if any
+    edge_zero_points        uint8     likewise
     float.<name>            float32   what stays float, by its name in the model (a table of integers as it is)
 
 The metadata's one entry, `attnround`, is what `seal` says, with layers (columns: name, shape, bits, symmetric,
-activation_bits, which is null where the input stays float).
+activation_bits, which is null where the input stays float), and where values between layers are quantized, placement,
+and edges (columns: name, bits).
 """
 
 import json
@@ -31,7 +34,7 @@ from attnround.errors import InputError, reason
 from attnround.files import write_atomically
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
-from attnround.quantization.layers import float_state, quantized_layers
+from attnround.quantization.layers import float_state, quantized_edges, quantized_layers
 
 GIVE = "the quantized.safetensors that a run leaves in its folder"
 PICKLES = (b"PK\x03\x04", b"\x80")  # torch.save's archive, and a bare pickle
@@ -52,11 +55,22 @@ class StoredLayer:
 
 @dataclass(frozen=True)
 class Content:
-    """All of a file: its metadata, its layers, and what stays float by its name in the model."""
+    """All of a file: its metadata, its layers, what stays float by its name in the model, and its edges' quantizers."""
 
     about: dict
     layers: list[StoredLayer]
     floats: dict[str, Tensor]
+    edges: dict[str, ActivationQuantizer]
+
+    @property
+    def placement(self) -> str:
+        """Where values are quantized."""
+        return self.about.get("placement", "inputs")
+
+    @property
+    def quantizes_values(self) -> bool:
+        """Whether any input of a layer, or value between layers, is quantized."""
+        return bool(self.edges) or any(layer.activation is not None for layer in self.layers)
 
 
 def save(model: nn.Module, path: Path, about: dict) -> dict[str, object]:
@@ -73,6 +87,7 @@ def save(model: nn.Module, path: Path, about: dict) -> dict[str, object]:
         "symmetric": [layer.grid.symmetric for layer in layers.values()],
         "activation_bits": [inputs[name].bit_width if name in inputs else None for name in layers],
     }
+    edges = quantized_edges(model)
     asymmetric = [layer for layer in layers.values() if not layer.grid.symmetric]
     tensors = {
         "levels": torch.cat([pack(layer.levels, layer.grid) for layer in layers.values()]),
@@ -82,10 +97,14 @@ def save(model: nn.Module, path: Path, about: dict) -> dict[str, object]:
     }
     if asymmetric:
         tensors["zero_points"] = torch.cat([layer.zero_point for layer in asymmetric]).to(torch.uint8)
-    if inputs:
-        tensors["activation_scales"] = torch.stack([each.scale.detach() for each in inputs.values()])
-        zero_points = [each.zero_point for each in inputs.values()]
-        tensors["activation_zero_points"] = torch.tensor(zero_points, dtype=torch.uint8)
+    for what, found in (("activation", inputs), ("edge", edges)):
+        if found:
+            zero_points = [each.zero_point for each in found.values()]
+            tensors[f"{what}_scales"] = torch.stack([each.scale.detach() for each in found.values()])
+            tensors[f"{what}_zero_points"] = torch.tensor(zero_points, dtype=torch.uint8)
+    if edges:
+        bits = [each.bit_width for each in edges.values()]
+        about = about | {"placement": model.placement, "edges": {"name": list(edges), "bits": bits}}
     versions = {name: version(name) for name in ("torch", "timm")}
     entry = describe({**about, "versions": versions, "layers": columns})
     raw, digest = seal(safetensors.save({key: _as_stored(value) for key, value in tensors.items()}, {ENTRY: entry}))
@@ -135,15 +154,17 @@ def _content(about: dict, tensors: dict[str, Tensor]) -> Content:
             raise ValueError(f"{key} is shorter than the table of layers says")
         return tensors[key][at[key] - count : at[key]]
 
+    def quantizer(what: str, bits: int) -> ActivationQuantizer:
+        return ActivationQuantizer(take(f"{what}_scales", 1).item(), int(take(f"{what}_zero_points", 1)), bits)
+
     layers = []
     for name, shape, bits, symmetric, activation_bits in zip(*about["layers"].values(), strict=True):
         grid, num_levels = Grid(bits, symmetric), math.prod(shape)
         levels = unpack(take("levels", (num_levels * bits + 7) // 8), shape, grid)
         scale, bias = take("scales", shape[0]), take("biases", shape[0])
         zero_point = torch.zeros_like(scale) if symmetric else take("zero_points", shape[0]).float()
-        activation = None
-        if activation_bits is not None:
-            step, zero = take("activation_scales", 1).item(), int(take("activation_zero_points", 1))
-            activation = ActivationQuantizer(step, zero, activation_bits)
+        activation = None if activation_bits is None else quantizer("activation", activation_bits)
         layers.append(StoredLayer(name, grid, levels, scale, zero_point, bias, activation))
-    return Content(about, layers, floats)
+    columns = about.get("edges", {"name": [], "bits": []})
+    edges = {name: quantizer("edge", bits) for name, bits in zip(columns["name"], columns["bits"], strict=True)}
+    return Content(about, layers, floats, edges)

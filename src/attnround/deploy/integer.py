@@ -20,8 +20,22 @@ import torch
 from torch import Tensor, nn
 
 from attnround.graph.kinds import grouped_rows, kind_of
+from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import per_channel
-from attnround.quantization.layers import QuantizedLayer, quantized_layers
+from attnround.quantization.layers import QuantizedLayer, quantized_edges, quantized_layers
+
+
+class IntegerEdge(nn.Module):
+    """A value between layers as codes and back. watch: as of `IntegerLayer`."""
+
+    def __init__(self, activation: ActivationQuantizer):
+        super().__init__()
+        self.activation = activation
+        self.watch: Callable[[Tensor, Tensor], Tensor] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        codes = self.activation.codes(x)
+        return self.activation.decode(codes if self.watch is None else self.watch(x, codes)).to(x.dtype)
 
 
 class IntegerLayer(nn.Module):
@@ -77,8 +91,10 @@ class IntegerLayer(nn.Module):
 
 
 def integer_model(model: nn.Module) -> nn.Module:
-    """A copy of a quantized model whose quantized layers are integer ones."""
+    """A copy of a quantized model whose quantized layers and edges are integer ones."""
     model = copy.deepcopy(model)
+    for name, activation in quantized_edges(model).items():
+        model.set_submodule(name, IntegerEdge(activation))
     for name, layer in quantized_layers(model).items():
         model.set_submodule(name, IntegerLayer(layer))
     return model

@@ -11,9 +11,10 @@ from attnround.deploy.file import Content, StoredLayer, read
 from attnround.deploy.program import load_program
 from attnround.deploy.runtime import load_onnx
 from attnround.deploy.seal import preprocessing_of
-from attnround.errors import InputError, listed, reason
-from attnround.graph import QUANTIZABLE, Captured, capture, captured, fold_batch_norms
+from attnround.errors import InputError, choice, listed, reason
+from attnround.graph import QUANTIZABLE, Captured, capture, captured, find_edges, fold_batch_norms, with_edges
 from attnround.quantization.layers import QuantizedLayer, float_state
+from attnround.quantization.ranges import PLACEMENTS
 from attnround.quantization.storage import state_digest
 from attnround.zoo import Blueprint
 
@@ -38,8 +39,16 @@ def build(content: Content, source: str, own: nn.Module | Factory | None = None)
     """The model: built as the float one was, its batch norms folded, its layers swapped for the stored ones."""
     model = _timm_model(content, source) if own is None else _own_model(own, content.about, source)
     fold_batch_norms(model)
+    if content.placement not in PLACEMENTS:
+        raise InputError(f"{source} is not as it was written: {choice('placement', content.placement, PLACEMENTS)}")
+    model = with_edges(model, content.placement)
     for stored in content.layers:
         _swap(model, stored, source, content.about)
+    edges = find_edges(model)
+    if edges.keys() != content.edges.keys():
+        raise _another_model(source, content.about, listed(sorted(edges.keys() ^ content.edges.keys())))
+    for name, quantizer in content.edges.items():
+        edges[name].activation = quantizer
     held = float_state(model)
     differing = [key for key in held.keys() | content.floats.keys() if _shape(held, key) != _shape(content.floats, key)]
     if differing:

@@ -1,7 +1,8 @@
 """The float operations of a quantized model as an ONNX graph that says where the integers belong.
 
 torch's exporter of captured programs writes it. What enters a quantized layer, its weight and, where that has a
-quantizer, its input, goes through an operator `Marked` of a domain of our own, which says the layer's name. The
+quantizer, its input, goes through an operator `Marked` of a domain of our own, which says the layer's name. So does
+what goes through a quantized edge. The
 exporter's optimizer leaves an operator alone that it does not know, so the marks are found again whatever became of
 the operations around them. In the graph they are a function that gives back what it gets: it runs as it is.
 """
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from attnround.deploy.opset import WRITTEN, in_opset
 from attnround.errors import InputError, reason
 from attnround.graph import Captured, tensors
-from attnround.quantization.layers import QuantizedLayer, quantized_layers
+from attnround.quantization.layers import QuantizedLayer, quantized_edges, quantized_layers
 
 DOMAIN, MARKED = "attnround", "Marked"
 FUNCTIONS = 8  # the first version of ONNX files with functions in them
@@ -25,7 +26,7 @@ UNTRANSLATED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)
 
 
 def marked(tensor: Tensor, layer: str, part: str) -> Tensor:
-    """The tensor, marked as the `input` or the `weight` of a layer."""
+    """The tensor, marked as the `input` or the `weight` of a layer, or as the `input` of an edge."""
     says = {"layer": layer, "part": part}
     return torch.onnx.ops.symbolic(
         f"{DOMAIN}::{MARKED}", (tensor,), says, dtype=tensor.dtype, shape=tensor.shape, version=1
@@ -47,6 +48,17 @@ class _MarkedLayer(nn.Module):
         return torch.func.functional_call(self.layer[0], values, (x,))
 
 
+class _MarkedEdge(nn.Module):
+    """A quantized value between layers with a mark."""
+
+    def __init__(self, name: str):
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        return marked(x, self.name, "input")
+
+
 @torch.no_grad()
 def float_graph(model: nn.Module, opset: int) -> Any:
     """The ONNX model of a quantized model's float operations: images [batch, C, H, W] -> logits, dequantized weights.
@@ -60,6 +72,8 @@ def float_graph(model: nn.Module, opset: int) -> Any:
     net = model.returning_tensors() if isinstance(model, Captured) else copy.deepcopy(model)
     for name, layer in quantized_layers(net).items():
         net.set_submodule(name, _MarkedLayer(name, layer))
+    for name in quantized_edges(net):
+        net.set_submodule(name, _MarkedEdge(name))
     images = torch.zeros(2, *model.preprocessing["input_size"])
     names = [name or "logits" for name in tensors(model(images))]
     try:

@@ -4,9 +4,10 @@ Three passes over the same images:
 
 1. the simulation: the fake-quantized float model, whose accuracy a run reports;
 2. each layer alone: an integer layer gets the simulation's codes, and what it puts out goes on to the next quantized
-   layers through the float operations between. There it is coded again. A code that differs from the simulation's does
-   so by float rounding alone, so it must lie at a tie, where two levels are equally near: the values are then within
-   `TIE` of a step of each other, on either side of a half. All others are counted as unexplained.
+   layers, or to a quantized value between layers, through the float operations between. There it is coded again. A
+   code that differs from the simulation's does so by float rounding alone, so it must lie at a tie, where two levels
+   are equally near: the values are then within `TIE` of a step of each other, on either side of a half. All others are
+   counted as unexplained.
 3. the network: the integer layers get their own codes, so that a tie's other side has its consequences. That is what
    runs on hardware; its logits are compared with the simulation's.
 """
@@ -21,32 +22,25 @@ from torch import Tensor, nn
 
 from attnround.deploy.comparison import Comparison
 from attnround.deploy.file import StoredLayer
-from attnround.deploy.integer import IntegerLayer, integer_model
+from attnround.deploy.integer import IntegerEdge, IntegerLayer, integer_model
 from attnround.quantization.grid import per_channel
-from attnround.quantization.layers import QuantizedLayer, quantized_layers
+from attnround.quantization.layers import Edge, QuantizedLayer, quantized_edges, quantized_layers
 
 # Layer name -> the inputs of the simulation's calls of it and their codes, in the order of the calls.
 Inputs = dict[str, deque[tuple[Tensor, Tensor]]]
 TIE = 2**-10  # of a step; float rounding was seen to move a value by up to 5e-5 of one
 
 
-@dataclass
-class LayerProof:
-    """What was compared of a layer; the counts of codes stay 0 where the input is float.
+@dataclass(kw_only=True)
+class CodesProof:
+    """What was compared of the codes of a layer's input, or of a value between layers.
 
-    bound: of the magnitude of any partial sum; weights_differing: weights of the simulation that are another level than
-    the file's; witnessed: that integer types give the same sums; ties, unexplained: codes that differ in pass 2;
-    tie_gap: how far apart, in steps, the values behind a tie are at most; codes_differing, largest: in pass 3.
+    ties, unexplained: codes that differ in pass 2; tie_gap: how far apart, in steps, the values behind a tie are at
+    most; codes_differing, largest: in pass 3.
     """
 
     name: str
-    bits: int
     activation_bits: int | None
-    accumulator: str
-    bound: int | None
-    weights: int
-    weights_differing: int
-    witnessed: bool | None = None
     codes: int = 0
     ties: int = 0
     tie_gap: float = 0.0
@@ -55,23 +49,46 @@ class LayerProof:
     largest: int = 0
 
 
+@dataclass(kw_only=True)
+class LayerProof(CodesProof):
+    """What was compared of a layer; the counts of codes stay 0 where the input is float.
+
+    bound: of the magnitude of any partial sum; weights_differing: weights of the simulation that are another level than
+    the file's; witnessed: that integer types give the same sums.
+    """
+
+    bits: int
+    accumulator: str
+    bound: int | None
+    weights: int
+    weights_differing: int
+    witnessed: bool | None = None
+
+
 @dataclass
 class Proof:
-    """All layers, in the file's order, the network, and the numbers of the images whose class differs."""
+    """All layers, in the file's order, the network, the numbers of the images whose class differs, and the edges."""
 
     layers: list[LayerProof]
     network: Comparison = field(default_factory=Comparison)
     disagreeing: list[int] = field(default_factory=list)
+    edges: list[CodesProof] = field(default_factory=list)
+
+    @property
+    def coded(self) -> list[CodesProof]:
+        """Whatever codes were compared of."""
+        return [*(layer for layer in self.layers if layer.activation_bits is not None), *self.edges]
 
     @property
     def faults(self) -> list[str]:
         """What contradicts the proof, one line each."""
         faults = []
+        for each in self.coded:
+            if each.unexplained:
+                faults.append(f"{each.name}: {each.unexplained} codes differ where there is no tie")
         for layer in self.layers:
             if layer.weights_differing:
                 faults.append(f"{layer.name}: {layer.weights_differing} weights differ from the file's")
-            if layer.unexplained:
-                faults.append(f"{layer.name}: {layer.unexplained} codes differ where there is no tie")
             if layer.witnessed is False:
                 faults.append(
                     f"{layer.name}: torch's integer types give other sums, so float products are inexact here"
@@ -90,11 +107,13 @@ def prove(
     simulated, integer = quantized_layers(model), integer_model(model)
     layers = {each.name: integer.get_submodule(each.name) for each in stored}
     proof = Proof([_weights(each, simulated[each.name], layers[each.name]) for each in stored])
+    edges = quantized_edges(model)
+    proof.edges = [CodesProof(name=name, activation_bits=edge.bit_width) for name, edge in edges.items()]
+    coded = {each.name: integer.get_submodule(each.name) for each in proof.coded}
     inputs: Inputs = defaultdict(deque)
     hooks = [
-        layer.register_forward_pre_hook(partial(_keep, inputs, name), with_kwargs=True)
-        for name, layer in simulated.items()
-        if layer.activation is not None
+        model.get_submodule(name).register_forward_pre_hook(partial(_keep, inputs, name), with_kwargs=True)
+        for name in coded
     ]
     try:
         for images, labels in batches:
@@ -103,12 +122,12 @@ def prove(
             for some, right in zip(parts, known, strict=True):
                 inputs.clear()
                 expected = model(some)
-                for record in proof.layers:
-                    layers[record.name].watch = partial(_alone, record, layers[record.name], inputs)
+                for record in proof.coded:
+                    coded[record.name].watch = partial(_alone, record, coded[record.name], inputs)
                 if inputs:
                     integer(some)
-                for record in proof.layers:
-                    layers[record.name].watch = partial(_together, record, inputs)
+                for record in proof.coded:
+                    coded[record.name].watch = partial(_together, record, inputs)
                 first = proof.network.images
                 differing = proof.network.add(expected, integer(some), right, getattr(model, "logits_at", None))
                 proof.disagreeing += [first + int(each) for each in differing.nonzero()]
@@ -132,7 +151,7 @@ def _weights(stored: StoredLayer, simulated: QuantizedLayer, layer: IntegerLayer
     )
 
 
-def _keep(inputs: Inputs, name: str, layer: QuantizedLayer, args: tuple, kwargs: dict) -> None:
+def _keep(inputs: Inputs, name: str, layer: QuantizedLayer | Edge, args: tuple, kwargs: dict) -> None:
     x = args[0] if args else kwargs["input"]
     inputs[name].append((x.clone(), layer.activation.codes(x)))  # a later sum in place may take the memory of x
 
@@ -143,10 +162,10 @@ def _of_this_call(inputs: Inputs, name: str) -> tuple[Tensor, Tensor]:
     return inputs[name][-1]
 
 
-def _alone(record: LayerProof, layer: IntegerLayer, inputs: Inputs, x: Tensor, codes: Tensor) -> Tensor:
+def _alone(record: CodesProof, layer: IntegerLayer | IntegerEdge, inputs: Inputs, x: Tensor, codes: Tensor) -> Tensor:
     """Pass 2: compare, then go on with the simulation's codes."""
     original, expected = _of_this_call(inputs, record.name)
-    if record.witnessed is None:
+    if isinstance(record, LayerProof) and record.witnessed is None:
         record.witnessed = layer.witness(expected[:1])
     record.codes += codes.numel()
     differs = codes != expected
@@ -161,7 +180,7 @@ def _alone(record: LayerProof, layer: IntegerLayer, inputs: Inputs, x: Tensor, c
     return expected
 
 
-def _together(record: LayerProof, inputs: Inputs, x: Tensor, codes: Tensor) -> Tensor:
+def _together(record: CodesProof, inputs: Inputs, x: Tensor, codes: Tensor) -> Tensor:
     """Pass 3: compare, and go on with the own codes."""
     _, expected = _of_this_call(inputs, record.name)
     differs = codes != expected

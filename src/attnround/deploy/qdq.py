@@ -9,7 +9,8 @@ All of it computes what `dequantize` and `ActivationQuantizer` do, in float32 an
 Cast, Sub and Mul of constants when it loads a file, and never a DequantizeLinear; its integer kernels take weights of
 8 bits. So the file is as small as its types, and what runs is integer kernels or plain float weights. Signed weights of
 all 8 bits that meet codes are stored as UINT8, levels + 128 with the zero point 128: processors without VNNI add two
-products of a code and a signed weight in 16 bits, which overflow from 8 bits on, without a word.
+products of a code and a signed weight in 16 bits, which overflow from 8 bits on, without a word. Processors with VNNI
+have no such sums, and run signed weights more than twice as fast, as does OpenVINO: the signed form is for them.
 
 In the literal form every weight is a DequantizeLinear of its levels. In both, what a Gemm of codes gives has its bias
 added by an Add, since onnxruntime runs a Gemm with a float bias in floats.
@@ -19,6 +20,7 @@ Source: the operators' definitions, https://onnx.ai/onnx/operators/ (INT4 since 
 
 import copy
 from collections import Counter, defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,8 @@ from attnround.errors import InputError, choice, listed
 from attnround.quantization.activation import ActivationQuantizer
 
 NARROW = {2: 25, 4: 21}  # bits of a storage type: the opset that brought it
-FORMS = ("runtime", "literal")  # of the weights
+FORMS = ("runtime", "signed", "literal")  # of the weights
+SIGNED = ("openvino", "tensorrt")  # placements of runtimes that want signed weights
 
 
 def storage_bits(bit_width: int, opset: int) -> int:
@@ -48,23 +51,35 @@ def wanted_opset(layers: list[StoredLayer]) -> int:
     return NARROW[2] if any(layer.grid.bit_width == 2 for layer in layers) else NARROW[4]
 
 
-def shifted(layer: StoredLayer) -> bool:
-    """Whether the runtime form stores a layer's signed levels as unsigned ones: all 8 bits, with a quantized input."""
-    return layer.activation is not None and layer.grid.symmetric and layer.grid.bit_width == 8
+def wanted_form(weights: str, placement: str) -> str:
+    """The form of weights in a file. weights: of `FORMS`; the runtime's own is signed where values are quantized so."""
+    if weights not in FORMS:
+        raise InputError(choice("weights", weights, FORMS))
+    return "signed" if weights == "runtime" and placement in SIGNED else weights
 
 
-def quantized_graph(floats: Any, layers: list[StoredLayer], opset: int, weights: str = "runtime") -> Any:
+def shifted(layer: StoredLayer, form: str) -> bool:
+    """Whether a form stores a layer's signed levels as unsigned ones: all 8 bits, with a quantized input."""
+    is_whole = layer.grid.symmetric and layer.grid.bit_width == 8
+    return form == "runtime" and is_whole and layer.activation is not None
+
+
+def quantized_graph(
+    floats: Any,
+    layers: list[StoredLayer],
+    opset: int,
+    weights: str = "runtime",
+    edges: Mapping[str, ActivationQuantizer] | None = None,
+) -> Any:
     """The graph of `float_graph` with the stored layers' integers, and their inputs' codes, in the places of the marks.
 
-    weights: one of `FORMS`.
+    weights: one of `FORMS`; edges: by name, the quantizers of values between layers.
     """
     import onnx
 
-    if weights not in FORMS:
-        raise InputError(choice("weights", weights, FORMS))
     model = copy.deepcopy(floats)
     graph = model.graph
-    quantized = _Quantized(layers, _takers(graph.node), opset, weights == "literal")
+    quantized = _Quantized(layers, edges or {}, _takers(graph.node), opset, weights)
     for node in graph.node:
         quantized.take(node)
     missing = [layer.name for layer in layers if layer.name not in quantized.weights]
@@ -102,9 +117,17 @@ def _takers(nodes: Any) -> dict[str, set[str]]:
 class _Quantized:
     """Nodes and constants as they come, with the marks replaced, and what is quantized already."""
 
-    def __init__(self, layers: list[StoredLayer], takers: dict[str, set[str]], opset: int, literal: bool):
+    def __init__(
+        self,
+        layers: list[StoredLayer],
+        edges: Mapping[str, ActivationQuantizer],
+        takers: dict[str, set[str]],
+        opset: int,
+        form: str,
+    ):
         self.layers, self.takers = {layer.name: layer for layer in layers}, takers
-        self.opset, self.literal = opset, literal
+        self.quantizers = {layer.name: layer.activation for layer in layers} | dict(edges)
+        self.opset, self.form = opset, form
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.instead: dict[str, str] = {}  # of a tensor that goes: which takes its place
@@ -112,7 +135,8 @@ class _Quantized:
         self.weights: dict[str, str] = {}  # layer name -> its weight
         self.turned: set[str] = set()  # weights that are stored transposed
         self.inputs: dict[tuple, str] = {}
-        self.num_inputs: Counter[str] = Counter()  # layer name -> tensors that it quantizes
+        self.codes: dict[str, tuple] = {}  # quantized tensor -> how
+        self.num_inputs: Counter[str] = Counter()  # layer or edge -> tensors that it quantizes
 
     def take(self, node: Any) -> None:
         """The next node of the marked graph."""
@@ -120,7 +144,7 @@ class _Quantized:
         if node.domain == DOMAIN:
             name, part = _said(node)
             if part == "input":
-                self.instead[node.output[0]] = self.input(inputs[0], name, self.layers[name].activation)
+                self.instead[node.output[0]] = self.input(inputs[0], name, self.quantizers[name])
             else:
                 self.replaced.add(inputs[0])
                 self.instead[node.output[0]] = self.weight(self.layers[name])
@@ -130,7 +154,7 @@ class _Quantized:
             node.ClearField("input")
             node.input.extend(inputs)
             self.nodes.append(node)
-            if node.op_type == "Gemm" and inputs[0] in self.inputs.values():
+            if node.op_type == "Gemm" and inputs[0] in self.codes:
                 self._add_bias(node)
 
     def _add_bias(self, gemm: Any) -> None:
@@ -153,12 +177,12 @@ class _Quantized:
         weight, axis = f"{layer.name}.weight", 1 if turned else 0
         bits, signed = storage_bits(layer.grid.bit_width, self.opset), layer.grid.symmetric
         levels, zero_point = layer.levels.T if turned else layer.levels, layer.zero_point
-        if shifted(layer) and not self.literal:
+        if shifted(layer, self.form):
             levels, zero_point, signed = levels.to(torch.int16) + 128, zero_point + 128, False
         codes = self._integers(f"{layer.name}.levels", levels, bits, signed)
-        if layer.activation is None and not self.literal:
+        if layer.activation is None and self.form != "literal":
             return self._folded(layer, codes, axis)
-        if bits < 8 and not self.literal:
+        if bits < 8 and self.form != "literal":
             bits, codes = 8, self._cast(codes, f"{layer.name}.octets", f"{'INT' if signed else 'UINT'}8")
         # zeros too: without, onnxruntime 1.32 puts in a scalar that it then refuses (before Gemm)
         zeros = self._integers(f"{layer.name}.zero_point", zero_point, bits, signed)
@@ -176,8 +200,11 @@ class _Quantized:
         return self._node("Mul", [values, scale], f"{layer.name}.weight")
 
     def input(self, tensor: str, name: str, activation: ActivationQuantizer) -> str:
-        """Quantize a layer's input; layers that quantize one tensor in the same way share the nodes."""
-        key = (tensor, activation.scale.item(), activation.zero_point, activation.bit_width)
+        """Quantize a layer's input, or an edge's; what quantizes one tensor in the same way shares the nodes."""
+        how = (activation.scale.item(), activation.zero_point, activation.bit_width)
+        if self.codes.get(tensor) == how:
+            return tensor
+        key = (tensor, *how)
         if key not in self.inputs:
             self.num_inputs[name] += 1
             name += f".call_{self.num_inputs[name]}" if self.num_inputs[name] > 1 else ""
@@ -192,6 +219,7 @@ class _Quantized:
                 clip = [self._integers(f"{name}.input_{end}", torch.tensor(code), 8, False) for end, code in ends]
                 codes = self._node("Clip", [codes, *clip], f"{name}.input_clipped")
             self.inputs[key] = self._node("DequantizeLinear", [codes, *grid], f"{name}.input")
+            self.codes[self.inputs[key]] = how
         return self.inputs[key]
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:

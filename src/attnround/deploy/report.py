@@ -1,6 +1,6 @@
 """The proof in words and as a table."""
 
-from attnround.deploy.proof import TIE, LayerProof, Proof
+from attnround.deploy.proof import TIE, CodesProof, LayerProof, Proof
 from attnround.table import text_table
 
 HEADER = [
@@ -15,19 +15,22 @@ network, most: codes that differ when the integer network runs on its own, and b
 
 
 def layer_table(proof: Proof) -> str:
-    """One row a layer, a dash where its input is float, and what the columns mean."""
-    return f"{text_table(HEADER, [_row(layer) for layer in proof.layers])}\n\n{LEGEND}"
+    """One row a layer and a value between layers, a dash where an input is float, and what the columns mean."""
+    rows = [_row(layer) for layer in proof.layers]
+    rows += [[edge.name, f"A{edge.activation_bits}", *[None] * 4, *_codes(edge)] for edge in proof.edges]
+    return f"{text_table(HEADER, rows)}\n\n{LEGEND}"
+
+
+def _codes(each: CodesProof) -> list[object]:
+    gap = f"{each.tie_gap:.0e}" if each.ties else None
+    return [each.codes, each.ties, gap, each.unexplained, each.codes_differing, each.largest]
 
 
 def _row(layer: LayerProof) -> list[object]:
     weights = [layer.accumulator, layer.bound, layer.weights, layer.weights_differing]
     if layer.activation_bits is None:
         return [layer.name, f"W{layer.bits}", *weights, *[None] * 6]
-    ties = [layer.ties, f"{layer.tie_gap:.0e}" if layer.ties else None, layer.unexplained]
-    return [
-        layer.name, f"W{layer.bits}A{layer.activation_bits}", *weights, layer.codes, *ties, layer.codes_differing,
-        layer.largest,
-    ]  # fmt: skip
+    return [layer.name, f"W{layer.bits}A{layer.activation_bits}", *weights, *_codes(layer)]
 
 
 def verdict(proof: Proof, faults: list[str]) -> str:
@@ -35,9 +38,11 @@ def verdict(proof: Proof, faults: list[str]) -> str:
     if faults:
         return f"not proven: {'; '.join(faults)}."
     floats = sum(layer.activation_bits is None for layer in proof.layers)
+    between = f", and {len(proof.edges)} values between layers" if proof.edges else ""
     if floats == len(proof.layers):
         return "the weights are proven; the inputs of all layers are float."
-    return f"every quantized layer is proven{f', of {floats} with float inputs the weights' if floats else ''}."
+    partly = f", of {floats} with float inputs the weights" if floats else ""
+    return f"every quantized layer is proven{partly}{between}."
 
 
 def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
@@ -56,16 +61,18 @@ def findings(proof: Proof, recorded_top1: float | None) -> list[str]:
         wide = [layer.name for layer in integer if layer.accumulator == "int64"]
         widths = f"int64 in {', '.join(wide)}, int32 in the others" if wide else "int32 in every layer"
         lines.append(f"sums: {widths}, by the bound of their magnitude; repeated in torch's integers on an image")
-        codes, ties = sum(layer.codes for layer in integer), sum(layer.ties for layer in integer)
-        other, differing = (sum(getattr(layer, key) for layer in integer) for key in ("unexplained", "codes_differing"))
-        gap = max(layer.tie_gap for layer in integer)
+        codes, ties, other, differing = (
+            sum(getattr(each, key) for each in proof.coded)
+            for key in ("codes", "ties", "unexplained", "codes_differing")
+        )
+        gap = max(each.tie_gap for each in proof.coded)
         lines.append(
             f"codes, each layer given the simulation's: {ties} of {codes} differ at ties (two values up to {gap:.0e} "
             f"of a step apart, on either side of a half; {TIE:.0e} is allowed), {other} elsewhere"
         )
         lines.append(
             f"codes, the network on its own: {differing} of {codes} differ, by at most "
-            f"{max(layer.largest for layer in integer)}, as these ties have consequences"
+            f"{max(each.largest for each in proof.coded)}, as these ties have consequences"
         )
     network = proof.network
     lines.append(

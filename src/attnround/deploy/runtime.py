@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from attnround.deploy.file import StoredLayer
+from attnround.deploy.file import Content
 from attnround.deploy.marked import float_graph
 from attnround.deploy.opset import OLDEST
 from attnround.deploy.preprocessing import pixels_of, resizes, with_head
-from attnround.deploy.qdq import NARROW, packed, quantized_graph, storage_bits, wanted_opset
+from attnround.deploy.qdq import NARROW, packed, quantized_graph, storage_bits, wanted_form, wanted_opset
 from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 
@@ -63,14 +63,19 @@ def in_integers(raw: bytes, source: str) -> set[str]:
 
     Raises InputError as `session` does.
     """
+    nodes = optimised_graph(raw, source).node
+    inputs = (name for node in nodes if node.op_type in INTEGER_KERNELS for name in node.input)
+    return {name.rpartition(".")[0] for name in inputs if name.endswith(LEVELS)}
+
+
+def optimised_graph(raw: bytes, source: str) -> Any:
+    """The graph that onnxruntime makes of a model's by default. Raises InputError as `session` does."""
     import onnx
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "optimised.onnx"
         session(raw, source, {}, file)
-        nodes = onnx.load(file).graph.node
-    inputs = (name for node in nodes if node.op_type in INTEGER_KERNELS for name in node.input)
-    return {name.rpartition(".")[0] for name in inputs if name.endswith(LEVELS)}
+        return onnx.load(file).graph
 
 
 def run(session: Any, images: Tensor) -> Tensor | tuple[Tensor, ...]:
@@ -142,15 +147,17 @@ class OnnxModel(nn.Module):
 
 
 def onnx_file(
-    model: nn.Module, layers: list[StoredLayer], about: dict, opset: int | None = None, weights: str = "runtime"
+    model: nn.Module, content: Content, about: dict, opset: int | None = None, weights: str = "runtime"
 ) -> tuple[bytes, Any]:
     """The bytes of a quantized model as ONNX, and the graph of its float operations that it was made from.
 
-    opset: None takes the oldest that has the types of the model's bits, or the newest there is; weights: of `FORMS`.
+    content: of the model's file; opset: None takes the oldest that has the types of the model's bits, or the newest
+    there is; weights: of `FORMS`.
     """
-    opset = opset or min(wanted_opset(layers), newest_opset())
+    form = wanted_form(weights, content.placement)
+    opset = opset or min(wanted_opset(content.layers), newest_opset())
     floats = float_graph(model, opset)
-    return sealed_onnx(quantized_graph(floats, layers, opset, weights), about)[0], floats
+    return sealed_onnx(quantized_graph(floats, content.layers, opset, form, content.edges), about)[0], floats
 
 
 def with_preprocessing(raw: bytes, steps: list[dict], about: dict) -> bytes:

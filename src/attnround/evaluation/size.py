@@ -2,14 +2,14 @@
 
 from torch import nn
 
-from attnround.quantization.layers import float_state, quantized_layers
-from attnround.quantization.storage import float_bytes, layer_bytes
+from attnround.quantization.layers import float_state, quantized_edges, quantized_layers
+from attnround.quantization.storage import RANGE_BYTES, float_bytes, layer_bytes
 
 
 def stored_bytes(model: nn.Module) -> dict[str, int]:
     """Bytes of what a quantized model's file holds, by kind; its header comes on top.
 
-    The kinds of `layer_bytes`, summed over the layers, and float: all else.
+    The kinds of `layer_bytes`, summed over layers and edges, and float: all else.
     """
     size = dict.fromkeys(("weights", "scales", "zero_points", "biases", "activations"), 0)
     for layer in quantized_layers(model).values():
@@ -19,6 +19,7 @@ def stored_bytes(model: nn.Module) -> dict[str, int]:
         )
         for kind, count in kinds.items():
             size[kind] += count
+    size["activations"] += RANGE_BYTES * len(quantized_edges(model))
     return size | {"float": float_bytes(float_state(model))}
 
 

@@ -118,6 +118,7 @@ def verify(
         "faults": faults,
         "network": network | {"disagreeing": proof.disagreeing},
         "layers": [asdict(layer) for layer in proof.layers],
+        "edges": [asdict(edge) for edge in proof.edges],
     }
     write_atomically(Path(folder) / "verify.json", json_text(report, indent=2) + "\n")
     write_atomically(Path(folder) / "verify.csv", csv_text(report["layers"]))

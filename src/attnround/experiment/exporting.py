@@ -13,11 +13,11 @@ from torch import nn
 
 from attnround.data import ImageData
 from attnround.deploy import build, compare, read
-from attnround.deploy.file import StoredLayer
+from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.opset import OLDEST
 from attnround.deploy.preprocessing import described, resizes, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
-from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_opset
+from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_form, wanted_opset
 from attnround.deploy.runtime import (
     in_integers,
     latency,
@@ -73,9 +73,9 @@ def export(
     steps = known_steps(data, model.preprocessing, needed=preprocessing == "graph")
     head = steps if preprocessing == "graph" else None
     writer = partial(_as_onnx, opset=opset, weights=weights, head=head) if format == "onnx" else _as_program
-    raw, exported, facts = writer(model, content.layers, about, target)
+    raw, exported, facts = writer(model, content, about, target)
     found, *others = compare(model, exported, watched(data, "export"))
-    fault = found.fault(any(layer.activation is not None for layer in content.layers))
+    fault = found.fault(content.quantizes_values)
     if fault:
         raise InputError(f"{target} is not written: {fault}")
     budget = sum(record["deployed"]["parts"].values())
@@ -110,7 +110,7 @@ def export(
 
 def _as_onnx(
     model: nn.Module,
-    layers: list[StoredLayer],
+    content: Content,
     about: dict,
     target: Path,
     opset: int | None,
@@ -129,15 +129,17 @@ def _as_onnx(
     newest = newest_opset()
     if opset is not None:
         check_number("opset", opset, least=OLDEST, most=newest, whole=True)
+    layers = content.layers
     wanted = wanted_opset(layers)
     chosen = opset or min(wanted, newest)
     less = f" ({wanted} would store {'2' if wanted == NARROW[2] else '4'} bits as such)" if chosen < wanted else ""
     say("opset", f"{chosen}{less}; onnxruntime {onnxruntime.__version__} runs up to {newest}")
-    facts = {"opset": chosen, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__, "weights": weights}
-    facts |= _storage(layers, chosen, weights)
-    raw, floats = onnx_file(model, layers, about, chosen, weights)
+    facts = {"opset": chosen, "onnx": onnx.__version__, "onnxruntime": onnxruntime.__version__}
+    form = wanted_form(weights, content.placement)
+    facts |= _storage(layers, chosen, form)
+    raw, floats = onnx_file(model, content, about, chosen, weights)
     exported = [open_onnx(raw, target)]
-    if weights == "runtime":
+    if form != "literal":
         exported.append(open_onnx(raw, target, {}))
         facts |= _kernels(raw, layers, target)
     facts |= {"latency": _latency(floats, exported, model.preprocessing["input_size"])}
@@ -162,17 +164,18 @@ def known_steps(data: ImageData, preprocessing: dict, needed: bool) -> list[dict
         return None
 
 
-def _storage(layers: list[StoredLayer], opset: int, weights: str) -> dict[str, list[str]]:
+def _storage(layers: list[StoredLayer], opset: int, form: str) -> dict[str, object]:
     """Which bits take wider types than their own, and which layers are unsigned in place of signed."""
     widths = Counter((layer.grid.bit_width, storage_bits(layer.grid.bit_width, opset)) for layer in layers)
     wider = [
         f"{bits} bits in INT{stored} ({n} layers)" for (bits, stored), n in sorted(widths.items()) if bits < stored
     ]
     say("weights", f"stored wider: {', '.join(wider)}" if wider else "all stored at their bits")
-    unsigned = [layer.name for layer in layers if weights == "runtime" and shifted(layer)]
+    unsigned = [layer.name for layer in layers if shifted(layer, form)]
     if unsigned:
         say("weights", f"8 bits as UINT8 with zero point 128 ({len(unsigned)} layers): no sum of 16 bits overflows")
-    return {"stored_wider": wider, "stored_unsigned": unsigned}
+        say("weights", "weights=signed is faster on processors with VNNI, on ARM and in OpenVINO")
+    return {"weights": form, "stored_wider": wider, "stored_unsigned": unsigned}
 
 
 def _kernels(raw: bytes, layers: list[StoredLayer], target: Path) -> dict[str, object]:
@@ -194,9 +197,7 @@ def _latency(floats: Any, exported: list[nn.Module], size: list[int]) -> dict[st
     return {"threads": torch.get_num_threads(), **dict(taken)}
 
 
-def _as_program(
-    model: nn.Module, layers: list[StoredLayer], about: dict, target: Path
-) -> tuple[bytes, list[nn.Module], dict]:
+def _as_program(model: nn.Module, content: Content, about: dict, target: Path) -> tuple[bytes, list[nn.Module], dict]:
     """The file's bytes, the model as it is loaded again, and nothing to report."""
     raw, _ = sealed_program(exported_program(model), about)
     return raw, [open_program(raw, target)], {}

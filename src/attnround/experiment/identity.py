@@ -16,7 +16,8 @@ LAYER_OBJECTIVE = {
     "residual_target": False,
 }  # fmt: skip
 NEUTRAL = {
-    "model.weights_key": None, "data.class_order": None, "data.class_map": None, "data.validation": "val",
+    "activation.placement": "inputs", "model.weights_key": None,
+    "data.class_order": None, "data.class_map": None, "data.validation": "val",
     "reconstruction.mirrored": False, "reconstruction.layer_first.mirrored": False,
     **{f"reconstruction.{name}": value for name, value in LAYER_OBJECTIVE.items()},
     **{f"reconstruction.layer_first.{name}": value for name, value in LAYER_OBJECTIVE.items()},

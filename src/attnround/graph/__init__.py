@@ -1,6 +1,7 @@
 """A model as it runs: captured as a graph, its batch norms folded, its layers in order, cut into units."""
 
 from attnround.graph.capture import Captured, capture, captured, unwrapped
+from attnround.graph.edges import beside, find_edges, sources, with_edges
 from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.layers import channels_last, find_layers, left_float, swap_layers
@@ -13,18 +14,22 @@ __all__ = [
     "FoldedNorm",
     "Output",
     "Unit",
+    "beside",
     "capture",
     "captured",
     "channels_last",
     "class_logits",
     "cut",
+    "find_edges",
     "find_layers",
     "fold_batch_norms",
     "joined",
     "left_float",
     "logits_in",
     "norms_to_fold",
+    "sources",
     "swap_layers",
     "tensors",
     "unwrapped",
+    "with_edges",
 ]

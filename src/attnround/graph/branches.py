@@ -15,13 +15,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.graph.layers import operation
 from attnround.graph.trace import calls
+from attnround.quantization.layers import Edge
 
 aten = torch.ops.aten
 SUMS = (aten.add.Tensor, aten.sub.Tensor)
 SCALINGS = (*SUMS, aten.mul.Tensor, aten.div.Tensor)  # where the other argument is a parameter or a number
 REARRANGING = {"alias", "clone", "permute", "pixel_shuffle", "roll", "slice", "squeeze", "transpose", "unsqueeze"}
 RESHAPING = {"reshape", "_unsafe_view"}
-MODULES = (nn.Identity, _BatchNorm)  # that scale or do nothing
+NEUTRAL = (nn.Identity, Edge)  # what an edge quantizes is followed as if it did nothing
+MODULES = (*NEUTRAL, _BatchNorm)  # that scale or do nothing
 LEAST = 1e-2  # of the largest scale: past a smaller one, the output would have to change many times over
 
 
@@ -125,7 +127,7 @@ def _name(node: fx.Node) -> str:
 def _is_plain(node: fx.Node, model: nn.Module) -> bool:
     """Whether the node adds one value to another, or does nothing."""
     if node.op == "call_module":
-        return isinstance(model.get_submodule(node.target), nn.Identity)
+        return isinstance(model.get_submodule(node.target), NEUTRAL)
     return node.target is aten.add.Tensor and not node.kwargs and all(each.op != "get_attr" for each in terms(node))
 
 

@@ -64,6 +64,7 @@ class Captured(nn.Module):
     preprocessing, num_classes: as the original has them, where it has; about: of one loaded from a file, its metadata.
     form: how what the graph returns is put together, None for a tensor alone. remarks: what the original had that the
     captured model has not, a sentence each. logits_at: which of its tensors are the logits, as `class_logits` takes it.
+    placement: which values can be quantized besides layers' inputs, as `with_edges` takes it.
     """
 
     preprocessing: dict[str, Any]
@@ -75,6 +76,7 @@ class Captured(nn.Module):
         self.graph, self.kinds, self.form = graph, kinds, form
         self.remarks: list[str] = []
         self.logits_at: Output = None
+        self.placement = "inputs"
         self.compile_graph()
 
     def compile_graph(self) -> None:

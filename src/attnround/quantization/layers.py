@@ -1,4 +1,4 @@
-"""A layer whose weight is integers on a grid, and its input too where that has a quantizer."""
+"""A layer whose weight is integers on a grid, its input too where that has a quantizer; and values between layers."""
 
 import torch
 from torch import Tensor, nn
@@ -49,9 +49,29 @@ class QuantizedLayer(nn.Module):
         return f"bit_width={self.grid.bit_width}, symmetric={self.grid.symmetric}"
 
 
+class Edge(nn.Module):
+    """A place between layers where a value can be quantized; it is given through as it is while `activation` is None.
+
+    The layers that take the value have the same quantizer, the object itself, where their inputs have its bits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation: ActivationQuantizer | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if self.activation is None else self.activation(x)
+
+
 def quantized_layers(model: nn.Module) -> dict[str, QuantizedLayer]:
     """The quantized layers of a model by name, in the order of its modules."""
     return {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLayer)}
+
+
+def quantized_edges(model: nn.Module) -> dict[str, ActivationQuantizer]:
+    """The quantizers of a model's values between layers by name, in the order of its modules."""
+    edges = {name: module for name, module in model.named_modules() if isinstance(module, Edge)}
+    return {name: edge.activation for name, edge in edges.items() if edge.activation is not None}
 
 
 def float_state(model: nn.Module) -> dict[str, Tensor]:
@@ -59,7 +79,7 @@ def float_state(model: nn.Module) -> dict[str, Tensor]:
 
     A batch norm's count of batches is left out, as evaluation does not use it.
     """
-    inside = tuple(f"{name}." for name in quantized_layers(model))
+    inside = tuple(f"{name}." for name in (*quantized_layers(model), *quantized_edges(model)))
     return {
         key: value.detach()
         for key, value in model.state_dict().items()

@@ -9,13 +9,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from attnround.errors import check_number
+from attnround.errors import InputError, check_number, choice
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.histogram import Histogram
 from attnround.quantization.pins import check_bit_width, check_pins, pinned_bits
 from attnround.quantization.shapes import Float64, Real
 
+PLACEMENTS = ("inputs", "onnxruntime", "tensorrt", "openvino")
 TINY = 1e-30  # a narrower range counts as zeros only
 # Ranges that Mse tries: 12 sizes an octave from the whole range down to 1/64 of it, each at up to 9 places; then 8 more
 # sizes and 4 more places to either side of the best of them.
@@ -28,18 +29,22 @@ class RangeSearch(ABC):
     """Base of the searches, one scale and zero point for each quantized layer's input.
 
     bit_width: of every input but the pinned ones; pinned: `first`, `last` or a name pattern of a layer -> the bits of
-    its input, so that `first` is the image; drop: QDrop's probability that a value stays float, in block training.
+    its input, so that `first` is the image; drop: QDrop's probability that a value stays float, in block training;
+    placement: of `PLACEMENTS`: the layers' inputs alone, or more values, at 8 bits, as a runtime wants them.
     """
 
     bit_width: int = 8
     pinned: dict[str, int] = field(default_factory=dict)
     drop: float = 0.0
+    placement: str = "inputs"
     learned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_bit_width("activation.bit_width", self.bit_width)
         check_pins("activation.pinned", self.pinned)
         check_number("activation.drop", self.drop, least=0, most=1)
+        if self.placement not in PLACEMENTS:
+            raise InputError(choice("activation.placement", self.placement, PLACEMENTS))
 
     def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
         """Bits of these layers' inputs, which come in execution order. Raises InputError as `pinned_bits` does."""
@@ -67,6 +72,11 @@ class RangeSearch(ABC):
 @dataclass(frozen=True)
 class Float(RangeSearch):
     """No input is quantized."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.placement != "inputs":
+            raise InputError(f"activation.placement={self.placement}: no input is quantized: give activation=mse")
 
     def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
         return {}
@@ -118,6 +128,14 @@ class Lsq(Mse):
 
     scale_gradient: bool = True
     learned: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.placement != "inputs":
+            raise InputError(
+                f"activation.placement={self.placement}: the scales of layers' inputs alone are learned: give "
+                "activation=mse"
+            )
 
 
 def affine(low: float, high: float, grid: Grid) -> tuple[float, int]:

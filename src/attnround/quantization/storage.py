@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 FLOAT_BYTES = 4
+RANGE_BYTES = FLOAT_BYTES + 1  # of a quantized input: its scale and a byte of zero point
 
 
 def layer_bytes(
@@ -23,7 +24,7 @@ def layer_bytes(
         "scales": num_channels * FLOAT_BYTES,
         "zero_points": 0 if symmetric else num_channels,
         "biases": num_channels * FLOAT_BYTES,
-        "activations": FLOAT_BYTES + 1 if quantized_input else 0,
+        "activations": RANGE_BYTES if quantized_input else 0,
     }
 
 

@@ -13,6 +13,7 @@ from attnround.calibration.cache import budget_mib, in_batches
 from attnround.calibration.output_metric import measure
 from attnround.calibration.walk import Walk
 from attnround.graph.capture import Captured
+from attnround.graph.edges import beside
 from attnround.graph.trace import executor, graph_of
 from attnround.machine import memory_kept
 from attnround.quantization.rounding import RoundingMethod
@@ -69,11 +70,11 @@ class ReconstructionLoop:
         checkpoint: Checkpoint | None = None,
         callbacks: Sequence[Callback] = (),
     ):
-        self.teacher, self.student, self.images = teacher.requires_grad_(False), student, images
+        self.teacher, self.student, self.images = beside(teacher, student).requires_grad_(False), student, images
         self.settings, self.autocast, self.seed = settings, autocast, seed
         self.checkpoint, self.callbacks, self.given_metrics = checkpoint, callbacks, metrics
-        self.graph = graph_of(teacher)
-        self.plan = settings.plan(self.graph, teacher, images[:1])
+        self.graph = graph_of(self.teacher)
+        self.plan = settings.plan(self.graph, self.teacher, images[:1])
         self.quantizers = [step.settings.adapt(quantizer) for step in self.plan]
         self.reports = checkpoint.restore(student) if checkpoint else []
         self.index = len(self.reports)

@@ -1,0 +1,219 @@
+"""Where values between layers are quantized, so that a runtime can stay in integers from one layer to the next.
+
+A runtime runs an operation in integers where it finds quantizers at the right places around it:
+
+    onnxruntime   a convolution's result, after its activation; the operands and the result of sums, products,
+                  concatenations, average pools and sigmoids. What only passes values on, such as a maximum pool, wants
+                  the same scale before and after.
+    tensorrt      the skip operand of a residual sum; a quantizer on the convolution's own branch would break the fusion
+    openvino      the operands of sums, products, concatenations and average pools
+
+Operations with a constant operand are left alone. So are those of transformers: an operation counts where an operand,
+for openvino all of them, comes from a convolution.
+
+Sources: onnxruntime's core/optimizer/qdq_transformer; NVIDIA's Model-Optimizer, pull request 2024; NNCF's placement.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+
+from torch import fx, nn
+
+from attnround.graph.capture import Captured
+from attnround.graph.kinds import QUANTIZABLE
+from attnround.graph.layers import operation
+from attnround.graph.trace import calls
+from attnround.quantization.layers import Edge
+
+PREFIX = "edges"
+FUSED = {"relu", "relu6", "hardtanh", "clamp", "clamp_min"}  # with the operation before them
+JOINING = {"add", "mul", "cat"}
+POOLS = {"avg_pool2d", "adaptive_avg_pool2d"}
+GATES = {"sigmoid", "leaky_relu"}
+PASSING = {
+    "alias", "clone", "flatten", "max_pool2d", "permute", "reshape", "slice", "squeeze", "transpose", "unsqueeze",
+}  # fmt: skip
+
+
+def with_edges(model: Captured, placement: str) -> Captured:
+    """The model with an `Edge` at every value that this placement quantizes; itself where it has them.
+
+    The copy has the same parameters and modules, and a graph of its own. placement: of `PLACEMENTS`.
+    """
+    if placement == model.placement:
+        return model
+    placed = _sharing(model, copy.deepcopy(model.graph))
+    names: list[str] = []
+    for node in _wanted(placed, placement):
+        name = _free(f"{PREFIX}.{_title(node)}", names)
+        _place(placed, name)
+        with placed.graph.inserting_after(node):
+            edge = placed.graph.call_module(name, (node,))
+        edge.meta = dict(node.meta)
+        for user in [user for user in node.users if user is not edge and user.target != "size"]:
+            user.replace_input_with(node, edge)
+        names.append(name)
+    placed.placement = placement
+    placed.compile_graph()
+    return placed
+
+
+def beside(model: Captured, student: Captured) -> Captured:
+    """The model with the graph of a student that has edges, where its own do nothing; itself where there are none.
+
+    So one graph serves both, node by node.
+    """
+    edges = find_edges(student)
+    if not edges:
+        return model
+    placed = _sharing(model, student.graph)
+    for name in edges:
+        _place(placed, name)
+    return placed
+
+
+def find_edges(model: Captured) -> dict[str, Edge]:
+    """The edges of a model by name, in execution order."""
+    return {node.target: model.get_submodule(node.target) for node in calls(model.graph, model, (Edge,))}
+
+
+def sources(model: Captured) -> dict[str, str]:
+    """Layer or edge -> the edge whose values it takes unchanged, at every call; those that take others are left out."""
+    found: dict[str, set[str | None]] = {}
+    for node in calls(model.graph, model, (*QUANTIZABLE, Edge)):
+        found.setdefault(node.target, set()).add(_source(node.args[0], model))
+    return {name: edges.pop() for name, edges in found.items() if len(edges) == 1 and None not in edges}
+
+
+def _sharing(model: Captured, graph: fx.Graph) -> Captured:
+    """A model with the same parameters and modules, but for the edges, and this graph."""
+    copied = Captured(graph, model.kinds, model.form)
+    own = ("graph", "_modules", "_run")
+    copied.__dict__.update({key: value for key, value in vars(model).items() if key not in own})
+    copied._modules = {name: module for name, module in model._modules.items() if name != PREFIX}
+    return copied
+
+
+def _source(node: fx.Node, model: Captured) -> str | None:
+    while _passes(node, model):
+        node = node.args[0]
+    is_edge = node.op == "call_module" and isinstance(model.get_submodule(node.target), Edge)
+    return node.target if is_edge else None
+
+
+def _wanted(model: Captured, placement: str) -> list[fx.Node]:
+    """The nodes whose values are quantized, in execution order."""
+    rules: dict[str, Callable[[Captured], Iterator[fx.Node]]] = {
+        "inputs": lambda model: iter(()), "onnxruntime": _onnxruntime, "tensorrt": _tensorrt, "openvino": _openvino,
+    }  # fmt: skip
+    wanted = set(rules[placement](model))
+    return [node for node in model.graph.nodes if node in wanted and node.op != "placeholder" and node.meta["shape"]]
+
+
+def _onnxruntime(model: Captured) -> Iterator[fx.Node]:
+    held: set[fx.Node] = set()
+    for node, operands in _joining(model.graph, JOINING | POOLS | GATES):
+        if _is_convolution(node, model):
+            held.add(_with_activation(node, model))
+        elif any(_comes_from(each, held, model) for each in operands):
+            held |= {*operands, _with_activation(node, model)}
+    yield from held
+
+
+def _tensorrt(model: Captured) -> Iterator[fx.Node]:
+    depth: dict[fx.Node, int] = {}  # the most layers on a way to this node
+    for node, operands in _joining(model.graph, {"add"}):
+        before = max((depth[each] for each in node.all_input_nodes), default=0)
+        depth[node] = before + (node.op == "call_module" and isinstance(model.get_submodule(node.target), QUANTIZABLE))
+        branches = [each for each in operands if _is_convolution(_behind(each, model), model)]
+        if branches:
+            branch = max(branches, key=depth.__getitem__)
+            yield from (each for each in operands if each is not branch)
+
+
+def _openvino(model: Captured) -> Iterator[fx.Node]:
+    convolved: set[fx.Node] = set()  # nodes for whose value the last layers are convolutions
+    for node, operands in _joining(model.graph, JOINING | POOLS):
+        is_layer = node.op == "call_module" and isinstance(model.get_submodule(node.target), QUANTIZABLE)
+        if _is_convolution(node, model) or (not is_layer and convolved & set(node.all_input_nodes)):
+            convolved.add(node)
+        if operands and convolved >= set(operands):
+            yield from operands
+
+
+def _joining(graph: fx.Graph, operations: set[str]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
+    """Each node, and if it is one of these operations the values that it takes, where all depend on the images."""
+    depending: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or (node.target != "size" and depending & set(node.all_input_nodes)):
+            depending.add(node)
+        name, operands = operation(node), []
+        if name in operations:
+            given = node.args[0] if name == "cat" else node.args[: 2 if name in JOINING else 1]
+            operands = list(given) if depending.issuperset(given) else []
+        yield node, operands
+
+
+def _is_convolution(node: fx.Node, model: Captured) -> bool:
+    """Of one to three dimensions; a linear layer gives its result in floats in any runtime."""
+    module = model.get_submodule(node.target) if node.op == "call_module" else None
+    return isinstance(module, QUANTIZABLE) and module.weight.ndim > 2
+
+
+def _with_activation(node: fx.Node, model: Captured) -> fx.Node:
+    """The node whose value leaves an operation that runtimes fuse with the activation behind it."""
+    while len(node.users) == 1:
+        (user,) = node.users
+        if operation(user) in FUSED:
+            return user
+        if not _does_nothing(user, model):
+            break
+        node = user
+    return node
+
+
+def _behind(node: fx.Node, model: Captured) -> fx.Node:
+    """The node that a value comes from, past modules that do nothing."""
+    while _does_nothing(node, model):
+        node = node.args[0]
+    return node
+
+
+def _comes_from(node: fx.Node, held: set[fx.Node], model: Captured) -> bool:
+    """Whether a value is one of these, perhaps passed on."""
+    while node not in held and _passes(node, model):
+        node = node.args[0]
+    return node in held
+
+
+def _passes(node: fx.Node, model: Captured) -> bool:
+    name = node.target if node.op == "call_method" else operation(node)
+    return name in PASSING or _does_nothing(node, model)
+
+
+def _does_nothing(node: fx.Node, model: Captured) -> bool:
+    return node.op == "call_module" and type(model.get_submodule(node.target)) is nn.Identity
+
+
+def _title(node: fx.Node) -> str:
+    """The module that a value comes from, and the operation."""
+    if node.op == "call_module":
+        return f"{node.target}.result"
+    name = operation(node) or str(node.target)
+    return f"{node.meta['module']}.{name}" if node.meta.get("module") else name
+
+
+def _free(name: str, taken: list[str]) -> str:
+    number = 1
+    while (numbered := name if number == 1 else f"{name}_{number}") in taken:
+        number += 1
+    return numbered
+
+
+def _place(model: nn.Module, name: str) -> None:
+    *parts, last = name.split(".")
+    for part in parts:
+        if part not in model._modules:
+            model.add_module(part, nn.Module())
+        model = model.get_submodule(part)
+    model.add_module(last, Edge())
