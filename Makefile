@@ -67,8 +67,9 @@ report: $(STAMP) ## one page of all tables and pictures, results/report.html
 conventions: $(STAMP) ## every allocator and convention of coding length on the network's output, into results/allocation.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/allocators.py
 
-prediction: $(STAMP) ## what foretells the effect of bits on the network's output, into results/prediction.csv
+prediction: $(STAMP) ## what foretells the effect of bits on the network's output, into results/prediction.csv and prediction_by_layer.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prediction.py
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/prediction_by_layer.py
 
 tuning: $(STAMP) ## the settings of Attention Round on the network's output, into results/tuning.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/tuning.py attention_round --bits 2 --seeds 0
@@ -110,6 +111,9 @@ cost: $(STAMP) ## time and memory of the main job and of networks at 224 pixels,
 	$(BIN)/python src/train.py $(NOISE) model.name=tf_efficientnet_lite0 bits=mixed hydra.run.dir=outputs/cost/lite0_mixed
 	$(BIN)/python -m attnround.study.gather outputs/cost results/cost.csv
 
+deploy-bench: $(STAMP) ## exported models beside the float ones and onnxruntime's own quantizer, into results/deployment.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/deployment.py results/deployment.csv
+
 gpu-check: ## what only a GPU can show, with the Python that is there, into results/gpu.csv: PYTHON=python3
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
@@ -122,5 +126,5 @@ clean: ## remove .venv, .venv-lowest, the site and all outputs
 	rm -rf .venv $(LOWEST) site outputs downloads
 
 .PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest conventions prediction tuning qat-tuning \
-	allocation-speed block-step families layer-step descent profile cost gpu-check checkpoints clean
+	allocation-speed block-step families layer-step descent profile cost deploy-bench gpu-check checkpoints clean
 .DEFAULT_GOAL := help

@@ -8,7 +8,7 @@ from torch import Tensor
 from attnround.bits import Layer, Problem
 from attnround.bits.allocation import FLOAT_BITS
 from attnround.calibration.output_metric import OutputMetric, measure
-from attnround.calibration.sensitivity import fisher_traces, input_covariances, logit_noise, logits
+from attnround.calibration.sensitivity import fisher_traces, input_covariances, joint_moments, logit_noise, logits
 from attnround.graph.capture import Captured
 from attnround.graph.costs import count_macs, count_places, residual_groups
 from attnround.graph.layers import find_layers
@@ -49,6 +49,13 @@ def bit_problem(
         found = output_metrics(kind) if output_metrics else measure(OutputMetric(kind), model, images, seed)
         return {name: places[name] * metric for name, metric in found.items()}
 
+    def joint(kind: str) -> dict[str, tuple[Tensor, Tensor]]:
+        half = len(shown) // 2
+        inputs = input_covariances(model, names, shown[:half] if half else shown, seed)
+        means = {name: each.mean for name, each in inputs.items()}
+        moments = joint_moments(model, means, shown[half:], kind, seed)
+        return {name: (inputs[name].second, moments[name]) for name in names}
+
     return Problem(
         layers=[
             Layer(
@@ -63,6 +70,7 @@ def bit_problem(
         observer=observer,
         other_bits=8 * (float_bytes(others) + RANGE_BYTES * len(input_bits.keys() - weights.keys())),
         sums=cache(lambda: residual_groups(model)),
+        joint_moments=cache(joint),
         second_moments=cache(lambda: {name: each.second for name, each in covariances().items()}),
         shrunk_moments=cache(lambda: {name: each.shrunk() for name, each in covariances().items()}),
         output_metrics=cache(summed_metrics),

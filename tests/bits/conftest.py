@@ -32,6 +32,9 @@ def problem() -> Problem:
         second_moments=lambda: {layer.name: torch.eye(layer.weight.shape[1])[None] for layer in layers},
         shrunk_moments=lambda: {layer.name: torch.eye(layer.weight.shape[1])[None] for layer in layers},
         output_metrics=lambda kind: {layer.name: noise[layer.name] * torch.eye(4)[None] for layer in layers},
+        joint_moments=lambda kind: {
+            layer.name: (eye := torch.eye(layer.weight.shape[1])[None], 4 * noise[layer.name] * eye) for layer in layers
+        },
         logit_energy=lambda: 1e6,
         fisher_traces=lambda num_probes: {layer.name: noise[layer.name] for layer in layers},
         logit_noise=lambda name, weight: noise[name] * (weight - layers[int(name[-1])].weight).square().sum().item(),

@@ -187,6 +187,9 @@ def test_searches_prefer_what_they_measure(problem):
         second_moments=lambda: {"calm": torch.eye(30)[None], "loud": torch.eye(30)[None]},
         shrunk_moments=lambda: {"calm": torch.eye(30)[None], "loud": torch.eye(30)[None]},
         output_metrics=lambda kind: {"calm": torch.eye(4)[None], "loud": 200 * torch.eye(4)[None]},
+        joint_moments=lambda kind: {
+            name: (torch.eye(30)[None], times * torch.eye(30)[None]) for name, times in (("calm", 4), ("loud", 800))
+        },
         logit_energy=lambda: 1.0,
         fisher_traces=lambda num_probes: {"calm": 1.0, "loud": 200.0},
         logit_noise=lambda name, weight: {"calm": 1.0, "loud": 200.0}[name] * (weight - twin).square().sum().item(),
@@ -210,6 +213,7 @@ def test_a_sweep_of_budgets_measures_once(problem):
         second_moments=lambda: asked.append("moments") or problem.second_moments(),
         shrunk_moments=lambda: asked.append("moments") or problem.shrunk_moments(),
         output_metrics=lambda kind: asked.append(f"metric {kind}") or problem.output_metrics(kind),
+        joint_moments=lambda kind: asked.append(f"joint {kind}") or problem.joint_moments(kind),
         fisher_traces=lambda num_probes: asked.append("fisher") or problem.fisher_traces(num_probes),
     )
     for budget in (2.5, 3, 3.5, 4, 4.5, 5, 6, 7):
@@ -217,7 +221,7 @@ def test_a_sweep_of_budgets_measures_once(problem):
             allocator(budget=budget).allocate(counted)
         Mixed(budget=budget, relative_to="fisher", input_weighted=True).allocate(counted)
     # moments for distortions, pivots and decompositions; traces for the searches and, from fewer probes, for lengths
-    assert sorted(asked) == ["fisher", "fisher", "metric logits", "moments", "moments", "moments"]
+    assert sorted(asked) == ["fisher", "fisher", "joint logits", "metric logits", "moments", "moments"]
 
 
 @pytest.mark.parametrize("drop", [0.0, 5.0, 40.0])

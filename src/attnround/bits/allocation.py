@@ -67,6 +67,9 @@ class Problem:
     output_metrics: kind (`logits` or `fisher`, see calibration/output_metric.py) -> layer name -> metric of its outputs
     [G, o, o], a mean over images and a sum over the places of the output: how much an image's output moves by errors
     that are independent from place to place;
+    joint_moments: kind -> layer name -> the covariance of its inputs over one half of the images, and over the other
+    the second moment of its inputs as it counts in the network's output, where the effects at all places of an image
+    come together (calibration/sensitivity.py), summed over its outputs; both [G, n, n];
     logit_energy: squared logits of the float model, summed over classes, a mean over images;
     fisher_traces: layer name -> trace of the Fisher information of its weight, from a number of probes;
     logit_noise: of the float model with this weight for this layer's, mean square, relative to the logits' variance.
@@ -80,6 +83,7 @@ class Problem:
     second_moments: Callable[[], dict[str, Tensor]] = _without_images
     shrunk_moments: Callable[[], dict[str, Tensor]] = _without_images
     output_metrics: Callable[[str], dict[str, Tensor]] = _without_images
+    joint_moments: Callable[[str], dict[str, tuple[Tensor, Tensor]]] = _without_images
     logit_energy: Callable[[], float] = _without_images
     fisher_traces: Callable[[int], dict[str, float]] = _without_images
     logit_noise: Callable[[str, Tensor], float] = _without_images

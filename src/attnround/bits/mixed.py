@@ -16,9 +16,9 @@ from attnround.bits.budget import Budgeted, Slot
 from attnround.bits.clusters import cluster
 from attnround.bits.coding_length import RELATIVE_TO, Convention, Spectrum
 from attnround.bits.distortion import fisher_information, variance
-from attnround.bits.network_metric import SCORE_BITS, network_rates, predicted_sqnr_db
+from attnround.bits.network_metric import PLACES, SCORE_BITS, network_rates, predicted_sqnr_db
 from attnround.bits.waterfill import nearest, waterfill
-from attnround.errors import InputError, check_number, listed
+from attnround.errors import InputError, check_number, choice, listed
 
 RULES = ("waterfill", "cluster")
 METRICS = {"logits": ("logits", "the logits"), "prediction": ("fisher", "the prediction")}  # kind of metric, in words
@@ -29,7 +29,8 @@ TINY = 1e-30  # of the information of a layer that nothing depends on
 class Mixed(Budgeted):
     """rule: `waterfill` or `cluster`, which may go without a budget; relative_to: what a distortion is measured by:
     what it does to the network's `logits` or its `prediction` (KL divergence), or as `Convention` says, whose the other
-    options are; num_probes: random vectors of Hutchinson's estimate, for relative_to=fisher."""
+    options are; num_probes: random vectors of Hutchinson's estimate, for relative_to=fisher;
+    places: of `PLACES`, for logits and prediction."""
 
     needs_budget: ClassVar[bool] = False
     rule: str = "waterfill"
@@ -40,6 +41,7 @@ class Mixed(Budgeted):
     input_weighted: bool = False
     folded: bool = True
     num_probes: int = 4
+    places: str = "together"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +53,8 @@ class Mixed(Budgeted):
         elif self._of_convention():
             raise InputError(f"bits.relative_to={self.relative_to} leaves no choice of {listed(self._of_convention())}")
         check_number("bits.num_probes", self.num_probes, least=1, whole=True)
+        if self.places not in PLACES:
+            raise InputError(choice("bits.places", self.places, PLACES))
         if self.rule not in RULES:
             raise InputError(f"bits.rule={self.rule}: give one of {', '.join(RULES)}")
         if self.budget is None and self.rule != "cluster":
@@ -68,14 +72,16 @@ class Mixed(Budgeted):
         allocation = super().allocate(problem)
         if self.relative_to != "logits":
             return allocation
-        return dataclasses.replace(allocation, predicted_sqnr_db=predicted_sqnr_db(problem, allocation.bit_width))
+        return dataclasses.replace(
+            allocation, predicted_sqnr_db=predicted_sqnr_db(problem, allocation.bit_width, self.places)
+        )
 
     def lengths(self, problem: Problem) -> tuple[dict[str, float], str]:
         """Layer name -> coding length in bits a weight, and its convention in words."""
         if self.relative_to in METRICS:
             kind, output = METRICS[self.relative_to]
             words = f"1/2 log2 of the mean square change of {output} by rounding to {SCORE_BITS} bits, bits per weight"
-            return network_rates(problem, kind), f"coding length in the network's metric: {words}"
+            return network_rates(problem, kind, self.places), f"coding length in the network's metric: {words}"
         convention = self.convention()
         spectra = _spectra(convention, problem)
         units = _fisher_units(problem, self.num_probes) if self.relative_to == "fisher" else {}

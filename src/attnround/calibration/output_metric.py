@@ -79,10 +79,12 @@ def output_metrics(
                 each.outputs.clear()
             outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
             for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
-                projected = _projected(outputs, kind, generator)
                 watched = [output for each in sums.values() for output in each.outputs]
                 gradients = torch.autograd.grad(
-                    projected, watched, retain_graph=number + 1 < num_projections, allow_unused=True
+                    projected(outputs, kind, generator),
+                    watched,
+                    retain_graph=number + 1 < num_projections,
+                    allow_unused=True,
                 )
                 places = iter(gradients)
                 for each in sums.values():
@@ -111,15 +113,15 @@ def metric_of_channels(
         values = batch.detach().requires_grad_()
         outputs = rest(values)
         for number in range(metric.num_projections):
-            projected = _projected(outputs, metric.kind, generator)
-            (gradient,) = torch.autograd.grad(projected, values, retain_graph=number + 1 < metric.num_projections)
+            drawn = projected(outputs, metric.kind, generator)
+            (gradient,) = torch.autograd.grad(drawn, values, retain_graph=number + 1 < metric.num_projections)
             rows = gradient.movedim(dim, -1).reshape(len(gradient), -1, gradient.shape[dim])
             places = torch.randperm(rows.shape[1], generator=generator, device=rows.device)[:NUM_POSITIONS]
             moment.add(rows[None, :, places])
     return shrunk(moment.mean(), moment.sampling_share())
 
 
-def _projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
+def projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     """The sum over images of a random projection of each one's output [N, *]."""
     if kind == "logits":
         signs = torch.randint(0, 2, outputs.shape, generator=generator, device=outputs.device)

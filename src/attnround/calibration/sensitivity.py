@@ -1,5 +1,6 @@
 """How sensitive a float model is to errors in its weights, measured on calibration images for bit allocators."""
 
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -7,25 +8,30 @@ from torch import Tensor, nn
 
 from attnround.calibration.cache import in_batches
 from attnround.calibration.moments import CentredMeans, covariance
+from attnround.calibration.output_metric import projected
 from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError
 from attnround.graph import class_logits, joined
+from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.progress import bar
 
 NUM_POSITIONS = 49  # output positions of an image that enter the second moments
 BATCH_SIZE = 64
+SHARED = 4  # images that share a backward pass
+NUM_ROWS = 32  # of a layer's gradient, or random sums of more, which have the same moments
 
 
 @dataclass(frozen=True)
 class InputCovariance:
-    """Of a layer's inputs in the float model, float32 [G, n, n] for G groups of n inputs.
+    """Of a layer's inputs in the float model, float32 [G, n, n] for G groups of n inputs, and their mean [G, n].
 
     sampling_share: of the squares of its correlations, see calibration/shrinkage.py.
     """
 
     second: Tensor
     sampling_share: float
+    mean: Tensor
 
     def shrunk(self) -> Tensor:
         """Without what is sampling error."""
@@ -76,7 +82,9 @@ class _InputSums:
 
     def value(self) -> InputCovariance:
         first = self.means.means()["first"]
-        return InputCovariance(covariance(self.moment.mean(), first, first), self.moment.sampling_share())
+        assert self.means.origin is not None, "covariance of no batch"
+        mean = self.means.origin[:, 0] + first
+        return InputCovariance(covariance(self.moment.mean(), first, first), self.moment.sampling_share(), mean)
 
 
 @torch.enable_grad()
@@ -115,6 +123,108 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
         for parameter, before in wanted.items():
             parameter.requires_grad_(before)
     return {name: total / num_probes / len(images) for name, total in totals.items()}
+
+
+@torch.enable_grad()
+def joint_moments(
+    model: nn.Module, means: dict[str, Tensor], images: Tensor, kind: str, seed: int, num_probes: int = 2
+) -> dict[str, Tensor]:
+    """Layer name -> covariance of the rows of M = d output / d weight [G, n, n], for G groups of n inputs.
+
+    What an error of a weight's rows changes the network's output by, where its effects at all places of an image come
+    together, as the gradient of the weight has them, and which outputs of the layer err does not matter. Two means
+    count for nothing, as biases make up for them: that of the layer's inputs, layer name -> [G, n] in `means`, and that
+    of M over the images. kind: of the network's output, as `OutputMetric` has it.
+
+    images: [N, C, H, W]. Those of a batch share a backward pass: its gradient is the sum of independent ones, so that
+    its covariance is theirs.
+    """
+    generator = torch.Generator(images.device).manual_seed(seed)
+    layers = {name: model.get_submodule(name) for name in means}
+    outputs: dict[str, list[Tensor]] = {name: [] for name in means}
+    hooks = [
+        layer.register_forward_hook(lambda layer, args, y, name=name: outputs[name].append(y))
+        for name, layer in layers.items()
+    ]
+    weights = [layer.weight for layer in layers.values()]
+    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    for parameter in wanted:
+        parameter.requires_grad_(any(parameter is weight for weight in weights))
+    sums = {name: _RowSums(seed) for name in means}
+    batches = in_batches(images, SHARED)
+    progress = bar(len(batches) * num_probes, "joint moments", "probe")
+    signs: list[Tensor] = []  # of each probe, the same for all images: else means over images would be hidden by them
+    try:
+        for batch in batches:
+            for each in outputs.values():
+                each.clear()
+            found = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
+            for probe in range(num_probes):
+                if len(signs) == probe:
+                    signs.append(2 * torch.randint(0, 2, found.shape[1:], generator=generator, device=found.device) - 1)
+                drawn = projected(found, kind, generator) if kind == "fisher" else (found * signs[probe]).sum()
+                watched = [y for each in outputs.values() for y in each]
+                gradients = torch.autograd.grad(
+                    drawn, weights + watched, retain_graph=probe + 1 < num_probes, allow_unused=True
+                )
+                of_outputs = iter(gradients[len(weights) :])
+                for (name, layer), of_weight in zip(layers.items(), gradients, strict=False):
+                    moved = [next(of_outputs) for _ in outputs[name]]
+                    if of_weight is not None:  # else the output does not depend on it
+                        sums[name].add(probe, _centred(layer, of_weight, moved, means[name]))
+                progress.update()
+    finally:
+        progress.close()
+        for hook in hooks:
+            hook.remove()
+        for parameter, before in wanted.items():
+            parameter.requires_grad_(before)
+    return {name: each.covariance(means[name], len(batches), len(images)) for name, each in sums.items()}
+
+
+class _RowSums:
+    """Sums of batches' gradients and of their products."""
+
+    def __init__(self, seed: int) -> None:
+        self.totals: dict[int, Tensor] = {}  # of each probe
+        self.product: Tensor | None = None
+        self.generator = torch.Generator().manual_seed(seed + 1)  # the network's output is projected with `seed`
+        self.drawn: Tensor | None = None
+
+    def signs(self, rows: Tensor) -> Tensor:
+        """[NUM_ROWS, o], the same for all batches, of columns of length 1 on average."""
+        if self.drawn is None:
+            drawn = 2 * torch.randint(0, 2, (NUM_ROWS, rows.shape[1]), generator=self.generator) - 1
+            self.drawn = drawn.to(rows) / NUM_ROWS**0.5
+        return self.drawn
+
+    def add(self, probe: int, rows: Tensor) -> None:
+        """The gradient of a batch, [G, o, n]."""
+        if rows.shape[1] > NUM_ROWS:
+            rows = self.signs(rows) @ rows
+        self.totals[probe] = self.totals[probe] + rows if probe in self.totals else rows
+        product = rows.mT @ rows
+        self.product = product if self.product is None else self.product + product
+
+    def covariance(self, mean: Tensor, num_batches: int, num_images: int) -> Tensor:
+        """[G, n, n] an image, a mean over the probes; zeros where nothing was added."""
+        if self.product is None:
+            return torch.zeros(*mean.shape, mean.shape[1])
+        product, degrees = self.product, num_batches
+        if num_batches > 1:
+            degrees -= 1
+            product = product - sum(total.mT @ total for total in self.totals.values()) / num_batches
+        return product * (num_batches / degrees) / num_images / len(self.totals)
+
+
+def _centred(layer: nn.Module, of_weight: Tensor, of_outputs: list[Tensor | None], mean: Tensor) -> Tensor:
+    """The gradient of a weight as rows [G, o, n], for inputs less their mean."""
+    every = Patches(layer, sys.maxsize, torch.Generator())
+    rows = grouped_rows(layer, of_weight)
+    for gradient in of_outputs:
+        if gradient is not None:
+            rows = rows - every.outputs(gradient).sum(1)[:, :, None] * mean[:, None, :]
+    return rows
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ LAYER_OBJECTIVE = {
     "residual_target": False,
 }  # fmt: skip
 NEUTRAL = {
-    "activation.placement": "inputs", "model.weights_key": None,
+    "activation.placement": "inputs", "bits.places": "apart", "model.weights_key": None,
     "data.class_order": None, "data.class_map": None, "data.validation": "val",
     "reconstruction.mirrored": False, "reconstruction.layer_first.mirrored": False,
     **{f"reconstruction.{name}": value for name, value in LAYER_OBJECTIVE.items()},

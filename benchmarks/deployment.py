@@ -1,0 +1,190 @@
+"""Exported models beside the float network and beside onnxruntime's own quantizer: size, integer kernels, milliseconds.
+
+OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment.csv
+python benchmarks/deployment.py outputs/smoke.csv --smoke                  # one small network
+
+Every file of a network is timed in turn with the float one, an image at a time, in onnxruntime's default session. The
+embedded networks and lite0 (the extra [photos]) are trained: SQNR of the logits in dB and agreement with FP32 in
+percent are those of that session on images that were not calibrated on. The others have random weights, for size and
+time. What onnxruntime made is quantize_static on the same float network and images, QDQ, a scale a channel: S8S8 is
+what its documentation recommends first, U8S8 has unsigned activations.
+"""
+
+import argparse
+import csv
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import onnx
+import timm
+import torch
+import tuning
+from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor
+from trials import ROOT, model_of, settle
+
+from attnround.api import ENDS, quantize
+from attnround.bits import Uniform
+from attnround.data import Photos
+from attnround.deploy.marked import float_graph
+from attnround.deploy.runtime import INTEGER_KERNELS, latency, onnx_file, optimised_graph, run, session
+from attnround.deploy.seal import about_export
+from attnround.evaluation import fidelity, logits
+from attnround.machine import processor
+from attnround.prepared import Prepared
+
+OPSET = 21
+SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
+    (8, 8, "inputs", "runtime"),
+    (8, 8, "onnxruntime", "runtime"),
+    (8, 8, "onnxruntime", "signed"),
+    (4, 8, "onnxruntime", "runtime"),
+    (2, 8, "onnxruntime", "runtime"),
+    (4, None, "inputs", "runtime"),
+]
+NUM_IMAGES = {"embedded": 256, "random": 16}
+HEADER = [
+    "network", "pixels", "weights", "inputs", "made_by", "placement", "form", "mib", "layers",
+    "integer_kernels", "float_kernels", "ms", "float_ms", "speed_up", "sqnr_db", "agreement", "threads", "processor",
+    "onnxruntime",
+]  # fmt: skip
+FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul"}
+
+
+@dataclass(frozen=True)
+class Case:
+    """A float model with calibration images, and images it is judged on; None where its weights are random."""
+
+    prepared: Prepared
+    judged: Tensor | None
+
+
+def embedded(name: str) -> Case:
+    case = tuning.Case(name, 0, NUM_IMAGES["embedded"])
+    return Case(case.prepared, case.held_out)
+
+
+def photographs(name: str) -> Case:
+    model = model_of(name)
+    net = model.build()
+    parts = {"root": ROOT / "assets/photos/calibration", "evaluation": ROOT / "assets/photos/evaluation"}
+    data = Photos(**{part: str(path) for part, path in parts.items()})
+    data.match(net.preprocessing, net.num_classes)
+    judged = [batch[0] for batch in data.val_dataloader() if batch is not None]
+    return Case(Prepared(model, data.calibration().images), torch.cat(judged))
+
+
+def random(name: str) -> Case:
+    torch.manual_seed(0)
+    model = timm.create_model(name).eval()
+    images = torch.randn(NUM_IMAGES["random"], *model.pretrained_cfg["input_size"])
+    return Case(Prepared(model, images), None)
+
+
+NETWORKS: dict[str, Callable[[str], Case]] = {
+    "resnet18_slim": embedded, "mobilenetv2_050": embedded, "lite0": photographs, "resnet18": random,
+    "mobilenetv2_100": random, "vit_tiny_patch16_224": random,
+}  # fmt: skip
+
+
+def ours(case: Case) -> Iterator[tuple[dict[str, object], bytes]]:
+    """What each setting's file is called, and its bytes."""
+    for weights, inputs, placement, form in SETTINGS:
+        rounding = "nearest" if case.judged is None else "gptq"
+        found = quantize(
+            case.prepared, bits=Uniform(bit_width=weights, pinned=ENDS), rounding=rounding, activation=inputs,
+            placement=placement, progress=False,
+        )  # fmt: skip
+        content = found._content()
+        raw, _ = onnx_file(found.model, content, about_export(content.about), OPSET, form)
+        about = {"weights": weights, "inputs": inputs or 32, "made_by": "attnround"}
+        yield about | {"placement": placement, "form": form}, raw
+
+
+def theirs(floats: onnx.ModelProto, images: Tensor) -> Iterator[tuple[dict[str, object], bytes]]:
+    """The same by onnxruntime's static quantizer."""
+    for form, kind in (("S8S8", QuantType.QInt8), ("U8S8", QuantType.QUInt8)):
+        about = {"weights": 8, "inputs": 8, "made_by": "onnxruntime", "form": form}
+        yield about, quantized_by_onnxruntime(floats, images, kind)
+
+
+def quantized_by_onnxruntime(floats: onnx.ModelProto, images: Tensor, kind: QuantType) -> bytes:
+    """The bytes of a file. kind: of the activations."""
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.batches = iter(images.split(1))
+
+        def get_next(self) -> dict[str, Any] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {"images": batch.contiguous().numpy()}
+
+    with tempfile.TemporaryDirectory() as folder:
+        float_file, prepared, quantized = (f"{folder}/{name}.onnx" for name in ("float", "prepared", "quantized"))
+        onnx.save(floats, float_file)
+        quant_pre_process(float_file, prepared, skip_symbolic_shape=True)
+        quantize_static(
+            prepared, quantized, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=kind
+        )
+        return Path(quantized).read_bytes()
+
+
+def kernels(raw: bytes) -> dict[str, int]:
+    """Operations that carry the work, in integers and in floats, as onnxruntime's optimised graph has them."""
+    kinds = [node.op_type for node in optimised_graph(raw, "the file").node]
+    integer = sum(kind in INTEGER_KERNELS or kind.startswith("QLinear") for kind in kinds)
+    return {"integer_kernels": integer, "float_kernels": sum(kind in FLOAT_KERNELS for kind in kinds)}
+
+
+def rows_of(name: str) -> list[dict]:
+    """A row a file of this network, all timed in one run."""
+    case = NETWORKS[name](name)
+    teacher = case.prepared.teacher
+    teacher.preprocessing = {"input_size": list(case.prepared.images.shape[1:])}
+    floats = float_graph(teacher, OPSET)
+    made = [*ours(case), *theirs(floats, case.prepared.images[:64])]
+    sessions = [session(floats.SerializeToString(), "float", {}), *(session(raw, name, {}) for _, raw in made)]
+    image = case.prepared.images[:1].contiguous()
+    float_ms, *times = latency(sessions, image, rounds=60, seconds=120)
+    rows = []
+    for (what, raw), ms, runtime in zip(made, times, sessions[1:], strict=True):
+        row = {
+            "network": name, "pixels": image.shape[-1], **what, "mib": f"{len(raw) / 2**20:.3f}",
+            "layers": len(case.prepared.unfolded), **kernels(raw), "ms": f"{ms:.3f}", "float_ms": f"{float_ms:.3f}",
+            "speed_up": f"{float_ms / ms:.2f}", "threads": torch.get_num_threads(), "processor": processor(),
+            "onnxruntime": version("onnxruntime"),
+        }  # fmt: skip
+        if case.judged is not None:
+            found = torch.cat([run(runtime, batch.contiguous()) for batch in case.judged.split(64)])
+            measured = fidelity(logits(teacher, case.judged), found)
+            row |= {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")}
+        rows.append(row)
+        print(*(f"{key} {value}" for key, value in row.items() if key not in ("processor", "onnxruntime")), flush=True)
+    return rows
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("rows", type=Path)
+    arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    arguments.add_argument("--smoke", action="store_true", help="one small network in one setting")
+    given = arguments.parse_args()
+    settle()
+    networks = ["resnet18_slim"] if given.smoke else given.networks
+    if given.smoke:
+        del SETTINGS[2:]
+    with given.rows.open("w", newline="") as file:
+        writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+        writer.writeheader()
+        for name in networks:
+            writer.writerows(rows_of(name))
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
