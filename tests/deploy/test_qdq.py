@@ -367,3 +367,9 @@ def test_without_onnxruntime_a_line_says_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     with pytest.raises(InputError, match=r"needs onnxruntime: install the extra.*\[export\]"):
         open_model("x.onnx")
+
+
+def test_the_exporter_says_nothing(caplog):
+    caplog.set_level("INFO")
+    written(Two(8, True, 8).eval(), 21)
+    assert [record.name for record in caplog.records if record.levelname in ("DEBUG", "INFO")] == []

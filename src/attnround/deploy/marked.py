@@ -7,9 +7,12 @@ exporter's optimizer leaves an operator alone that it does not know, so the mark
 the operations around them. In the graph they are a function that gives back what it gets: it runs as it is.
 """
 
+import contextlib
 import copy
+import logging
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +24,7 @@ from attnround.graph import Captured, tensors
 from attnround.quantization.layers import QuantizedLayer, quantized_edges, quantized_layers
 
 DOMAIN, MARKED = "attnround", "Marked"
+CHATTY = ("onnxscript", "onnx_ir", "torch.onnx")
 FUNCTIONS = 8  # the first version of ONNX files with functions in them
 UNTRANSLATED = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)'")
 
@@ -77,7 +81,7 @@ def float_graph(model: nn.Module, opset: int) -> Any:
     images = torch.zeros(2, *model.preprocessing["input_size"])
     names = [name or "logits" for name in tensors(model(images))]
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _hushed():
             warnings.simplefilter("ignore")  # of torch's own use of what it deprecates
             shapes = ({0: torch.export.Dim("batch")},)
             program = torch.export.export(net, (images,), dynamic_shapes=shapes)
@@ -95,6 +99,20 @@ def float_graph(model: nn.Module, opset: int) -> Any:
     )
     graph.ir_version = max(FUNCTIONS, helper.find_min_ir_version_for(imports))
     return graph
+
+
+@contextlib.contextmanager
+def _hushed() -> Iterator[None]:
+    """Within, the exporter's libraries log no notes of what their passes do."""
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    before = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.WARNING)
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)
 
 
 def _bare(model: Any) -> Any:

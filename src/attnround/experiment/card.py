@@ -224,10 +224,18 @@ def _bits(record: dict) -> list[str]:
 
 
 def _floats(record: dict) -> list[str]:
+    between = "what runs between the layers"
+    placement = _placement(record)
+    if placement != "inputs":
+        between += f", but for the values that {placement} wants quantized, at 8 bits"
     if not record["left_float"]:
-        return ["Biases and scales (float32), and what runs between the layers: activation functions, sums, pooling."]
+        return [f"Biases and scales (float32), and {between}: activation functions, sums, pooling."]
     kept = ", ".join(f"`{each}`" for each in record["left_float"])
-    return [f"Biases and scales (float32), what runs between the layers, and {kept}."]
+    return [f"Biases and scales (float32), {between}, and {kept}."]
+
+
+def _placement(record: dict) -> str:
+    return record["config"].get("activation", {}).get("placement", "inputs")
 
 
 def _verification(verification: dict | None) -> list[str]:
