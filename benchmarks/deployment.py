@@ -101,7 +101,7 @@ def ours(case: Case) -> Iterator[tuple[dict[str, object], bytes]]:
             placement=placement, progress=False,
         )  # fmt: skip
         content = found._content()
-        raw, _ = onnx_file(found.model, content, about_export(content.about), OPSET, form)
+        raw, _ = onnx_file(found.model, content, about_export(content.about), weights=form)
         about = {"weights": weights, "inputs": inputs or 32, "made_by": "attnround"}
         yield about | {"placement": placement, "form": form}, raw
 

@@ -25,6 +25,7 @@ from attnround.deploy.runtime import (
     in_integers,
     latency,
     newest_opset,
+    onnx_file,
     open_onnx,
     optimised_graph,
     sealed_onnx,
@@ -373,3 +374,25 @@ def test_the_exporter_says_nothing(caplog):
     caplog.set_level("INFO")
     written(Two(8, True, 8).eval(), 21)
     assert [record.name for record in caplog.records if record.levelname in ("DEBUG", "INFO")] == []
+
+
+@torch.no_grad()
+def test_a_pad_with_zeros_becomes_a_part_of_the_convolution():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3, stride=2)
+
+        def forward(self, x):
+            return self.two(nn.functional.pad(self.one(x).relu(), (0, 1, 0, 1))).relu().mean((2, 3))
+
+    images = torch.randn(16, 3, 9, 9)
+    found = attnround.quantize(
+        Padded(), images, bits=8, rounding="nearest", activation=8, placement="onnxruntime", progress=False
+    )
+    content = found._content()
+    raw, _ = onnx_file(found.model, content, ABOUT)
+    kinds = {node.op_type for node in optimised_graph(raw, "x").node}
+    assert "QLinearConv" in kinds
+    assert not kinds & {"Pad", "Conv", "FusedConv"}
+    assert (open_onnx(raw, "x")(images) - found.model(images)).abs().max() < 1e-5

@@ -120,3 +120,19 @@ def test_a_sum_of_codes_is_requantized_as_exact_integers_say(codes, scales, zero
         exact = (s1 * (p - zeros[0]) + s2 * (q - zeros[1])) / s3 + zeros[2]
         nearest = min(max(exact, Fraction(0)), Fraction(255))
         assert abs(code - nearest) <= Fraction(1, 2) + Fraction(1, 1000) * (1 + abs(exact) / 255)
+
+
+@pytest.mark.parametrize(
+    ("how", "shares"), [((), True), (("constant", 0.0), True), (("constant", 1.0), False), (("reflect",), False)]
+)
+def test_a_pad_with_zeros_passes_values_on(how, shares):
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+
+        def forward(self, x):
+            return self.two(nn.functional.pad(self.one(x).relu(), (0, 1, 0, 1), *how)).mean((2, 3))
+
+    taken = sources(with_edges(capture(Padded().eval(), torch.zeros(1, 3, 8, 8)), "onnxruntime"))
+    assert (taken.get("two") == "edges.relu") == shares

@@ -79,7 +79,7 @@ def quantized_graph(
 
     model = copy.deepcopy(floats)
     graph = model.graph
-    quantized = _Quantized(layers, edges or {}, _takers(graph.node), opset, weights)
+    quantized = _Quantized(layers, edges or {}, _takers(graph.node), _zeros(graph.initializer), opset, weights)
     for node in graph.node:
         quantized.take(node)
     missing = [layer.name for layer in layers if layer.name not in quantized.weights]
@@ -114,6 +114,19 @@ def _takers(nodes: Any) -> dict[str, set[str]]:
     return takers
 
 
+def _zeros(constants: Any) -> set[str]:
+    """The names of those that are a single zero."""
+    from onnx import numpy_helper
+
+    return {each.name for each in constants if not each.dims and not numpy_helper.to_array(each).any()}
+
+
+def _pads_zeros(node: Any, zeros: set[str]) -> bool:
+    modes = {each.s for each in node.attribute if each.name == "mode"}
+    value = node.input[2] if len(node.input) > 2 else ""
+    return node.op_type == "Pad" and modes <= {b"constant"} and (not value or value in zeros)
+
+
 class _Quantized:
     """Nodes and constants as they come, with the marks replaced, and what is quantized already."""
 
@@ -122,12 +135,13 @@ class _Quantized:
         layers: list[StoredLayer],
         edges: Mapping[str, ActivationQuantizer],
         takers: dict[str, set[str]],
+        zeros: set[str],
         opset: int,
         form: str,
     ):
         self.layers, self.takers = {layer.name: layer for layer in layers}, takers
         self.quantizers = {layer.name: layer.activation for layer in layers} | dict(edges)
-        self.opset, self.form = opset, form
+        self.opset, self.form, self.zeros = opset, form, zeros
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.instead: dict[str, str] = {}  # of a tensor that goes: which takes its place
@@ -136,6 +150,7 @@ class _Quantized:
         self.turned: set[str] = set()  # weights that are stored transposed
         self.inputs: dict[tuple, str] = {}
         self.codes: dict[str, tuple] = {}  # quantized tensor -> how
+        self.padded: dict[str, str] = {}  # result of a Pad with zeros -> what it pads
         self.num_inputs: Counter[str] = Counter()  # layer or edge -> tensors that it quantizes
 
     def take(self, node: Any) -> None:
@@ -154,6 +169,8 @@ class _Quantized:
             node.ClearField("input")
             node.input.extend(inputs)
             self.nodes.append(node)
+            if _pads_zeros(node, self.zeros):
+                self.padded[node.output[0]] = inputs[0]
             if node.op_type == "Gemm" and inputs[0] in self.codes:
                 self._add_bias(node)
 
@@ -202,7 +219,7 @@ class _Quantized:
     def input(self, tensor: str, name: str, activation: ActivationQuantizer) -> str:
         """Quantize a layer's input, or an edge's; what quantizes one tensor in the same way shares the nodes."""
         how = (activation.scale.item(), activation.zero_point, activation.bit_width)
-        if self.codes.get(tensor) == how:
+        if self.codes.get(self.padded.get(tensor, tensor)) == how:  # a Pad there becomes a part of the convolution
             return tensor
         key = (tensor, *how)
         if key not in self.inputs:

@@ -33,6 +33,7 @@ GATES = {"sigmoid", "leaky_relu"}
 PASSING = {
     "alias", "clone", "flatten", "max_pool2d", "permute", "reshape", "slice", "squeeze", "transpose", "unsqueeze",
 }  # fmt: skip
+PADDING = {"pad", "constant_pad_nd"}
 
 
 def with_edges(model: Captured, placement: str) -> Captured:
@@ -187,8 +188,14 @@ def _comes_from(node: fx.Node, held: set[fx.Node], model: Captured) -> bool:
 
 
 def _passes(node: fx.Node, model: Captured) -> bool:
+    """Whether all values of a node are its input's, or zeros, which every range has."""
     name = node.target if node.op == "call_method" else operation(node)
-    return name in PASSING or _does_nothing(node, model)
+    return name in PASSING or _pads_zeros(node, name) or _does_nothing(node, model)
+
+
+def _pads_zeros(node: fx.Node, name: object) -> bool:
+    _, _, *how = node.args if name in PADDING else (None, None, "none")
+    return not any(how) if name == "constant_pad_nd" else how in ([], ["constant"], ["constant", 0], ["constant", 0.0])
 
 
 def _does_nothing(node: fx.Node, model: Captured) -> bool:
