@@ -33,6 +33,7 @@ def measured(case: Case, name: str, bits: int) -> float:
     metrics = prepared.output_metrics(SETTINGS.metric, case.seed, "cpu")
     loop = ReconstructionLoop(prepared.teacher, student, prepared.images, GPTQ(), SETTINGS, metrics=metrics)
     loop.plan = [step for step in loop.plan if step.unit.name == name]
+    loop.quantizers = loop.quantizers[:1]
     loop.run()
     return logit_sqnr_db(*(logits(model, case.judged) for model in (prepared.teacher, student)))
 
