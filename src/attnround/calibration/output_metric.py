@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.calibration.cache import in_batches
+from attnround.calibration.gradients import gradients_of
 from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError, check_number
 from attnround.graph import class_logits, find_layers, joined
@@ -69,33 +70,30 @@ def output_metrics(
     generator = torch.Generator(device).manual_seed(seed)
     sums = {name: GradientSums(model.get_submodule(name), seed) for name in names}
     hooks = [model.get_submodule(name).register_forward_hook(each.watch) for name, each in sums.items()]
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    model.requires_grad_(False)
     batches = in_batches(images, BATCH_SIZE)
     progress = bar(len(batches) * num_projections, "output metric", "projection")
     try:
-        for batch in batches:
-            for each in sums.values():
-                each.outputs.clear()
-            outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
-            for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
-                watched = [output for each in sums.values() for output in each.outputs]
-                gradients = torch.autograd.grad(
-                    projected(outputs, kind, generator),
-                    watched,
-                    retain_graph=number + 1 < num_projections,
-                    allow_unused=True,
-                )
-                places = iter(gradients)
+        with gradients_of(model):
+            for batch in batches:
                 for each in sums.values():
-                    each.add([next(places) for _ in each.outputs])
-                progress.update()
+                    each.outputs.clear()
+                outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
+                for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
+                    watched = [output for each in sums.values() for output in each.outputs]
+                    gradients = torch.autograd.grad(
+                        projected(outputs, kind, generator),
+                        watched,
+                        retain_graph=number + 1 < num_projections,
+                        allow_unused=True,
+                    )
+                    places = iter(gradients)
+                    for each in sums.values():
+                        each.add([next(places) for _ in each.outputs])
+                    progress.update()
     finally:
         progress.close()
         for hook in hooks:
             hook.remove()
-        for parameter, before in wanted.items():
-            parameter.requires_grad_(before)
     return {name: each.value() for name, each in sums.items()}
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.calibration.cache import in_batches
+from attnround.calibration.gradients import gradients_of
 from attnround.calibration.moments import CentredMeans, covariance
 from attnround.calibration.output_metric import projected
 from attnround.calibration.shrinkage import SampledMoment, shrunk
@@ -97,31 +98,27 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {name: model.get_submodule(name).weight for name in names}
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    for parameter in wanted:
-        parameter.requires_grad_(any(parameter is weight for weight in weights.values()))
     totals = dict.fromkeys(names, 0.0)
     batches = in_batches(images, BATCH_SIZE)
     progress = bar(len(batches) * num_probes, "Fisher information", "probe")
     try:
-        for batch in batches:
-            logits = class_logits(model, batch)
-            p = logits.detach().softmax(1)
-            for probe in range(num_probes):
-                signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
-                direction = p.sqrt() * signs - p * (p.sqrt() * signs).sum(1, keepdim=True)
-                gradients = torch.autograd.grad(
-                    (logits * direction).sum(), list(weights.values()),
-                    retain_graph=probe + 1 < num_probes, allow_unused=True,
-                )  # fmt: skip
-                for name, gradient in zip(weights, gradients, strict=True):
-                    if gradient is not None:  # else the logits do not depend on it
-                        totals[name] += gradient.double().square().sum().item()
-                progress.update()
+        with gradients_of(model, weights.values()):
+            for batch in batches:
+                logits = class_logits(model, batch)
+                p = logits.detach().softmax(1)
+                for probe in range(num_probes):
+                    signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
+                    direction = p.sqrt() * signs - p * (p.sqrt() * signs).sum(1, keepdim=True)
+                    gradients = torch.autograd.grad(
+                        (logits * direction).sum(), list(weights.values()),
+                        retain_graph=probe + 1 < num_probes, allow_unused=True,
+                    )  # fmt: skip
+                    for name, gradient in zip(weights, gradients, strict=True):
+                        if gradient is not None:  # else the logits do not depend on it
+                            totals[name] += gradient.double().square().sum().item()
+                    progress.update()
     finally:
         progress.close()
-        for parameter, before in wanted.items():
-            parameter.requires_grad_(before)
     return {name: total / num_probes / len(images) for name, total in totals.items()}
 
 
@@ -147,38 +144,36 @@ def joint_moments(
         for name, layer in layers.items()
     ]
     weights = [layer.weight for layer in layers.values()]
-    wanted = {parameter: parameter.requires_grad for parameter in model.parameters()}
-    for parameter in wanted:
-        parameter.requires_grad_(any(parameter is weight for weight in weights))
     sums = {name: _RowSums(seed) for name in means}
     batches = in_batches(images, SHARED)
     progress = bar(len(batches) * num_probes, "joint moments", "probe")
     signs: list[Tensor] = []  # of each probe, the same for all images: else means over images would be hidden by them
     try:
-        for batch in batches:
-            for each in outputs.values():
-                each.clear()
-            found = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
-            for probe in range(num_probes):
-                if len(signs) == probe:
-                    signs.append(2 * torch.randint(0, 2, found.shape[1:], generator=generator, device=found.device) - 1)
-                drawn = projected(found, kind, generator) if kind == "fisher" else (found * signs[probe]).sum()
-                watched = [y for each in outputs.values() for y in each]
-                gradients = torch.autograd.grad(
-                    drawn, weights + watched, retain_graph=probe + 1 < num_probes, allow_unused=True
-                )
-                of_outputs = iter(gradients[len(weights) :])
-                for (name, layer), of_weight in zip(layers.items(), gradients, strict=False):
-                    moved = [next(of_outputs) for _ in outputs[name]]
-                    if of_weight is not None:  # else the output does not depend on it
-                        sums[name].add(probe, _centred(layer, of_weight, moved, means[name]))
-                progress.update()
+        with gradients_of(model, weights):
+            for batch in batches:
+                for each in outputs.values():
+                    each.clear()
+                found = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
+                for probe in range(num_probes):
+                    if len(signs) == probe:
+                        signs.append(
+                            2 * torch.randint(0, 2, found.shape[1:], generator=generator, device=found.device) - 1
+                        )
+                    drawn = projected(found, kind, generator) if kind == "fisher" else (found * signs[probe]).sum()
+                    watched = [y for each in outputs.values() for y in each]
+                    gradients = torch.autograd.grad(
+                        drawn, weights + watched, retain_graph=probe + 1 < num_probes, allow_unused=True
+                    )
+                    of_outputs = iter(gradients[len(weights) :])
+                    for (name, layer), of_weight in zip(layers.items(), gradients, strict=False):
+                        moved = [next(of_outputs) for _ in outputs[name]]
+                        if of_weight is not None:  # else the output does not depend on it
+                            sums[name].add(probe, _centred(layer, of_weight, moved, means[name]))
+                    progress.update()
     finally:
         progress.close()
         for hook in hooks:
             hook.remove()
-        for parameter, before in wanted.items():
-            parameter.requires_grad_(before)
     return {name: each.covariance(means[name], len(batches), len(images)) for name, each in sums.items()}
 
 

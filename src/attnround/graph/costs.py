@@ -48,7 +48,7 @@ def residual_groups(model: Captured) -> list[list[str]]:
 
     The layer behind a term is the last one before it on each path: activations, pools and norms are looked through.
     """
-    order = [node.target for node in model.graph.nodes if _is_layer(node, model)]
+    order = [node.target for node in model.graph.nodes if is_layer(node, model)]
     group_of: dict[str, set[str]] = {}
     for node in model.graph.nodes:
         if terms(node):
@@ -68,12 +68,13 @@ def _layers_behind(node: fx.Node, model: nn.Module) -> set[str]:
         if node in seen:
             continue
         seen.add(node)
-        if _is_layer(node, model):
+        if is_layer(node, model):
             found.add(node.target)
         else:
             waiting.extend(node.all_input_nodes)
     return found
 
 
-def _is_layer(node: fx.Node, model: nn.Module) -> bool:
+def is_layer(node: fx.Node, model: nn.Module) -> bool:
+    """Whether a node calls a quantizable layer."""
     return node.op == "call_module" and isinstance(model.get_submodule(node.target), QUANTIZABLE)

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from torch import fx, nn
 
 from attnround.graph.capture import Captured
+from attnround.graph.costs import is_layer
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.layers import operation
 from attnround.graph.trace import calls
@@ -125,7 +126,7 @@ def _tensorrt(model: Captured) -> Iterator[fx.Node]:
     depth: dict[fx.Node, int] = {}  # the most layers on a way to this node
     for node, operands in _joining(model.graph, {"add"}):
         before = max((depth[each] for each in node.all_input_nodes), default=0)
-        depth[node] = before + (node.op == "call_module" and isinstance(model.get_submodule(node.target), QUANTIZABLE))
+        depth[node] = before + is_layer(node, model)
         branches = [each for each in operands if _is_convolution(_behind(each, model), model)]
         if branches:
             branch = max(branches, key=depth.__getitem__)
@@ -135,8 +136,7 @@ def _tensorrt(model: Captured) -> Iterator[fx.Node]:
 def _openvino(model: Captured) -> Iterator[fx.Node]:
     convolved: set[fx.Node] = set()  # nodes for whose value the last layers are convolutions
     for node, operands in _joining(model.graph, JOINING | POOLS):
-        is_layer = node.op == "call_module" and isinstance(model.get_submodule(node.target), QUANTIZABLE)
-        if _is_convolution(node, model) or (not is_layer and convolved & set(node.all_input_nodes)):
+        if _is_convolution(node, model) or (not is_layer(node, model) and convolved & set(node.all_input_nodes)):
             convolved.add(node)
         if operands and convolved >= set(operands):
             yield from operands
@@ -157,8 +157,7 @@ def _joining(graph: fx.Graph, operations: set[str]) -> Iterator[tuple[fx.Node, l
 
 def _is_convolution(node: fx.Node, model: Captured) -> bool:
     """Of one to three dimensions; a linear layer gives its result in floats in any runtime."""
-    module = model.get_submodule(node.target) if node.op == "call_module" else None
-    return isinstance(module, QUANTIZABLE) and module.weight.ndim > 2
+    return is_layer(node, model) and model.get_submodule(node.target).weight.ndim > 2
 
 
 def _with_activation(node: fx.Node, model: Captured) -> fx.Node:
