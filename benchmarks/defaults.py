@@ -61,7 +61,7 @@ GRIDS = {
     "targets": [
         *product(
             network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
-            bits=["4.0", "3.0"], pins=["none"], ridge=["chosen"],
+            bits=["4.0", "3.5", "3.0", "2.25"], pins=["none"], ridge=["chosen"],
         ),
         *product(
             network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
@@ -72,6 +72,7 @@ GRIDS = {
 SMOKE = product(
     network=["resnet18_slim"], images=[64], method=["gptq"], bits=["W4"], pins=["none"], ridge=["chosen"],
 )  # fmt: skip
+BITS = sorted({place["bits"] for grid in GRIDS.values() for place in grid})
 PHOTOGRAPHS = ROOT / "outputs/photographs"
 
 
@@ -125,7 +126,7 @@ def main() -> None:
     arguments.add_argument("grid", choices=GRIDS)
     arguments.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
     arguments.add_argument("--methods", nargs="+", default=list(ROUNDINGS), choices=ROUNDINGS)
-    arguments.add_argument("--bits", nargs="+", default=["4.0", "3.0", "2.5", "W4", "W3", "W2"], help="of the grid's")
+    arguments.add_argument("--bits", nargs="+", default=BITS, help="of the grid's")
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments.add_argument("--rows", type=Path, default=ROOT / "results/defaults.csv")
     arguments.add_argument("--smoke", action="store_true", help="one small setting, into outputs/smoke.csv")
