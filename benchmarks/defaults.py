@@ -26,6 +26,7 @@ from attnround.api import ENDS, LAYER, ROUNDINGS
 from attnround.bits import Mixed, Uniform
 from attnround.data import Photos
 from attnround.evaluation import fidelity, is_right, logits, size_mib
+from attnround.machine import processor
 from attnround.prepared import Prepared, start
 from attnround.quantization.ranges import Float
 from attnround.reconstruction import reconstruct
@@ -153,7 +154,7 @@ def main() -> None:
                 case = case_of(network, images, place["seed"])
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
             found = run(case, **{key: place[key] for key in ("method", "bits", "pins", "ridge", "mirrored")})
-            rows.add({key: place[key] for key in KEYS} | found | {"date": begun})
+            rows.add({key: place[key] for key in KEYS} | found | {"processor": processor(), "date": begun})
 
 
 if __name__ == "__main__":
