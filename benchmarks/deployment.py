@@ -31,9 +31,11 @@ from trials import ROOT, model_of, settle
 from attnround.api import ENDS, quantize
 from attnround.bits import Uniform
 from attnround.data import Photos
+from attnround.deploy.kernels import INTEGER_KERNELS
 from attnround.deploy.marked import float_graph
-from attnround.deploy.runtime import INTEGER_KERNELS, latency, onnx_file, optimised_graph, run, session
+from attnround.deploy.runtime import onnx_file
 from attnround.deploy.seal import about_export
+from attnround.deploy.session import latency, optimised_graph, run, session
 from attnround.evaluation import fidelity, logits
 from attnround.machine import processor
 from attnround.prepared import Prepared

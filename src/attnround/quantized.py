@@ -17,8 +17,9 @@ from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
-from attnround.deploy.runtime import need_onnx, onnx_file, open_onnx
+from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.deploy.seal import about_export
+from attnround.deploy.session import need_onnx
 from attnround.errors import InputError, listed
 from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
 from attnround.files import write_atomically

@@ -8,7 +8,8 @@ from torch.nn import functional
 
 from attnround.deploy.marked import float_graph
 from attnround.deploy.opset import OLDEST
-from attnround.deploy.runtime import newest_opset, run, session
+from attnround.deploy.runtime import newest_opset
+from attnround.deploy.session import run, session
 from attnround.errors import InputError
 from attnround.graph import capture
 

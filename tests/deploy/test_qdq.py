@@ -18,20 +18,13 @@ import attnround
 from attnround.data import FashionMNIST
 from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.file import StoredLayer
+from attnround.deploy.kernels import in_integers
 from attnround.deploy.loading import open_model
 from attnround.deploy.marked import float_graph
 from attnround.deploy.qdq import quantized_graph, storage_bits, wanted_form, wanted_opset
-from attnround.deploy.runtime import (
-    in_integers,
-    latency,
-    newest_opset,
-    onnx_file,
-    open_onnx,
-    optimised_graph,
-    sealed_onnx,
-    session,
-)
+from attnround.deploy.runtime import newest_opset, onnx_file, open_onnx, sealed_onnx
 from attnround.deploy.seal import ENTRY, describe
+from attnround.deploy.session import latency, optimised_graph, session
 from attnround.errors import InputError
 from attnround.graph import captured
 from attnround.quantization.activation import ActivationQuantizer

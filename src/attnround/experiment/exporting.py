@@ -14,26 +14,21 @@ from torch import nn
 from attnround.data import ImageData
 from attnround.deploy import build, compare, read
 from attnround.deploy.file import Content, StoredLayer
+from attnround.deploy.kernels import HEADER, kernels
 from attnround.deploy.opset import OLDEST
 from attnround.deploy.preprocessing import described, resizes, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_form, wanted_opset
-from attnround.deploy.runtime import (
-    in_integers,
-    latency,
-    need_onnx,
-    newest_opset,
-    onnx_file,
-    open_onnx,
-    session,
-    with_preprocessing,
-)
+from attnround.deploy.runtime import about_onnx, newest_opset, onnx_file, open_onnx, read_graph, with_preprocessing
 from attnround.deploy.seal import about_export
+from attnround.deploy.session import latency, need_onnx, session
 from attnround.errors import InputError, check_number
+from attnround.experiment.card import write_card
 from attnround.experiment.checks import of_run, own_model, watched
 from attnround.experiment.record import Run
 from attnround.files import json_text, write_atomically
 from attnround.machine import processor
+from attnround.table import text_table
 
 log = logging.getLogger(__name__)
 PREPROCESSING = ("beside", "graph")
@@ -98,13 +93,14 @@ def export(
         beside = json_text(described(model.preprocessing, steps), indent=2)
         write_atomically(Path(folder) / "preprocessing.json", beside + "\n")
     write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
+    write_card(Path(folder))
     say("size", f"{len(raw) / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
     say("logits", f"differ by up to {found.relative:.1e} of the largest, on {found.images} images")
     top1 = "" if found.top1 is None else f"top-1 {found.top1:.2f} %, "
     say("classes", f"{top1}the same as those of the simulation on {found.agreement:.2f} % of the images")
     for other in others:
         say("default", f"with onnxruntime's default options the same class on {other.agreement:.2f} %")
-    say("export", f"{target}, export_{format}.json")
+    say("export", f"{target}, export_{format}.json, model_card.md")
     return {"agreement": found.agreement}
 
 
@@ -141,14 +137,14 @@ def _as_onnx(
     exported = [open_onnx(raw, target)]
     if form != "literal":
         exported.append(open_onnx(raw, target, {}))
-        facts |= _kernels(raw, layers, target)
+    facts |= _kernels(raw, content, target)
     facts |= {"latency": _latency(floats, exported, model.preprocessing["input_size"])}
     if head:
         same_size = with_preprocessing(raw, [step for step in head if not resizes([step])], about)
         raw = with_preprocessing(raw, head, about) if resizes(head) else same_size
         exported = [open_onnx(same_size, target), *(open_onnx(same_size, target, {}) for _ in exported[1:])]
         say("graph", f"takes pixels, uint8 [batch, height, width, {model.preprocessing['input_size'][0]}]")
-    return raw, exported, facts
+    return raw, exported, facts | {"sha256": about_onnx(read_graph(raw, target), target)["sha256"]}
 
 
 def known_steps(data: ImageData, preprocessing: dict, needed: bool) -> list[dict] | None:
@@ -178,11 +174,21 @@ def _storage(layers: list[StoredLayer], opset: int, form: str) -> dict[str, obje
     return {"weights": form, "stored_wider": wider, "stored_unsigned": unsigned}
 
 
-def _kernels(raw: bytes, layers: list[StoredLayer], target: Path) -> dict[str, object]:
-    """How many layers have quantized inputs, and which of these run in integers."""
-    quantized, integer = sum(layer.activation is not None for layer in layers), sorted(in_integers(raw, str(target)))
+def _kernels(raw: bytes, content: Content, target: Path) -> dict[str, object]:
+    """How onnxruntime runs the layers by default, and why some run in floats; nothing where it refuses the file."""
+    quantized = sum(layer.activation is not None for layer in content.layers)
+    try:
+        found = kernels(raw, content.layers, str(target))
+    except InputError as error:  # of the literal form
+        say("kernels", f"not run by default: {error}")
+        return {"layers_with_quantized_inputs": quantized, "layers_in_integers": [], "kernels": []}
+    integer = sorted(each.layer for each in found if each.in_integers)
     say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
-    return {"layers_with_quantized_inputs": quantized, "layers_in_integers": integer}
+    in_floats = [each for each in found if not each.in_integers]
+    if in_floats and quantized:
+        log.info("\n%s\n", text_table(HEADER, [each.cells for each in in_floats]))
+    facts = {"layers_with_quantized_inputs": quantized, "layers_in_integers": integer}
+    return facts | {"kernels": [asdict(each) for each in found]}
 
 
 def _latency(floats: Any, exported: list[nn.Module], size: list[int]) -> dict[str, float]:
