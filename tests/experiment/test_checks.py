@@ -15,52 +15,15 @@ from hydra.utils import instantiate
 from tests import processes
 from tests.conftest import ROOT
 from tests.deploy.conftest import exported
-from tests.experiment.test_card import RECORD
+from tests.experiment.conftest import data, run_with
 
-from attnround.data import FashionMNIST
-from attnround.deploy import fingerprint, save
+from attnround.deploy import save
 from attnround.deploy.preprocessing import pixels_of
 from attnround.errors import InputError
 from attnround.experiment.checks import evaluate_file, verify
 from attnround.experiment.exporting import export
-from attnround.experiment.record import Run
 from attnround.quantization.layers import quantized_layers
 from attnround.trainer import TrainerSettings
-
-DATA = {"root": str(ROOT / "assets/fashion_mnist"), "limit": 40, "num_calibration": 4, "batch_size": 20, "seed": 0}
-
-
-def data() -> FashionMNIST:
-    return FashionMNIST(**DATA)
-
-
-def run_with(folder) -> Run:
-    return Run("verify", {"data": "fashion_mnist"}, 0, False, {"data": DATA}, "", folder, ROOT)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """A run's folder, without the minutes that a run takes."""
-    folder = tmp_path_factory.mktemp("run")
-    model, about = exported("resnet")
-    deployed = save(model, folder / "quantized.safetensors", about)
-    images = data()
-    images.match(model.preprocessing, model.num_classes)
-    with torch.no_grad():
-        right = sum((model(x).argmax(1) == y).sum().item() for x, y in images.val_dataloader())
-    parts = RECORD["deployed"]["parts"]
-    record = RECORD | {
-        "deployed": deployed | {"fingerprint": fingerprint(model), "parts": parts},
-        "metrics": RECORD["metrics"] | {"quantized/top1": 100 * right / 40},
-        "config": {"model": {"name": "resnet18"}, "data": DATA, "paths": {"root": str(ROOT)}},
-    }
-    (folder / "record.json").write_text(json.dumps(record))
-    return folder
-
-
-@pytest.fixture
-def folder(finished, tmp_path):
-    return shutil.copytree(finished, tmp_path / "run")
 
 
 def test_a_file_is_evaluated_to_the_number_of_its_record(folder):

@@ -10,7 +10,7 @@ from attnround.lazy import lacking
 ENTRIES = {
     "train": "quantize a model, or train one: python src/train.py",
     "evaluate": "top-1 of a file that a run or an export left, on any data",
-    "verify": "prove that a run's integers compute what its simulation did",
+    "verify": "prove that a run's integers, or an exported file, compute what its simulation did",
     "export": "write a run's model as ONNX or as a torch.export program",
     "tables": "run what is missing of the tables, and write them anew",
     "sweep": "run a W&B sweep file here, without a server",

@@ -8,26 +8,49 @@ from omegaconf import DictConfig
 
 from attnround.cli.entry import CONF, ROOT, failing_in_a_line, perform, start
 from attnround.cli.help import asks_for_help
-from attnround.cli.parsed import split
+from attnround.cli.parsed import at_home, parsed, split
 from attnround.errors import InputError
 from attnround.files import SHIPPED, quoted
 
 RECORDED: dict[str, object] = {}  # of the run that was given: the values of its data's options
 
 
-def start_on_run(main: Callable[[], object]) -> None:
-    """`start` with the folder of a run as an argument, whose data `main` then takes unless told otherwise."""
+def start_on_run(main: Callable[[], object], takes: str | None = None) -> None:
+    """`start` with the folder of a run as an argument, whose data `main` then takes unless told otherwise.
+
+    takes: how the name of a file ends that may be given in the folder's place.
+    """
     try:
         overrides, flags = split(sys.argv[1:])
-        folders = [each for each in overrides if "=" not in each]
+        places = [each for each in overrides if "=" not in each]
         options = [each for each in overrides if "=" in each]
-        if folders and not asks_for_help(flags):
-            if len(folders) > 1:
-                raise InputError(f"{' '.join(folders)}: give the folder of one run")
-            sys.argv[1:] = recorded(folders[0], options) + options + flags
+        if places and not asks_for_help(flags):
+            if len(places) > 1:
+                raise InputError(f"{' '.join(places)}: give the folder of one run")
+            folder, *file = places
+            if takes and folder.endswith(takes):
+                folder, file = run_of_file(folder, options), [f"file={quoted(folder)}"]
+            sys.argv[1:] = recorded(folder, options) + file + options + flags
     except InputError as error:
         sys.exit(f"error: {error}")
     start(main)
+
+
+def run_of_file(file: str, given: list[str]) -> str:
+    """The folder of the run that an exported file came from: that of folder=, or else the file's own.
+
+    Raises InputError where there is no such file, or no run beside it.
+    """
+    if not Path(file).is_file():
+        raise InputError(f"{file} is no file: give the quantized.onnx that src/export.py writes")
+    named = [parsed(at_home(each)).value() for each in given if each.startswith("folder=")]
+    folder = Path(named[-1] if named else Path(file).parent)
+    if not named and not (folder / "record.json").exists():
+        raise InputError(
+            f"{file}: the run that it came from is not beside it: give folder=<the folder that has its record.json "
+            "and quantized.safetensors>"
+        )
+    return str(folder)
 
 
 def recorded(folder: str, given: list[str]) -> list[str]:

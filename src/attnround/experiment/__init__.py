@@ -9,7 +9,7 @@ TASKS = {
     "quantize": "attnround.experiment.quantizing:quantize",
     "pretrain": "attnround.experiment.pretraining:pretrain",
     "evaluate": "attnround.experiment.checks:evaluate_file",
-    "verify": "attnround.experiment.checks:verify",
+    "verify": "attnround.experiment.verifying:verify",
     "export": "attnround.experiment.exporting:export",
 }
 _COMPARED = ("top1", "agreement", "sqnr_db", "kl", "confidence_change")

@@ -4,7 +4,7 @@ It is the README.md of a model on the Hugging Face Hub, whose metadata it starts
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,17 +44,29 @@ DATASETS = {  # by the option of the group `data`
 
 
 def write_card(folder: Path) -> None:
-    """Write the card of a run from its record.json, and from its verify.json where that is of the same file."""
+    """Write the card of a run from its record.json, and from what was verified and exported of the same file."""
     record = json.loads((folder / "record.json").read_text())
-    proof = folder / "verify.json"
-    verification = json.loads(proof.read_text()) if proof.exists() else None
-    if verification is not None and verification["sha256"] != record["deployed"]["sha256"]:
-        verification = None  # of an earlier run in this folder
-    write_atomically(folder / "model_card.md", card(record, verification))
+    of_run = record["deployed"]["sha256"]
+    verification = _read(folder / "verify.json", "sha256", of_run)
+    exported = _read(folder / "export_onnx.json", "source", of_run)
+    exported = exported if exported and "kernels" in exported else None  # older ones say less
+    reports = (_read(path, "sha256", exported["sha256"]) for path in sorted(folder.glob("verify_*.json")) if exported)
+    write_atomically(folder / "model_card.md", card(record, verification, exported, [each for each in reports if each]))
 
 
-def card(record: dict, verification: dict | None = None) -> str:
-    """The card: its metadata as YAML, then Markdown; what lies on this machine goes by its last name alone."""
+def _read(path: Path, key: str, digest: str) -> dict | None:
+    """A report, unless there is none, or it is of another file than this: left by an earlier run in this folder."""
+    report = json.loads(path.read_text()) if path.exists() else None
+    return report if report is not None and report.get(key) == digest else None
+
+
+def card(
+    record: dict, verification: dict | None = None, exported: dict | None = None, reports: Sequence[dict] = ()
+) -> str:
+    """The card: its metadata as YAML, then Markdown; what lies on this machine goes by its last name alone.
+
+    verification: verify.json; exported: export_onnx.json; reports: of that file in execution providers.
+    """
     record = record | {"metrics": json_floats(record["metrics"])}
     choices, deployed = record["choices"], record["deployed"]
     beside = "" if has_top1(record) else " model=<the float model>"
@@ -65,6 +77,7 @@ def card(record: dict, verification: dict | None = None) -> str:
         "Bits": _bits(record),
         "What stays float": _floats(record),
         "Verification": _verification(verification),
+        **({"ONNX": [*_onnx(exported), *map(_provider, reports)]} if exported else {}),
         "Licences": [
             f"- weights ({record['config']['model']['name']}): {record['licence']['weights'] or 'unknown'}",
             f"- data ({choices['data']}): {record['licence']['data'] or 'unknown'}",
@@ -251,3 +264,42 @@ def _verification(verification: dict | None) -> list[str]:
         "",
         *[f"- {line}" for line in verification["findings"]],
     ]
+
+
+def _onnx(exported: dict) -> list[str]:
+    """How the exported file computes and runs."""
+    agreement, images = exported["agreement"], exported["comparison"]["images"]
+    quantized, integer = exported["layers_with_quantized_inputs"], exported["layers_in_integers"]
+    timed = exported["latency"]
+    lines = [
+        f"`{exported['file']}`, {exported['bytes']} bytes, opset {exported['opset']}, weights={exported['weights']}:",
+        "",
+        f"- read literally it has the simulation's class on {agreement:.2f} % of {images} images",
+    ]
+    for each in exported["with_default_options"]:
+        same = 100 * each["agreeing"] / each["images"]
+        lines.append(f"- in a default session of onnxruntime {exported['onnxruntime']} on {same:.2f} %")
+        lines.append(
+            f"- {timed['default_ms']:.2f} ms an image there, the float graph {timed['float_ms']:.2f} ms "
+            f"({exported['processor']}, threads: {timed['threads']})"
+        )
+    lines.append(f"- {len(integer)} of {quantized} layers with quantized inputs run in integers there")
+    in_floats = [each for each in exported["kernels"] if not each["in_integers"]]
+    if not (in_floats and quantized):
+        return lines
+    rows = [[f"`{each['layer']}`", each["runs_as"], each["why"]] for each in in_floats]
+    return [*lines, "", markdown_table(["layer", "runs as", "why in floats"], rows), ""]
+
+
+def _provider(report: dict) -> str:
+    """How a provider runs that file."""
+    same, timed = report["agreement"], report["latency"]
+    return (
+        f"- in {report['provider']} (session={report['session']}, {report['date']}): the simulation's class on "
+        f"{same:.2f} % of {report['comparison']['images']} images of {report['data']}, {timed['ms']:.2f} ms an image, "
+        f"the float graph {timed['float_ms']:.2f} ms ({report['processor']}){_but(report['fault'])}"
+    )
+
+
+def _but(fault: str | None) -> str:
+    return "" if fault is None else f": not as it should be, {fault}"

@@ -1,4 +1,4 @@
-"""The tasks of `src/evaluate.py` and `src/verify.py`: what a file of a run gives, and whether its integers give it."""
+"""What a file of a run gives, the task of `src/evaluate.py`, and the proof that its integers give it."""
 
 import logging
 import time

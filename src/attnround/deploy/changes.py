@@ -1,0 +1,51 @@
+"""What another tool has changed in an exported ONNX file, as far as it can be told from the run that it came from."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from attnround.deploy.file import Content, StoredLayer
+from attnround.deploy.seal import ENTRY
+from attnround.errors import listed
+
+PRODUCER = "pytorch"  # whose exporter writes the float part
+
+
+def changes(model: Any, content: Content) -> list[str]:
+    """What differs in an ONNX model from the integers of its run and from what an export writes, in words."""
+    found = []
+    if model.producer_name != PRODUCER:
+        found.append(f"it was written by {model.producer_name or 'a program without name'} {model.producer_version}")
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in model.graph.node if node.domain})
+    if foreign:
+        found.append(f"it has the operators {', '.join(foreign)}")
+    if ENTRY not in {each.key for each in model.metadata_props}:
+        found.append("it does not say any more what it is")
+    constants = {each.name: each for each in model.graph.initializer}
+    differing = [name for layer in content.layers for name in _differing(constants, layer)]
+    missing = [name for name in differing if name not in constants]
+    changed = [name for name in differing if name in constants]
+    found += [f"{listed(names)} {what}" for what, names in (("is missing", missing), ("is another", changed)) if names]
+    return found
+
+
+def _differing(constants: dict[str, Any], layer: StoredLayer) -> Iterator[str]:
+    """The names of a layer's constants that are not there, or not those of the run."""
+    from onnx import TensorProto, numpy_helper
+
+    def values(part: str) -> np.ndarray:
+        return numpy_helper.to_array(constants[f"{layer.name}.{part}"]).astype(np.float32)
+
+    levels, name = layer.levels.numpy().astype(np.float32), f"{layer.name}.levels"
+    if name not in constants:
+        yield name
+    else:
+        is_shifted = layer.grid.symmetric and constants[name].data_type == TensorProto.UINT8
+        held = values("levels") - (128 if is_shifted else 0)
+        if not any(np.array_equal(held, each) for each in (levels, levels.T)):
+            yield name
+    for part, expected in (("scale", layer.scale), ("bias", layer.bias)):
+        name = f"{layer.name}.{part}"
+        if name not in constants or not np.array_equal(values(part).reshape(-1), expected.numpy()):
+            yield name
