@@ -12,19 +12,15 @@ what its documentation recommends first, U8S8 has unsigned activations.
 
 import argparse
 import csv
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import onnx
 import timm
 import torch
 import tuning
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor
 from trials import ROOT, model_of, settle
 
@@ -36,11 +32,11 @@ from attnround.deploy.marked import float_graph
 from attnround.deploy.runtime import onnx_file
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import latency, optimised_graph, run, session
+from attnround.deploy.static import OPSET, quantized_by_onnxruntime
 from attnround.evaluation import fidelity, logits
 from attnround.machine import processor
 from attnround.prepared import Prepared
 
-OPSET = 21
 SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
     (8, 8, "inputs", "runtime"),
     (8, 8, "onnxruntime", "runtime"),
@@ -110,30 +106,8 @@ def ours(case: Case) -> Iterator[tuple[dict[str, object], bytes]]:
 
 def theirs(floats: onnx.ModelProto, images: Tensor) -> Iterator[tuple[dict[str, object], bytes]]:
     """The same by onnxruntime's static quantizer."""
-    for form, kind in (("S8S8", QuantType.QInt8), ("U8S8", QuantType.QUInt8)):
-        about = {"weights": 8, "inputs": 8, "made_by": "onnxruntime", "form": form}
-        yield about, quantized_by_onnxruntime(floats, images, kind)
-
-
-def quantized_by_onnxruntime(floats: onnx.ModelProto, images: Tensor, kind: QuantType) -> bytes:
-    """The bytes of a file. kind: of the activations."""
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.batches = iter(images.split(1))
-
-        def get_next(self) -> dict[str, Any] | None:
-            batch = next(self.batches, None)
-            return None if batch is None else {"images": batch.contiguous().numpy()}
-
-    with tempfile.TemporaryDirectory() as folder:
-        float_file, prepared, quantized = (f"{folder}/{name}.onnx" for name in ("float", "prepared", "quantized"))
-        onnx.save(floats, float_file)
-        quant_pre_process(float_file, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared, quantized, Reader(), quant_format=QuantFormat.QDQ, per_channel=True, activation_type=kind
-        )
-        return Path(quantized).read_bytes()
+    for form, raw in quantized_by_onnxruntime(floats, images):
+        yield {"weights": 8, "inputs": 8, "made_by": "onnxruntime", "form": form}, raw
 
 
 def kernels(raw: bytes) -> dict[str, int]:
@@ -149,7 +123,7 @@ def rows_of(name: str) -> list[dict]:
     teacher = case.prepared.teacher
     teacher.preprocessing = {"input_size": list(case.prepared.images.shape[1:])}
     floats = float_graph(teacher, OPSET)
-    made = [*ours(case), *theirs(floats, case.prepared.images[:64])]
+    made = [*ours(case), *theirs(floats, case.prepared.images)]
     sessions = [session(floats.SerializeToString(), "float", {}), *(session(raw, name, {}) for _, raw in made)]
     image = case.prepared.images[:1].contiguous()
     float_ms, *times = latency(sessions, image, rounds=60, seconds=120)

@@ -4,6 +4,7 @@
     python src/export.py <run folder> format=onnx opset=13
     python src/export.py <run folder> format=onnx weights=literal
     python src/export.py <run folder> format=onnx preprocessing=graph
+    python src/export.py <run folder> format=onnx compare_with=onnxruntime model=<the float model>
     python src/export.py <run folder> format=torch
 
 ONNX has packed INT4 and INT2 weights, which onnxruntime unpacks when it loads the file, or with weights=literal

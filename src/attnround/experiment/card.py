@@ -284,6 +284,11 @@ def _onnx(exported: dict) -> list[str]:
             f"({exported['processor']}, threads: {timed['threads']})"
         )
     lines.append(f"- {len(integer)} of {quantized} layers with quantized inputs run in integers there")
+    for row in exported.get("compared_with", ()):
+        lines.append(
+            f"- {row['made_by']}: {row['bytes'] / 2**20:.3f} MiB, {row['speed_up']:.2f} times as fast as the float "
+            f"graph, agreement with FP32 {row['agreement']:.2f} %"
+        )
     in_floats = [each for each in exported["kernels"] if not each["in_integers"]]
     if not (in_floats and quantized):
         return lines

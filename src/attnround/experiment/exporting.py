@@ -22,15 +22,18 @@ from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_form, wan
 from attnround.deploy.runtime import about_onnx, newest_opset, onnx_file, open_onnx, read_graph, with_preprocessing
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import latency, need_onnx, session
-from attnround.errors import InputError, check_number
+from attnround.errors import InputError, check_number, choice
+from attnround.experiment.beside import beside_onnxruntime, beside_table
 from attnround.experiment.card import write_card
 from attnround.experiment.checks import of_run, own_model, watched
 from attnround.experiment.record import Run
 from attnround.files import json_text, write_atomically
 from attnround.machine import processor
 from attnround.table import text_table
+from attnround.zoo import Blueprint
 
 log = logging.getLogger(__name__)
+RIVAL = "onnxruntime"
 PREPROCESSING = ("beside", "graph")
 FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
 
@@ -42,6 +45,8 @@ def export(
     opset: int | None,
     weights: str = "runtime",
     preprocessing: str = "beside",
+    compare_with: str | None = None,
+    model: Blueprint | None = None,
     data: ImageData,
     run: Run,
     factory: str | None = None,
@@ -51,7 +56,8 @@ def export(
 
     The file is kept only where it gives what the simulation does. opset: None takes the oldest that has the types;
     weights: of ONNX, one of `FORMS`; preprocessing: what an image goes through is written `beside`, in
-    preprocessing.json, or into the `graph` of an ONNX file too, which then takes pixels; factory, arguments: what makes
+    preprocessing.json, or into the `graph` of an ONNX file too, which then takes pixels; compare_with: `onnxruntime`,
+    whose own static quantizer's files of the float `model` are measured beside this one; factory, arguments: what makes
     the float module where it is the user's own.
     Raises InputError.
     """
@@ -60,16 +66,17 @@ def export(
     if preprocessing not in PREPROCESSING or (preprocessing == "graph" and format != "onnx"):
         raise InputError(f"preprocessing={preprocessing}: give beside, or with format=onnx graph")
     record, source = of_run(folder, factory)
+    check_rival(compare_with, (format, preprocessing), model, record)
     content = read(source)
-    model = build(content, str(source), own_model(factory, arguments))
-    data.match(model.preprocessing, model.num_classes)
+    quantized = build(content, str(source), own_model(factory, arguments))
+    data.match(quantized.preprocessing, quantized.num_classes)
     about = about_export(content.about) | {"source": content.about["sha256"]}
     target = source.with_suffix(FORMATS[format])
-    steps = known_steps(data, model.preprocessing, needed=preprocessing == "graph")
+    steps = known_steps(data, quantized.preprocessing, needed=preprocessing == "graph")
     head = steps if preprocessing == "graph" else None
     writer = partial(_as_onnx, opset=opset, weights=weights, head=head) if format == "onnx" else _as_program
-    raw, exported, facts = writer(model, content, about, target)
-    found, *others = compare(model, exported, watched(data, "export"))
+    raw, exported, facts = writer(quantized, content, about, target)
+    found, *others = compare(quantized, exported, watched(data, "export"))
     fault = found.fault(content.quantizes_values)
     if fault:
         raise InputError(f"{target} is not written: {fault}")
@@ -89,8 +96,10 @@ def export(
         **facts,
     }
     write_atomically(target, raw)
+    if compare_with:
+        report["compared_with"] = _rivals(exported[-1], len(raw), model, data)
     if steps:
-        beside = json_text(described(model.preprocessing, steps), indent=2)
+        beside = json_text(described(quantized.preprocessing, steps), indent=2)
         write_atomically(Path(folder) / "preprocessing.json", beside + "\n")
     write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
     write_card(Path(folder))
@@ -102,6 +111,34 @@ def export(
         say("default", f"with onnxruntime's default options the same class on {other.agreement:.2f} %")
     say("export", f"{target}, export_{format}.json, model_card.md")
     return {"agreement": found.agreement}
+
+
+def check_rival(compare_with: str | None, taken: tuple[str, str], model: Blueprint | None, record: dict) -> None:
+    """Raise InputError for another rival than onnxruntime, and where its files would not take what this one does.
+
+    taken: format and preprocessing.
+    """
+    if compare_with is None:
+        return
+    if compare_with != RIVAL:
+        raise InputError(choice("compare_with", compare_with, [RIVAL]))
+    if taken != ("onnx", "beside"):
+        raise InputError(
+            f"compare_with={RIVAL}: give format=onnx and preprocessing=beside, files that take the same images"
+        )
+    if model is None:
+        raise InputError(f"compare_with={RIVAL} needs the float model: give model={record['choices']['model']}")
+
+
+def _rivals(exported: nn.Module, num_bytes: int, model: Blueprint, data: ImageData) -> list[dict]:
+    """Rows of the export and of onnxruntime's files; none where its quantizer fails, which is said."""
+    try:
+        rows = beside_onnxruntime(exported, num_bytes, model, data)
+    except InputError as error:
+        say("beside", str(error))
+        return []
+    log.info("\n%s\n", beside_table(rows))
+    return rows
 
 
 def _as_onnx(
