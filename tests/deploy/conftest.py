@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attnround.calibration import attach_activations, calibrate_activations
-from attnround.graph import captured, find_layers, fold_batch_norms, swap_layers, with_edges
+from attnround.graph import captured, channels_last, find_layers, fold_batch_norms, swap_layers, with_edges
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
 from attnround.zoo import TimmModel
@@ -53,7 +53,7 @@ def images_for(model: nn.Module, count: int, seed: int = 0) -> torch.Tensor:
 def quantized(model: nn.Module, placement: str | None, symmetric: bool = True) -> nn.Module:
     """All bit widths in turn, biases that are not zero, inputs at 8 bits or float."""
     fold_batch_norms(model)
-    model = with_edges(model, placement or "inputs")
+    model = with_edges(channels_last(model), placement or "inputs")
     widths = {name: 2 + (i + 1) % 7 for i, name in enumerate(find_layers(model))}
     student = swap_layers(model, widths, ClipSearch(num_candidates=4, symmetric=symmetric))
     for name in widths:

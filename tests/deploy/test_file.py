@@ -35,6 +35,7 @@ def test_what_is_loaded_is_what_was_saved_to_the_bit(name, tmp_path):
     loaded = attnround.load(tmp_path / "q.safetensors")
     images = images_for(model, 3, seed=1)
     assert torch.equal(loaded(images), model(images))
+    assert torch.equal(loaded(images.contiguous(memory_format=torch.channels_last)), model(images))
     assert fingerprint(loaded) == fingerprint(model)
     assert loaded.preprocessing == model.preprocessing
     assert loaded.num_classes == model.num_classes

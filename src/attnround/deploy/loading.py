@@ -12,7 +12,16 @@ from attnround.deploy.program import load_program
 from attnround.deploy.runtime import load_onnx
 from attnround.deploy.seal import preprocessing_of
 from attnround.errors import InputError, choice, listed, reason
-from attnround.graph import QUANTIZABLE, Captured, capture, captured, find_edges, fold_batch_norms, with_edges
+from attnround.graph import (
+    QUANTIZABLE,
+    Captured,
+    capture,
+    captured,
+    channels_last,
+    find_edges,
+    fold_batch_norms,
+    with_edges,
+)
 from attnround.quantization.layers import QuantizedLayer, float_state
 from attnround.quantization.ranges import PLACEMENTS
 from attnround.quantization.storage import state_digest
@@ -39,6 +48,7 @@ def build(content: Content, source: str, own: nn.Module | Factory | None = None)
     """The model: built as the float one was, its batch norms folded, its layers swapped for the stored ones."""
     model = _timm_model(content, source) if own is None else _own_model(own, content.about, source)
     fold_batch_norms(model)
+    channels_last(model)
     if content.placement not in PLACEMENTS:
         raise InputError(f"{source} is not as it was written: {choice('placement', content.placement, PLACEMENTS)}")
     model = with_edges(model, content.placement)

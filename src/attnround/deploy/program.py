@@ -39,7 +39,8 @@ class _Dequantized(nn.Module):
         self.register_buffer("zero_point", layer.zero_point)
 
     def forward(self, levels: Tensor) -> Tensor:
-        return dequantize(levels, self.scale, self.zero_point)
+        weight = dequantize(levels, self.scale, self.zero_point)
+        return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
 
 
 @torch.no_grad()
@@ -51,7 +52,9 @@ def exported_program(model: nn.Module) -> torch.export.ExportedProgram:
         parametrize.register_parametrization(layer.layer, "weight", _Dequantized(layer), unsafe=True)
         del layer.levels, layer.scale, layer.zero_point
     for tensor in [*net.parameters(), *net.buffers()]:
-        tensor.data = tensor.detach().clone()  # a view would take all that it views into the file
+        tensor.data = tensor.detach().clone(
+            memory_format=torch.contiguous_format
+        )  # a view would take all that it views into the file
     images = torch.zeros(2, *model.preprocessing["input_size"])
     try:
         program = torch.export.export(net, (images,), dynamic_shapes=({0: torch.export.Dim("batch")},))

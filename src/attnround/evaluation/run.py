@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attnround.data import ImageData
 from attnround.errors import InputError
 from attnround.evaluation.accuracy import Outputs
-from attnround.graph import channels_last, class_logits
+from attnround.graph import class_logits
 from attnround.trainer import EvaluationBar, TrainerSettings
 
 
@@ -22,22 +22,15 @@ class _Collector(pl.LightningModule):
         if batch is None:
             return
         images, labels = batch
-        images = images.contiguous(memory_format=torch.channels_last)
         self.logits.append(class_logits(self.model, images).float().cpu())
         if labels is not None:
             self.labels.append(labels.cpu())
 
 
 def evaluate(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: str = "") -> Outputs:
-    """Run the whole evaluation set through the model. `name` is what the progress bar says.
-
-    In channels_last, which halves the time of mobilenetv2_050 on one core; the model comes back as it was.
-    """
-    collector = _Collector(channels_last(model))
-    try:
-        trainer.make(callbacks=[EvaluationBar(name)]).validate(collector, datamodule=data, verbose=False)
-    finally:
-        model.to(memory_format=torch.contiguous_format)
+    """Run the whole evaluation set through the model. `name` is what the progress bar says."""
+    collector = _Collector(model)
+    trainer.make(callbacks=[EvaluationBar(name)]).validate(collector, datamodule=data, verbose=False)
     data.say_remarks()
     if not collector.logits:
         raise InputError("none of the evaluation images could be read: check what data.root points to")

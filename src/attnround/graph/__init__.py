@@ -3,8 +3,8 @@
 from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.edges import beside, find_edges, sources, with_edges
 from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
-from attnround.graph.kinds import QUANTIZABLE
-from attnround.graph.layers import channels_last, find_layers, left_float, swap_layers
+from attnround.graph.kinds import QUANTIZABLE, channels_last
+from attnround.graph.layers import find_layers, left_float, swap_layers
 from attnround.graph.outputs import Output, class_logits, joined, logits_in, tensors
 from attnround.graph.units import Unit, cut
 

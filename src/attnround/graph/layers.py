@@ -1,10 +1,9 @@
 """The layers that are quantized: found in execution order, checked, and swapped for ones that hold integers."""
 
 import copy
-from typing import TypeVar
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from attnround.errors import InputError, listed
 from attnround.graph.capture import Captured
@@ -13,7 +12,6 @@ from attnround.graph.trace import calls
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 
-Model = TypeVar("Model", bound=nn.Module)
 NORMS = {"layer_norm", "group_norm", "native_layer_norm", "native_group_norm", "rms_norm", "instance_norm"}
 PRODUCTS = {"matmul", "bmm", "baddbmm", "addmm", "mm", "einsum", "scaled_dot_product_attention", "linear"}
 PRODUCTS |= {"conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d"}
@@ -72,17 +70,6 @@ def operation(node: fx.Node) -> str:
     'add'
     """
     return node.target._opname if isinstance(node.target, torch._ops.OpOverload) else ""
-
-
-def channels_last(model: Model) -> Model:
-    """The model with its tensors of four dimensions in channels_last, in place.
-
-    `nn.Module.to(memory_format=...)` refuses a model that has weights of five dimensions too.
-    """
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.ndim == 4:
-            tensor.data = tensor.data.to(memory_format=torch.channels_last)
-    return model
 
 
 def swap_layers(model: Captured, bit_widths: dict[str, int], observer: ClipSearch) -> Captured:

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
 from torch import Tensor
 
 from attnround.errors import InputError
 from attnround.files import load_checked
-from attnround.graph import Captured, FoldedNorm, channels_last
+from attnround.graph import Captured, FoldedNorm
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.module import QatModule
@@ -66,7 +65,7 @@ def finetune(
     last = folder / "last.ckpt"
     if not resume:
         shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, in a folder given twice
-    net, float_net = (channels_last(copy.deepcopy(model)) for model in (student, teacher))
+    net, float_net = (copy.deepcopy(model) for model in (student, teacher))
     device = trainer.device
     train_layers(net, float_net)
     if settings.batch_norm == "reestimated":
@@ -91,7 +90,7 @@ def finetune(
     curve = read(last, identity)["qat"]["curve"]
     module.load_state_dict(read(folder / "best.ckpt", identity)["state_dict"])
     estimate_norms(net.to(device), images.to(device).split(STATISTICS_BATCH))
-    net = net.cpu().to(memory_format=torch.contiguous_format)
+    net = net.cpu()
     settle_layers(net)
     return Tuned(net, curve)
 
