@@ -200,6 +200,49 @@ def test_several_settings_of_one_prepared_model(own, images):
     assert same_state(prepared.teacher, before)
 
 
+def capped() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8), nn.ReLU6(), nn.Conv2d(8, 8, 3, groups=8), nn.ReLU6(), nn.Conv2d(8, 4, 1),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5),
+    ).eval()  # fmt: skip
+
+
+@pytest.mark.parametrize("placement", ["inputs", "onnxruntime"])
+def test_an_equalized_model_is_the_same_and_goes_where_others_go(images, tmp_path, placement):
+    net, images = capped(), 4 * images
+    found = quick(net, images, activation=8, placement=placement, equalization="cross_layer")
+    torch.testing.assert_close(found.prepared.teacher(images), net(images), rtol=1e-4, atol=1e-5)
+    (line,) = found.report.remarks
+    assert line.startswith("equalization: 3 pairs of layers")
+    found.save(tmp_path / "it.safetensors")
+    assert torch.equal(attnround.load(tmp_path / "it.safetensors", model=capped)(images), found.model(images))
+    assert found.export(tmp_path / "it.onnx") >= 99
+    assert found.export(tmp_path / "it.pt2") == 100
+    assert not found.verify().faults
+    with pytest.raises(InputError, match="the model given differs in the ReLU6 behind '0'"):
+        attnround.load(tmp_path / "it.safetensors", model=lambda: nn.Sequential(nn.Flatten(), nn.Linear(768, 5)))
+
+
+def test_equalization_of_nothing_is_said(images):
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE * SIDE, 5))
+    found = quick(net, images, equalization="cross_layer")
+    assert found.report.remarks == [
+        "equalization: nothing can be equalized: no layer gives to another alone, through ReLU, ReLU6 or nothing"
+    ]
+    assert "nothing can be equalized" in str(found.report)
+    assert quick(net, images).report.remarks == []
+
+
+def test_equalization_is_asked_for_once_and_by_its_name(images):
+    with pytest.raises(InputError, match="equalization='cross': give none, cross_layer or layer_norm, or an object"):
+        quick(capped(), images, equalization="cross")
+    prepared = attnround.Prepared(capped(), images, equalization="cross_layer")
+    assert quick(prepared).report.remarks == prepared.teacher.remarks != []
+    with pytest.raises(InputError, match="a prepared model is equalized or not: tell Prepared"):
+        quick(prepared, equalization="cross_layer")
+
+
 @pytest.mark.parametrize(
     ("activation", "placement"), [(None, "inputs"), (8, "inputs"), (8, "onnxruntime"), (4, "openvino")]
 )

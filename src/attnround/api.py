@@ -13,6 +13,7 @@ from attnround.data.images import NUM_IMAGES
 from attnround.errors import InputError
 from attnround.graph import (
     Captured,
+    Equalization,
     Output,
 )
 from attnround.prepared import Prepared, start, start_at_smallest
@@ -83,6 +84,7 @@ def quantize(
     num_images: int = NUM_IMAGES,
     images_of: Callable[[object], Tensor] | None = None,
     output: Output = None,
+    equalization: str | Equalization = "none",
     device: str = "cpu",
     seed: int = 0,
     progress: bool = True,
@@ -97,6 +99,8 @@ def quantize(
     "fisher", "sensitivity", or an allocator of attnround.bits; rounding: a name such as "gptq", "adaround", "nearest",
     or an object of attnround.quantization.rounding; activation: bits of the layers' inputs, None leaves them float;
     placement: where activations are quantized: at the layers' `inputs`, or as onnxruntime, tensorrt or openvino wants;
+    equalization: "cross_layer" first scales channels between layers to even ranges, "layer_norm" those of LayerNorms,
+    which changes no output of the model;
     reconstruction: "layer", "block" or "layer_then_block"; device: what computes, "cpu" or "gpu"; progress: False shows
     no bar.
 
@@ -104,6 +108,8 @@ def quantize(
     """
     if isinstance(model, Prepared) and images is not None:
         raise InputError("a prepared model brings its images: leave images out")
+    if isinstance(model, Prepared) and equalization != "none":
+        raise InputError(f"equalization={equalization!r}: a prepared model is equalized or not: tell Prepared")
     if isinstance(bits, int) and not isinstance(bits, bool):
         bits = Uniform(bit_width=bits, pinned=ENDS)
     if isinstance(activation, int) and not isinstance(activation, bool):
@@ -118,7 +124,9 @@ def quantize(
     prepared = (
         model
         if isinstance(model, Prepared)
-        else Prepared(model, images, num_images=num_images, images_of=images_of, output=output)
+        else Prepared(
+            model, images, num_images=num_images, images_of=images_of, output=output, equalization=equalization
+        )
     )
 
     def rounded(student: Captured) -> list[UnitReport]:

@@ -21,6 +21,10 @@ from attnround.errors import InputError
 from attnround.evaluation import agreement, logits, outputs
 from attnround.graph import (
     Captured,
+    CrossLayer,
+    Equalization,
+    LayerNorms,
+    NoEqualization,
     Output,
     capture,
     captured,
@@ -42,6 +46,11 @@ from attnround.reconstruction import Reconstruction
 from attnround.zoo import Blueprint
 
 log = logging.getLogger(__name__)
+NO_EQUALIZATION = NoEqualization()
+# What the words stand for: the command line's options of the same names, as they are by default.
+EQUALIZATIONS: dict[str, Equalization] = {
+    "none": NO_EQUALIZATION, "cross_layer": CrossLayer(), "layer_norm": LayerNorms(),
+}  # fmt: skip
 BYTE_RANGE = 50  # no normalised image reaches this, one of 0 to 255 does
 
 
@@ -50,8 +59,8 @@ class Prepared:
 
     teacher: the folded model, on the CPU; unfolded: layer name -> its weight before that; norms: layer name -> the
     batch norm that was folded into it; folded, left: names of the batch norms that were folded, and that stay;
-    architecture: what a saved file says builds the model. The model that came in is left as it is. Arguments as of
-    `quantize`.
+    equalized: what equalization did to the folded model, in a line, None where none was asked for; architecture: what a
+    saved file says builds the model. The model that came in is left as it is. Arguments as of `quantize`.
 
     What one setting measured of the float model (ranges of inputs, sensitivities, outputs) serves the next.
     """
@@ -64,7 +73,9 @@ class Prepared:
         num_images: int = NUM_IMAGES,
         images_of: Callable[[object], Tensor] | None = None,
         output: Output = None,
+        equalization: str | Equalization = "none",
     ):
+        equalization = _equalization(equalization)
         images = gather_images(images, num_images, images_of)
         shape = list(images.shape[1:])
         if not isinstance(model, nn.Module) and isinstance(model, Blueprint):
@@ -84,20 +95,35 @@ class Prepared:
         else:
             raise InputError(f"model is a {type(model).__name__}: give an nn.Module")
         teacher.logits_at = output
-        self._fold(teacher, images, architecture)
+        self._fold(teacher, images, architecture, equalization)
+        if self.equalized is not None:
+            teacher.remarks = [*teacher.remarks, f"equalization: {self.equalized}"]
 
     @classmethod
-    def of_captured(cls, teacher: Captured, images: Tensor, architecture: dict[str, object]) -> "Prepared":
-        """From a model that is captured already and not folded yet, which it becomes."""
+    def of_captured(
+        cls,
+        teacher: Captured,
+        images: Tensor,
+        architecture: dict[str, object],
+        equalization: Equalization = NO_EQUALIZATION,
+    ) -> "Prepared":
+        """From a model that is captured already and not folded yet, which it becomes; and equalized."""
         prepared = cls.__new__(cls)
-        prepared._fold(teacher, images, architecture)
+        prepared._fold(teacher, images, architecture, equalization)
         return prepared
 
-    def _fold(self, teacher: Captured, images: Tensor, architecture: dict[str, object]) -> None:
+    def _fold(
+        self,
+        teacher: Captured,
+        images: Tensor,
+        architecture: dict[str, object],
+        equalization: Equalization,
+    ) -> None:
         self.teacher, self.images, self.architecture = teacher, images, architecture
         self.unfolded = {name: weight.clone() for name, weight in find_layers(teacher).items()}
         self.norms = norms_to_fold(teacher)
         self.folded, self.left = fold_batch_norms(teacher)
+        self.equalized = equalization.equalize(teacher, self.norms, images)
         channels_last(teacher)
         self._measured: dict[tuple, Any] = {}
 
@@ -144,6 +170,14 @@ class Prepared:
                 lambda kind: self.output_metrics(OutputMetric(kind), seed, device),
             )  # fmt: skip
         return self._measured[key]
+
+
+def _equalization(given: object) -> Equalization:
+    if isinstance(given, Equalization):
+        return given
+    if isinstance(given, str) and given in EQUALIZATIONS:
+        return EQUALIZATIONS[given]
+    raise InputError(f"equalization={given!r}: give none, cross_layer or layer_norm, or an object")
 
 
 def _warn_of_images(model: nn.Module, images: Tensor) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from attnround.calibration import attach_activations, calibrate_activations
-from attnround.graph import captured, channels_last, find_layers, fold_batch_norms, swap_layers, with_edges
+from attnround.graph import CrossLayer, captured, channels_last, find_layers, fold_batch_norms, swap_layers, with_edges
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
 from attnround.zoo import TimmModel
@@ -23,6 +23,13 @@ MODELS = {  # name: (TimmModel, the placement of its quantizers, None for float 
     "resnet between layers": (RESNET, "onnxruntime", True),
     "efficientnet": (
         TimmModel("test_efficientnet", random_init=True, num_classes=7, preprocessing=SMALL), "openvino", False,
+    ),
+    "relu6 equalized": (
+        TimmModel(
+            "test_efficientnet", random_init=True, num_classes=7, preprocessing=SMALL, arguments={"act_layer": "relu6"},
+        ),
+        "onnxruntime",
+        True,
     ),
     "vit": (
         TimmModel(
@@ -50,9 +57,11 @@ def images_for(model: nn.Module, count: int, seed: int = 0) -> torch.Tensor:
 
 
 @torch.no_grad()
-def quantized(model: nn.Module, placement: str | None, symmetric: bool = True) -> nn.Module:
+def quantized(model: nn.Module, placement: str | None, symmetric: bool = True, equalized: bool = False) -> nn.Module:
     """All bit widths in turn, biases that are not zero, inputs at 8 bits or float."""
     fold_batch_norms(model)
+    if equalized:
+        CrossLayer().equalize(model, {}, images_for(model, 1))
     model = with_edges(channels_last(model), placement or "inputs")
     widths = {name: 2 + (i + 1) % 7 for i, name in enumerate(find_layers(model))}
     student = swap_layers(model, widths, ClipSearch(num_candidates=4, symmetric=symmetric))
@@ -71,7 +80,7 @@ def exported(name: str) -> tuple[nn.Module, dict]:
     torch.manual_seed(0)
     model = captured(settings.build())
     about = {"model": settings.architecture(model), "data": "noise"}
-    return quantized(model, placement, symmetric), about
+    return quantized(model, placement, symmetric, "equalized" in name), about
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from tests.deploy.conftest import MODELS, exported, images_for
 import attnround
 from attnround.deploy.file import read, save
 from attnround.deploy.loading import fingerprint, open_model
-from attnround.deploy.seal import ENTRY, NO_DIGEST, seal
+from attnround.deploy.seal import ENTRY, FORMAT, NO_DIGEST, seal
 from attnround.errors import InputError
 from attnround.evaluation import stored_bytes
 from attnround.quantization.layers import quantized_layers
@@ -148,7 +148,7 @@ def resealed(path, change) -> None:
 
 
 CHANGES = {
-    "a format from the future": (lambda about: about.update(format=3), "install a newer attnround"),
+    "a format from the future": (lambda about: about.update(format=FORMAT + 1), "install a newer attnround"),
     "files of its own": (lambda about: about["model"]["arguments"].update(checkpoint_path="x.pth"), "refused"),
     "a download": (lambda about: about["model"].update(name="hf-hub:someone/model"), "refused"),
     "another model": (lambda about: about["model"]["arguments"].update(channels=[8, 16, 16, 32]), "resnet18 otherwise"),

@@ -23,7 +23,7 @@ from attnround.deploy.loading import open_model
 from attnround.deploy.marked import float_graph
 from attnround.deploy.qdq import quantized_graph, storage_bits, wanted_form, wanted_opset
 from attnround.deploy.runtime import newest_opset, onnx_file, open_onnx, sealed_onnx
-from attnround.deploy.seal import ENTRY, describe
+from attnround.deploy.seal import ENTRY, FORMAT, describe
 from attnround.deploy.session import latency, optimised_graph, session
 from attnround.errors import InputError
 from attnround.graph import captured
@@ -348,7 +348,7 @@ def test_what_is_not_ours_or_of_the_future(raw, tmp_path):
     foreign = float_graph(Two(4, True, None).eval(), 21)
     with pytest.raises(InputError, match="does not say that it is a quantized model"):
         open_onnx(foreign.SerializeToString(), "x.onnx")
-    future = describe(ABOUT).replace('"format":1', '"format":3')
+    future = describe(ABOUT).replace('"format":1', f'"format":{FORMAT + 1}')
     foreign.metadata_props.add(key=ENTRY, value=future)
     with pytest.raises(InputError, match="install a newer attnround"):
         open_onnx(foreign.SerializeToString(), "x.onnx")

@@ -57,6 +57,13 @@ def test_it_says_what_a_user_has_to_know():
     assert "zero points" not in text  # what takes no bytes is not listed
 
 
+def test_it_says_what_equalization_did():
+    assert "equalization" not in card(RECORD | {"equalized": None})
+    assert "- equalization of channels before that: 8 pairs of layers" in card(
+        RECORD | {"equalized": "8 pairs of layers"}
+    )
+
+
 @pytest.mark.parametrize(("sha256", "verified"), [("f" * 64, True), ("0" * 64, False)])
 def test_it_shows_the_verification_of_this_file_alone(tmp_path, sha256, verified):
     (tmp_path / "record.json").write_text(json.dumps(RECORD))

@@ -84,3 +84,19 @@ def test_a_run_without_the_residual_target_is_the_one_it_was_before(path):
         place = place[group]
     del place[option]
     assert identity(before, choices) == identity(without, choices)
+
+
+def test_a_group_that_is_added_at_its_neutral_choice_keeps_the_rows(run):
+    config, choices = run
+    assert choices["equalization"] == "none"
+    before = identity(
+        {group: options for group, options in config.items() if group != "equalization"},
+        {group: choice for group, choice in choices.items() if group != "equalization"},
+    )
+    assert identity(config, choices) == before
+    equalized, others = compose(["bits=uniform", "bits.bit_width=2", "equalization=cross_layer"])
+    absorbed, _ = compose(
+        ["bits=uniform", "bits.bit_width=2", "equalization=cross_layer", "equalization.absorb_bias=true"]
+    )
+    hashes = {identity(OmegaConf.to_container(each), others) for each in (equalized, absorbed)}
+    assert len(hashes | {before}) == 3

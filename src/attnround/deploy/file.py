@@ -14,7 +14,8 @@ metadata's table of layers:
 
 The metadata's one entry, `attnround`, is what `seal` says, with layers (columns: name, shape, bits, symmetric,
 activation_bits, which is null where the input stays float), and where values between layers are quantized, placement,
-and edges (columns: name, bits).
+and edges (columns: name, bits). caps, where an equalized model has some: names of the layers behind which a ReLU6 ends
+at a value a channel, float.caps.<layer>.result.limit.
 """
 
 import json
@@ -26,12 +27,13 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors import torch as safetensors
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnround.deploy.packing import pack, unpack
 from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 from attnround.files import write_atomically
+from attnround.graph import Captured, find_caps
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.layers import float_state, quantized_edges, quantized_layers
@@ -73,7 +75,7 @@ class Content:
         return bool(self.edges) or any(layer.activation is not None for layer in self.layers)
 
 
-def save(model: nn.Module, path: Path, about: dict) -> dict[str, object]:
+def save(model: Captured, path: Path, about: dict) -> dict[str, object]:
     """Write a quantized model, the whole file or none; return its name, bytes and sha256.
 
     about: `model`, what `TimmModel.architecture` gives, and what else the metadata should say. Raises OSError.
@@ -105,6 +107,9 @@ def save(model: nn.Module, path: Path, about: dict) -> dict[str, object]:
     if edges:
         bits = [each.bit_width for each in edges.values()]
         about = about | {"placement": model.placement, "edges": {"name": list(edges), "bits": bits}}
+    caps = list(find_caps(model))
+    if caps:
+        about = about | {"caps": caps}
     versions = {name: version(name) for name in ("torch", "timm")}
     entry = describe({**about, "versions": versions, "layers": columns})
     raw, digest = seal(safetensors.save({key: _as_stored(value) for key, value in tensors.items()}, {ENTRY: entry}))

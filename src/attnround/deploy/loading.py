@@ -15,6 +15,7 @@ from attnround.errors import InputError, choice, listed, reason
 from attnround.graph import (
     QUANTIZABLE,
     Captured,
+    cap_channels,
     capture,
     captured,
     channels_last,
@@ -45,9 +46,10 @@ def load(path: str | Path, model: nn.Module | Factory | None = None) -> Captured
 
 @torch.no_grad()
 def build(content: Content, source: str, own: nn.Module | Factory | None = None) -> Captured:
-    """The model: built as the float one was, its batch norms folded, its layers swapped for the stored ones."""
+    """The model: built as the float one was, batch norms folded, caps in place, layers swapped for the stored ones."""
     model = _timm_model(content, source) if own is None else _own_model(own, content.about, source)
     fold_batch_norms(model)
+    _cap(model, content, source)
     channels_last(model)
     if content.placement not in PLACEMENTS:
         raise InputError(f"{source} is not as it was written: {choice('placement', content.placement, PLACEMENTS)}")
@@ -124,6 +126,15 @@ def _check_size(blueprint: Blueprint, content: Content, source: str) -> None:
     held += sum(each.numel() for each in content.floats.values())
     if claimed > 2 * held:
         raise InputError(f"{source} holds {held} values for a model that asks for {claimed}: refused")
+
+
+def _cap(model: Captured, content: Content, source: str) -> None:
+    """Make room for the caps of the file, which are filled in with all that stays float."""
+    names = content.about.get("caps", [])
+    try:
+        cap_channels(model, names)
+    except LookupError as error:
+        raise _another_model(source, content.about, f"the ReLU6 behind {reason(error)}") from error
 
 
 def _swap(model: nn.Module, stored: StoredLayer, source: str, about: dict) -> None:

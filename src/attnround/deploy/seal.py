@@ -13,19 +13,20 @@ from pathlib import Path
 
 from attnround.errors import InputError
 
-FORMAT = 2  # 1 where no values between layers are quantized, so that older versions read such a file
+FORMAT = 3  # 3 with caps a value a channel, 2 with values between layers quantized, else 1, which older versions read
 ENTRY = "attnround"
 NO_DIGEST = "0" * 64
 
 
 def describe(about: dict) -> str:
     """The JSON of a file that is yet to be sealed. It must not be preceded by the word sha256 in the file."""
-    return json.dumps({"format": 2 if "edges" in about else 1, "sha256": NO_DIGEST, **about}, separators=(",", ":"))
+    number = 3 if "caps" in about else 2 if "edges" in about else 1
+    return json.dumps({"format": number, "sha256": NO_DIGEST, **about}, separators=(",", ":"))
 
 
 def about_export(about: dict) -> dict:
     """What a file in another format says of itself, from what the packed file says."""
-    kept = {key: value for key, value in about.items() if key not in ("format", "sha256", "layers", "edges")}
+    kept = {key: value for key, value in about.items() if key not in ("format", "sha256", "layers", "edges", "caps")}
     return kept | {"versions": kept["versions"] | {"torch": version("torch")}}
 
 

@@ -175,9 +175,11 @@ def _summary(record: dict) -> list[str]:
     weights = f", weights: {record['weights']}" if "weights" in record else ""
     inputs = sorted(set(record["activation_bits"].values()))
     widths = f"{' and '.join(map(str, inputs))} bits by {choices['activation']}" if inputs else "float"
+    equalized = record.get("equalized")
     return [
         f"- network: timm's `{record['config']['model']['name']}`, for {choices['data']}{weights}",
         f"- weights rounded by: {choices['quantizer']}, {choices['reconstruction']} objective, bits {choices['bits']}",
+        *([f"- equalization of channels before that: {equalized}"] if equalized else []),
         f"- inputs of the quantized layers: {widths}",
         f"- calibrated on: {len(calibration['indices'])} images without labels ({calibration['source']})",
         f"- made: {record['date']}, revision {record['git_revision']}, on {device_of(record)}, with torch "

@@ -23,6 +23,9 @@ NEUTRAL = {
     **{f"reconstruction.layer_first.{name}": value for name, value in LAYER_OBJECTIVE.items()},
 }  # fmt: skip
 
+# Groups that came after runs had been recorded: so chosen, a run is the one it was before they came.
+NEUTRAL_CHOICES = {"equalization": "none"}
+
 
 def identity(config: Mapping[str, object], choices: Mapping[str, str | None]) -> str:
     """Twelve hex digits, the same for every run that must give the same result.
@@ -35,7 +38,8 @@ def identity(config: Mapping[str, object], choices: Mapping[str, str | None]) ->
     >>> one == identity({"model": model | {"_target_": "there.Net"}, "seed": 0}, {"model": "timm", "paths": "own"})
     True
     """
-    options = computing(config)
+    neutral = {group for group, choice in NEUTRAL_CHOICES.items() if choices.get(group) == choice}
+    options = {key: value for key, value in computing(config).items() if key not in neutral}
     chosen = {group: choices[group] for group in options if choices.get(group) is not None}
     counted = {"choices": chosen, "options": _without_neutral(options)}
     return hashlib.sha256(json.dumps(counted, sort_keys=True).encode()).hexdigest()[:12]

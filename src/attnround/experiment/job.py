@@ -9,7 +9,8 @@ from attnround.bits import Allocator, Auto
 from attnround.data import Calibration, HeldOut, ImageData
 from attnround.evaluation import Outputs
 from attnround.experiment.record import Run
-from attnround.prepared import Prepared, Start
+from attnround.graph import Equalization
+from attnround.prepared import NO_EQUALIZATION, Prepared, Start
 from attnround.qat import Lsq, NoTraining, Tuned
 from attnround.quantization.ranges import RangeSearch
 from attnround.quantization.rounding import RoundingMethod
@@ -32,6 +33,7 @@ class Job:
     trainer: TrainerSettings
     loggers: list[Logger]
     run: Run
+    equalization: Equalization = NO_EQUALIZATION
 
     prepared: Prepared = field(init=False)
     calibration: Calibration = field(init=False)

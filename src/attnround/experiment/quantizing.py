@@ -22,7 +22,7 @@ from attnround.experiment.photographs import photographs
 from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_photographs, draw_trials
 from attnround.experiment.record import Run, model_of, pack
 from attnround.experiment.stages import STAGES, prepare
-from attnround.graph import left_float
+from attnround.graph import Equalization, left_float
 from attnround.machine import peak_mib
 from attnround.qat import Lsq, NoTraining
 from attnround.quantization.ranges import RangeSearch
@@ -34,7 +34,7 @@ from attnround.zoo import Blueprint
 log = logging.getLogger(__name__)
 
 # the groups whose options tell one run from another
-COMPARED = ("model", "quantizer", "bits", "activation", "reconstruction", "qat", "experiment")
+COMPARED = ("model", "quantizer", "bits", "activation", "reconstruction", "qat", "equalization", "experiment")
 
 
 def quantize(
@@ -46,6 +46,7 @@ def quantize(
     activation: RangeSearch,
     reconstruction: Reconstruction,
     qat: Lsq | NoTraining,
+    equalization: Equalization,
     trainer: TrainerSettings,
     seed: int,
     run: Run,
@@ -59,7 +60,7 @@ def quantize(
     pl.seed_everything(seed, verbose=False)
     job = Job(
         model=model, data=data, quantizer=quantizer, bits=bits, activation=activation, reconstruction=reconstruction,
-        qat=qat, trainer=trainer, loggers=list((logger or {}).values()), run=run,
+        qat=qat, trainer=trainer, loggers=list((logger or {}).values()), run=run, equalization=equalization,
     )  # fmt: skip
     metrics = prepare(job)
     with closing(job.loggers, run, COMPARED):
@@ -90,6 +91,7 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
         allocation={key: value for key, value in allocation.items() if key != "score"},
         activation_bits={name: each.bit_width for name, each in job.start.activations.items()},
         left_float=list(left_float(job.prepared.teacher, [layer.name for layer in job.start.layers])),
+        equalized=job.prepared.equalized,
         evaluation={
             "images": len(job.reference),
             "remarks": job.data.remarks(),

@@ -38,6 +38,7 @@ RECORD = {
     "allocation": {"bit_width": {str: int}},
     "activation_bits": {str: int},
     "left_float": [str],
+    "equalized?": (str, type(None)),
     "evaluation": {"images": int},
     "licence": {"weights": (str, type(None)), "data": (str, type(None))},
     "deployed": {"file": FileName, "bytes": int, "sha256": str, "fingerprint": str, "parts": {str: int}},

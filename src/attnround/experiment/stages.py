@@ -18,8 +18,8 @@ from attnround.experiment.job import Job
 from attnround.experiment.loggers import kept_starts, say
 from attnround.experiment.record import Run
 from attnround.files import write_atomically
-from attnround.graph import Captured, captured, joined
-from attnround.prepared import Prepared, start, start_at_smallest
+from attnround.graph import Captured, Equalization, captured, joined
+from attnround.prepared import NO_EQUALIZATION, Prepared, start, start_at_smallest
 from attnround.qat import finetune
 from attnround.quantization.observer import sqnr_db
 from attnround.reconstruction import Checkpoint, UnitReport, reconstruct
@@ -51,7 +51,7 @@ def prepare(job: Job) -> Metrics:
     say("calibration", f"{len(job.calibration.images)} images of {job.calibration.source}, no labels{skipped}")
     for remark in teacher.remarks:
         say("model", remark)
-    job.prepared = fold(teacher, job.calibration.images, job.model.architecture(teacher))
+    job.prepared = fold(teacher, job.calibration.images, job.model.architecture(teacher), job.equalization)
     job.calibration = dataclasses.replace(job.calibration, images=job.prepared.images)  # of the two copies one
     job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
     return {}
@@ -67,8 +67,13 @@ def check_labels(data: ImageData, run: Run) -> None:
         )
 
 
-def fold(model: Captured, images: Tensor, architecture: dict[str, object]) -> Prepared:
-    """Fold the batch norms and say how little that changed the outputs.
+def fold(
+    model: Captured,
+    images: Tensor,
+    architecture: dict[str, object],
+    equalization: Equalization = NO_EQUALIZATION,
+) -> Prepared:
+    """Fold the batch norms, equalize if asked, and say how little that changed the outputs.
 
     Raises InputError where the float model's logits are not finite.
     """
@@ -81,8 +86,10 @@ def fold(model: Captured, images: Tensor, architecture: dict[str, object]) -> Pr
                 f"{broken} of the {len(probes)} probe images give logits that are not finite: check the checkpoint's "
                 "weights and the preprocessing of the images"
             )
-        prepared = Prepared.of_captured(model, images, architecture)
+        prepared = Prepared.of_captured(model, images, architecture, equalization)
         difference = ((joined(model(probes)) - before).abs().max() / before.abs().max()).item()
+    if prepared.equalized is not None:
+        say("equalize", prepared.equalized)
     kept = f", {len(prepared.left)} stay float ({', '.join(prepared.left)})" if prepared.left else ""
     say("fold", f"{len(prepared.folded)} batch norms{kept}; largest relative change of a logit {difference:.0e}")
     if (largest := before.abs().max().item()) > HUGE:

@@ -2,24 +2,33 @@
 
 from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.edges import beside, find_edges, sources, with_edges
+from attnround.graph.equalize import CrossLayer, Equalization, NoEqualization
 from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
 from attnround.graph.kinds import QUANTIZABLE, channels_last
+from attnround.graph.layer_norms import LayerNorms
 from attnround.graph.layers import find_layers, left_float, swap_layers
 from attnround.graph.outputs import Output, class_logits, joined, logits_in, tensors
+from attnround.graph.pairs import cap_channels, find_caps
 from attnround.graph.units import Unit, cut
 
 __all__ = [
     "QUANTIZABLE",
     "Captured",
+    "CrossLayer",
+    "Equalization",
     "FoldedNorm",
+    "LayerNorms",
+    "NoEqualization",
     "Output",
     "Unit",
     "beside",
+    "cap_channels",
     "capture",
     "captured",
     "channels_last",
     "class_logits",
     "cut",
+    "find_caps",
     "find_edges",
     "find_layers",
     "fold_batch_norms",

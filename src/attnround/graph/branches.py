@@ -14,7 +14,7 @@ from torch.func import vjp
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.graph.layers import operation
-from attnround.graph.trace import calls
+from attnround.graph.trace import calls, only_user
 from attnround.quantization.layers import Edge
 
 aten = torch.ops.aten
@@ -76,7 +76,7 @@ def find_branches(name: str, graph: fx.Graph, model: nn.Module) -> Branches:
     layer, *more = [node for node in calls(graph, model, (nn.Module,)) if node.target == name]
     place = {node: i for i, node in enumerate(graph.nodes)}
     chain, operands, num_behind = [layer], [], 0
-    while not more and (user := _only_user(chain[-1])) is not None:
+    while not more and (user := only_user(chain[-1])) is not None:
         other = _other_term(user, chain[-1])
         if other is None:
             if not _is_scaling(user, chain[-1], model):
@@ -92,11 +92,6 @@ def find_branches(name: str, graph: fx.Graph, model: nn.Module) -> Branches:
     chain = chain[: num_behind + 1]
     is_plain = all(_is_plain(node, model) for node in chain[1:])
     return Branches(tuple(operands), layer, None if is_plain else _total(operands, chain, model))
-
-
-def _only_user(node: fx.Node) -> fx.Node | None:
-    users = [user for user in node.users if user.target != "size"]
-    return users[0] if len(users) == 1 else None
 
 
 def _other_term(node: fx.Node, term: fx.Node) -> fx.Node | None:

@@ -23,7 +23,7 @@ from attnround.graph.capture import Captured
 from attnround.graph.costs import is_layer
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.layers import operation
-from attnround.graph.trace import calls
+from attnround.graph.trace import calls, place
 from attnround.quantization.layers import Edge
 
 PREFIX = "edges"
@@ -48,7 +48,7 @@ def with_edges(model: Captured, placement: str) -> Captured:
     names: list[str] = []
     for node in _wanted(placed, placement):
         name = _free(f"{PREFIX}.{_title(node)}", names)
-        _place(placed, name)
+        place(placed, name, Edge())
         with placed.graph.inserting_after(node):
             edge = placed.graph.call_module(name, (node,))
         edge.meta = dict(node.meta)
@@ -70,7 +70,7 @@ def beside(model: Captured, student: Captured) -> Captured:
         return model
     placed = _sharing(model, student.graph)
     for name in edges:
-        _place(placed, name)
+        place(placed, name, Edge())
     return placed
 
 
@@ -189,10 +189,11 @@ def _comes_from(node: fx.Node, held: set[fx.Node], model: Captured) -> bool:
 def _passes(node: fx.Node, model: Captured) -> bool:
     """Whether all values of a node are its input's, or zeros, which every range has."""
     name = node.target if node.op == "call_method" else operation(node)
-    return name in PASSING or _pads_zeros(node, name) or _does_nothing(node, model)
+    return name in PASSING or pads_zeros(node, name) or _does_nothing(node, model)
 
 
-def _pads_zeros(node: fx.Node, name: object) -> bool:
+def pads_zeros(node: fx.Node, name: object) -> bool:
+    """Whether a node of this name pads with zeros."""
     _, _, *how = node.args if name in PADDING else (None, None, "none")
     return not any(how) if name == "constant_pad_nd" else how in ([], ["constant"], ["constant", 0], ["constant", 0.0])
 
@@ -214,12 +215,3 @@ def _free(name: str, taken: list[str]) -> str:
     while (numbered := name if number == 1 else f"{name}_{number}") in taken:
         number += 1
     return numbered
-
-
-def _place(model: nn.Module, name: str) -> None:
-    *parts, last = name.split(".")
-    for part in parts:
-        if part not in model._modules:
-            model.add_module(part, nn.Module())
-        model = model.get_submodule(part)
-    model.add_module(last, Edge())

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.graph.capture import Captured
 from attnround.graph.kinds import QUANTIZABLE
-from attnround.graph.trace import calls
+from attnround.graph.trace import calls, only_user, runs_once
 
 
 @torch.no_grad()
@@ -21,7 +21,7 @@ def fold_batch_norms(model: Captured) -> tuple[list[str], list[str]]:
     """Fold in place; return the names of the batch norms that were folded, and of those that stay."""
     folded, left = [], []
     for node in calls(model.graph, model, (_BatchNorm,)):
-        feeder = _feeder(node, model) if _runs_once(node) else None
+        feeder = _feeder(node, model) if runs_once(node) else None
         norm = model.get_submodule(node.target)
         if feeder is None or norm.running_var is None:
             left.append(node.target)
@@ -34,33 +34,39 @@ def fold_batch_norms(model: Captured) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class FoldedNorm:
-    """What a layer had before a batch norm was folded into it: its weight [O, *rest]; eps and momentum of the norm."""
+    """What a layer had before a batch norm was folded into it: its weight [O, *rest]; eps and momentum of the norm.
+
+    mean, deviation: [O], of the norm's output where its statistics are right, beta and |gamma|.
+    """
 
     weight: Tensor
     eps: float
     momentum: float | None
+    mean: Tensor
+    deviation: Tensor
 
 
 def norms_to_fold(model: Captured) -> dict[str, FoldedNorm]:
     """Layer name -> the batch norm that `fold_batch_norms` will fold into it, in execution order."""
     found = {}
     for node in calls(model.graph, model, (_BatchNorm,)):
-        norm, feeder = model.get_submodule(node.target), _feeder(node, model) if _runs_once(node) else None
+        norm, feeder = model.get_submodule(node.target), _feeder(node, model) if runs_once(node) else None
         if feeder is not None and norm.running_var is not None:
             weight = model.get_submodule(feeder.target).weight.detach().clone()
-            found[feeder.target] = FoldedNorm(weight, norm.eps, norm.momentum)
+            gamma, beta = (each.to(weight.dtype) for each in _affine(norm))
+            found[feeder.target] = FoldedNorm(weight, norm.eps, norm.momentum, beta, gamma.abs())
     return found
 
 
 def _feeder(norm: fx.Node, model: nn.Module) -> fx.Node | None:
     """The call of the layer whose output is all that a norm sees, its tokens [N, T, C] perhaps as rows [N*T, C]."""
     node, is_rows = norm.args[0], len(norm.meta["shape"]) == 2
-    while is_rows and node.target == "reshape" and _feeds_one(node):
+    while is_rows and node.target == "reshape" and only_user(node) is not None:
         before = node.args[0]
         if before.meta.get("shape", (None,))[-1] != node.meta["shape"][-1]:
             return None
         node = before
-    if node.op != "call_module" or not _feeds_one(node) or not _runs_once(node):
+    if node.op != "call_module" or only_user(node) is None or not runs_once(node):
         return None
     layer = model.get_submodule(node.target)
     direct = node is norm.args[0]
@@ -68,19 +74,18 @@ def _feeder(norm: fx.Node, model: nn.Module) -> fx.Node | None:
     return node if fits and type(layer) in QUANTIZABLE else None
 
 
-def _feeds_one(node: fx.Node) -> bool:
-    return sum(user.target != "size" for user in node.users) == 1
-
-
-def _runs_once(node: fx.Node) -> bool:
-    return sum(other.target == node.target for other in node.graph.nodes) == 1
-
-
 def _scale_layer(layer: nn.Module, norm: _BatchNorm) -> None:
     weight = layer.weight.double()
-    gamma = norm.weight.double() if norm.affine else torch.ones_like(norm.running_var, dtype=torch.double)
-    beta = norm.bias.double() if norm.affine else torch.zeros_like(gamma)
+    gamma, beta = _affine(norm)
     bias = layer.bias.double() if layer.bias is not None else torch.zeros_like(gamma)
     factor = gamma / torch.sqrt(norm.running_var.double() + norm.eps)
     layer.weight.copy_(weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
     layer.bias = nn.Parameter((beta + (bias - norm.running_mean.double()) * factor).to(layer.weight.dtype))
+
+
+def _affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
+    """Gamma and beta [O] of a batch norm, in float64."""
+    if norm.affine:
+        return norm.weight.detach().double(), norm.bias.detach().double()
+    ones = torch.ones_like(norm.running_var, dtype=torch.double)
+    return ones, torch.zeros_like(ones)

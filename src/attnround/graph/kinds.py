@@ -178,8 +178,7 @@ class Convolution(Kind):
         return _with_values(layer, weight, bias)
 
     def out_sizes(self, layer: nn.Module, x: Tensor) -> tuple[int, ...]:
-        margins = _margins(layer)
-        sizes = zip(x.shape[2:], margins, layer.kernel_size, layer.stride, layer.dilation, strict=True)
+        sizes = zip(x.shape[2:], margins(layer), layer.kernel_size, layer.stride, layer.dilation, strict=True)
         return tuple((size + sum(margin) - d * (k - 1) - 1) // s + 1 for size, margin, k, s, d in sizes)
 
     def columns(self, layer: nn.Module, x: Tensor, places: Tensor) -> Tensor:
@@ -214,7 +213,7 @@ class Convolution(Kind):
 
     def _spread(self, layer: nn.Module, x: Tensor) -> Tensor:
         """The input with its padding, so that a tap reads at a fixed distance from its place."""
-        return functional.pad(x, [side for margin in reversed(_margins(layer)) for side in margin])
+        return functional.pad(x, [side for margin in reversed(margins(layer)) for side in margin])
 
     def _stride(self, layer: nn.Module, dim: int) -> int:
         """How far apart two places read."""
@@ -270,7 +269,7 @@ class TransposedConvolution(Convolution):
         return super()._taps(layer, dim).flip(0)
 
 
-def _margins(layer: nn.Module) -> list[tuple[int, int]]:
+def margins(layer: nn.Module) -> list[tuple[int, int]]:
     """Zeros before and behind an input along each dimension."""
     if layer.padding == "valid":
         return [(0, 0)] * len(layer.kernel_size)

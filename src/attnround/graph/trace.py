@@ -1,4 +1,4 @@
-"""What a captured model's graph says: which modules are called in which order, and how to run single nodes of it."""
+"""What a captured model's graph says: which modules are called in which order, by whom, and how to run single nodes."""
 
 import copy
 
@@ -23,6 +23,27 @@ def calls(graph: fx.Graph, model: nn.Module, kinds: tuple[type[nn.Module], ...])
     return [
         node for node in graph.nodes if node.op == "call_module" and isinstance(model.get_submodule(node.target), kinds)
     ]
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The one node that takes this one's value, but for its size; None where there are several, or none."""
+    users = [user for user in node.users if user.target != "size"]
+    return users[0] if len(users) == 1 else None
+
+
+def runs_once(node: fx.Node) -> bool:
+    """Whether no other node calls the module that this one calls."""
+    return sum(other.target == node.target for other in node.graph.nodes) == 1
+
+
+def place(model: nn.Module, path: str, module: nn.Module) -> None:
+    """Put a module at a new dotted path."""
+    *parts, last = path.split(".")
+    for part in parts:
+        if part not in model._modules:
+            model.add_module(part, nn.Module())
+        model = model.get_submodule(part)
+    model.add_module(last, module)
 
 
 def executor(model: nn.Module, graph: fx.Graph) -> fx.Interpreter:
