@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -29,6 +30,17 @@ def json_text(content: object, indent: int | None = None) -> str:
     '{"sqnr_db": "Infinity", "losses": [0.5, "NaN"]}'
     """
     return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def sealed_json(content: object, indent: int) -> str:
+    """The JSON of a dictionary, with a checksum of what a reader finds in it, `digest`."""
+    found = json.loads(json_text(content))
+    return json_text(found | {"digest": digest_of(found)}, indent) + "\n"
+
+
+def digest_of(content: object) -> str:
+    """sha256 of what a file of JSON says, its `digest` aside."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _finite(content: object) -> object:

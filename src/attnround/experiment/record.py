@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from attnround.experiment.identity import identity
-from attnround.files import json_text, write_atomically
+from attnround.files import sealed_json, write_atomically
 from attnround.machine import processor
 
 RESULTS = (  # the record first: without it the rest is of no finished run
@@ -74,7 +74,7 @@ class Run:
             **more,
             "config": self.config,
         }
-        write_atomically(self.output_dir / "record.json", json_text(record, indent=2) + "\n")
+        write_atomically(self.output_dir / "record.json", sealed_json(record, indent=2))
 
 
 def provenance(root: Path) -> dict[str, object]:
@@ -122,6 +122,12 @@ def pack(right: np.ndarray) -> dict[str, object]:
 
 
 def unpack(packed: dict) -> np.ndarray:
-    """bool [N]: what `pack` packed."""
-    packed_bits = np.frombuffer(zlib.decompress(base64.b85decode(packed["bits"])), np.uint8)
-    return np.unpackbits(packed_bits, count=packed["images"]).astype(bool)
+    """bool [N]: what `pack` packed. Raises ValueError where it is something else."""
+    size = -(-packed["images"] // 8)
+    try:
+        packed_bits = zlib.decompressobj().decompress(base64.b85decode(packed["bits"]), size + 1)  # whatever it claims
+    except zlib.error as error:
+        raise ValueError("not as it was packed") from error
+    if len(packed_bits) != size:
+        raise ValueError(f"not of {packed['images']} images")
+    return np.unpackbits(np.frombuffer(packed_bits, np.uint8), count=packed["images"]).astype(bool)
