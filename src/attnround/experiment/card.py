@@ -43,12 +43,12 @@ DATASETS = {  # by the option of the group `data`
 }
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, record: dict | None = None) -> None:
     """Write the card of a run from its record.json, and from what was verified and exported of the same file.
 
-    Raises InputError where one of them is not as it should be.
+    record: what is yet to be written as record.json. Raises InputError where one of them is not as it should be.
     """
-    record = read_record(folder)
+    record = record or read_record(folder)
     of_run = record["deployed"]["sha256"]
     verification = _of(read_verified(folder), "sha256", of_run)
     exported = _of(read_exported(folder), "source", of_run)

@@ -46,7 +46,7 @@ def pretrain(
         }
         weights = {key: value.contiguous() for key, value in net.state_dict().items()}
         write_atomically(run.output_dir / "model.safetensors", serialised(weights))
-        run.write_record(metrics, device=trainer.device_name, num_threads=torch.get_num_threads())
+        run.write_record(run.record(metrics, device=trainer.device_name, num_threads=torch.get_num_threads()))
         publish(loggers, metrics, files=[run.output_dir / name for name in ("model.safetensors", "record.json")])
     say("evaluate", f"{len(outputs.labels)} images: fp32 {outputs.top1:.2f} %")
     say("record", f"{run.output_dir}: record.json, model.safetensors")

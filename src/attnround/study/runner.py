@@ -15,12 +15,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from attnround.errors import InputError
-from attnround.files import python_path, quoted
+from attnround.files import CHECKPOINTS, python_path, quoted
 from attnround.machine import num_cores
 from attnround.study.processes import exit_status, fork
 from attnround.study.row import Row, failed_row, recorded_row
 
-KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # not taken up: an unfinished row runs anew, and its seconds count all
 BEGUN = "begun"  # lies in a run's folder until its row is written
 
 
@@ -149,9 +148,12 @@ def left_behind(planned: Planned, folder: Path) -> Row | None:
 
 
 def tidy(place: Path) -> None:
-    """Once its row is written: remove what only a run that is to go on would need."""
+    """Once its row is written: remove what only a run that is to go on would need.
+
+    It is not taken up: an unfinished row runs anew, and its seconds count all.
+    """
     (place / BEGUN).unlink(missing_ok=True)
-    for name in KEPT_FOR_RESUME:
+    for name in CHECKPOINTS:
         path = place / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 
