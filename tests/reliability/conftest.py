@@ -1,4 +1,4 @@
-"""What was tried here, as a table: `make reliability` prints it and keeps it as results/reliability.csv."""
+"""What was tried here, as a table: `make reliability` prints it, and keeps it as a CSV and on its page."""
 
 import datetime
 from collections import Counter
@@ -9,6 +9,7 @@ import pytest
 from attnround.files import write_atomically
 from attnround.table import csv_text, text_table
 from tests.conftest import ROOT
+from tests.reliability.page import PAGE, TABLE, shown
 
 HEADER = ("what", "tries", "passed", "failed", "worst")
 tried: dict[str, list[str]] = {}  # what -> faults, "" of a try that passed
@@ -47,6 +48,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line("\n" + text_table(HEADER, [list(row.values()) for row in rows()]))
     if config.getoption("--reliability", default=False):
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        path = ROOT / "results/reliability.csv"
-        write_atomically(path, csv_text([row | {"date": date} for row in rows()]))
-        terminalreporter.write_line(f"{path.relative_to(ROOT)}: {date}")
+        write_atomically(TABLE, csv_text([row | {"date": date} for row in rows()]))
+        write_atomically(PAGE, shown(PAGE.read_text()))
+        terminalreporter.write_line(f"{TABLE.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}: {date}")

@@ -17,5 +17,5 @@ def test_a_few_damaged_files_of_each_kind(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", KINDS)
 def test_damaged_files(name, tmp_path, tally):
-    found = verdicts(KINDS[name](), tmp_path, seed=1, count=300 if name in SLOW else 1000)
+    found = verdicts(KINDS[name](), tmp_path, seed=1, count=60 if name in SLOW else 250)
     tally(f"damaged: {name}", (each.fault and f"{each.damage}: {each.fault}" for each in found))
