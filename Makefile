@@ -32,6 +32,9 @@ format: $(STAMP) ## put the code into the project's form
 test-slow: $(STAMP) ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m slow
 
+reliability: $(STAMP) ## damage, kills, full disks and nonsense values, as a table and results/reliability.csv
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/reliability --reliability
+
 DOCS := .venv/.docs
 $(DOCS): $(STAMP) pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[docs]'
@@ -125,6 +128,6 @@ checkpoints: $(STAMP) ## train the shipped float checkpoints anew (some 50 minut
 clean: ## remove .venv, .venv-lowest, the site and all outputs
 	rm -rf .venv $(LOWEST) site outputs downloads
 
-.PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest conventions prediction tuning qat-tuning \
+.PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest reliability conventions prediction tuning qat-tuning \
 	allocation-speed block-step families layer-step descent profile cost deploy-bench gpu-check checkpoints clean
 .DEFAULT_GOAL := help

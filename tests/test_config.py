@@ -8,6 +8,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from attnround.cli.kinds import check_kinds
 from attnround.errors import InputError
 from attnround.experiment import task_of
 from tests.conftest import ROOT
@@ -38,13 +39,15 @@ def test_every_option_composes_and_instantiates(option, tmp_path):
     group = option.split("=")[0]
     config = composed(option, *NEEDS.get(option, []))
     parts = list(config.logger) if group == "logger" else [group]
-    task_of(config.task)
+    task = task_of(config.task)
     for part in parts:
         node = config.logger[part] if group == "logger" else config.get(group)
         if group in ("paths", "experiment") or node is None:
             continue
         if group == "logger":
             OmegaConf.update(node, "save_dir", str(tmp_path))
+        OmegaConf.resolve(node)
+        check_kinds({group: OmegaConf.to_container(node)}, task)
         assert instantiate(node, _convert_="all") is not None
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.conftest import ROOT
 
 PACKAGE = ROOT / "src/attnround"
-GROUND = ("errors", "factory", "files", "lazy", "machine", "progress", "table")
+GROUND = ("errors", "factory", "files", "lazy", "machine", "progress", "table", "typed")
 MAY_IMPORT = {
     **{room: set() for room in GROUND},
     "quantization": set(),

@@ -2,6 +2,7 @@
 
 import contextlib
 import fcntl
+import hashlib
 import io
 import json
 import math
@@ -17,6 +18,7 @@ from attnround.errors import InputError
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf/train.yaml").exists() else None  # None: installed
 SHIPPED = CHECKOUT or PACKAGE  # conf/ and assets/ lie here: at the top of the repository, or inside the package
+CHECKPOINTS = ("reconstruction.pt", "qat")  # in a run's folder: what it goes on from
 NON_FINITE = ("Infinity", "-Infinity", "NaN")  # as JSON holds them, see `json_text`
 
 
@@ -29,6 +31,17 @@ def json_text(content: object, indent: int | None = None) -> str:
     '{"sqnr_db": "Infinity", "losses": [0.5, "NaN"]}'
     """
     return json.dumps(_finite(content), indent=indent, allow_nan=False)
+
+
+def sealed_json(content: object, indent: int) -> str:
+    """The JSON of a dictionary, with a checksum of what a reader finds in it, `digest`."""
+    found = json.loads(json_text(content))
+    return json_text(found | {"digest": digest_of(found)}, indent) + "\n"
+
+
+def digest_of(content: object) -> str:
+    """sha256 of what a file of JSON says, its `digest` aside."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _finite(content: object) -> object:

@@ -4,9 +4,13 @@ import json
 import pytest
 
 from attnround.errors import InputError
-from attnround.experiment.schema import RECORD, FileName, Number, Plain, check, read_record
+from attnround.experiment.schema import RECORD, read_record
+from attnround.typed import Count, FileName, Number, Percent, Plain, check
 
-LEAVES = {Number: 1.5, FileName: "a.safetensors", Plain: [1, "x", None, True], int: 3, str: "text"}
+LEAVES = {
+    Number: 1.5, Percent: 99.5, Count: 2, FileName: "a.safetensors", Plain: [1, "x", None, True], int: 3, str: "text",
+    float: 2.5, bool: True,
+}  # fmt: skip
 
 
 def example(shape: object) -> object:
@@ -41,11 +45,18 @@ def test_a_record_as_it_should_be():
 
 @pytest.mark.parametrize("path", places(GOOD), ids=".".join)
 def test_each_field_of_another_kind_is_named(path):
+    plain = path[:2] == ("config", "data") and path[2:]
     with pytest.raises(ValueError, match=".".join(path)):
-        check(changed(path, {"_target_": "os.system"} if path[:2] != ("config", "data") else {"deep": [{}]}), RECORD)
+        check(changed(path, {"deep": [{}]} if plain else ["_target_", {}]), RECORD)
 
 
-MAY_BE_MISSING = [("metrics", key[:-1]) for key in RECORD["metrics"] if key.endswith("?")]
+def optional(shape: object, path: tuple = ()) -> list[tuple]:
+    found = [(*path, key[:-1]) for key in shape if key is not str and key.endswith("?")]
+    inner = [(key, each) for key, each in shape.items() if key is not str and isinstance(each, dict)]
+    return found + [each for key, below in inner for each in optional(below, (*path, key.removesuffix("?")))]
+
+
+MAY_BE_MISSING = optional(RECORD)
 
 
 def without(path: tuple) -> dict:
@@ -92,7 +103,7 @@ def test_values_that_would_do_something_are_refused(path, value):
 
 
 def test_numbers_that_json_does_not_have_come_as_text():
-    check(changed(("metrics", "quantized/top1"), "NaN"), RECORD)
+    check(changed(("metrics", "quantized/sqnr_db"), "NaN"), RECORD)
 
 
 @pytest.mark.parametrize("text", ['{"seed": Infinity}', "[", "[]", "null", "[" * 100_000, "\udcff"])
@@ -106,5 +117,11 @@ def test_what_is_no_json_is_one_line(tmp_path, text):
 def test_a_record_is_read(tmp_path):
     (tmp_path / "record.json").write_text(json.dumps(GOOD))
     assert read_record(tmp_path) == GOOD
+    nameless = changed(("config", "model", "name"), None)
+    (tmp_path / "record.json").write_text(
+        json.dumps(nameless | {"config": nameless["config"] | {"model": {"name": None}}})
+    )
+    with pytest.raises(InputError, match="there is no factory"):
+        read_record(tmp_path)
     with pytest.raises(InputError, match="No such file"):
         read_record(tmp_path / "none")

@@ -69,7 +69,7 @@ def test_a_record_with_a_metric_that_is_not_finite_is_read_by_anyone(tmp_path, v
     config = {"task": "quantize", "seed": 0, "paths": {"root": "/"}, "bits": {"bit_width": 4}, "model": {"name": "n"}}
     choices = {"model": "m", "quantizer": "q", "bits": "uniform"}
     run = Run.of(config, config, choices, tmp_path)
-    run.write_record(metrics, device="cpu", num_threads=1)
+    run.write_record(run.record(metrics, device="cpu", num_threads=1))
     record = json.loads((tmp_path / "record.json").read_text(), parse_constant=refuse)
     assert repr(json_floats(record["metrics"])) == repr(metrics)
     assert line_of(record)["quantized/sqnr_db"] == f"{value:g}"

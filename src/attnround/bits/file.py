@@ -12,6 +12,9 @@ from attnround.bits.allocation import Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, listed, reason
 from attnround.files import json_text
 from attnround.quantization.pins import check_bit_width
+from attnround.typed import Plain, check, parsed
+
+ROWS = {"layers": [{"layer": str, "bits?": Plain, "shape?": [int]}]}
 
 
 def allocation_json(allocation: Allocation, layers: Sequence[Layer]) -> str:
@@ -70,18 +73,23 @@ class File(Allocator):
 
     def _read(self) -> dict[str, dict]:
         """Layer name -> what the file says of it."""
+        path = Path(self.path)
         try:
-            content = yaml.safe_load(Path(self.path).read_text())  # JSON is YAML
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raw = path.read_bytes()
+            content = parsed(raw) if path.suffix == ".json" else yaml.safe_load(raw.decode())
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise InputError(f"bits.path={self.path} cannot be read: {reason(error)}") from error
-        if isinstance(content, dict) and isinstance(content.get("layers"), list):
-            rows = content["layers"]
-            if all(isinstance(row, dict) and "layer" in row for row in rows):
-                names = [row["layer"] for row in rows]
-                twice = [name for name in names if names.count(name) > 1]
-                if twice:
-                    raise InputError(f"bits.path={self.path}: {twice[0]} is there twice")
-                return dict(zip(names, rows, strict=True))
-        elif isinstance(content, dict):
+        has_rows = isinstance(content, dict) and isinstance(content.get("layers"), list)
+        try:
+            check(content, ROWS if has_rows else {str: Plain})
+        except ValueError as error:
+            raise InputError(
+                f"bits.path={self.path}: give an allocation.json, or a file of `layer name: bits` ({error})"
+            ) from error
+        if not has_rows:
             return {str(name): {"bits": bits} for name, bits in content.items()}
-        raise InputError(f"bits.path={self.path}: give an allocation.json, or a file of `layer name: bits`")
+        names = [row["layer"] for row in content["layers"]]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise InputError(f"bits.path={self.path}: {twice[0]} is there twice")
+        return dict(zip(names, content["layers"], strict=True))

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnround.cli.claim import MAKE_A_RUN, claimed, held
 from attnround.cli.help import asks_for_help, help_page
+from attnround.cli.kinds import check_kinds
 from attnround.cli.parsed import at_home, split
 from attnround.cli.signals import Stopped, heard, how_to_go_on
 from attnround.cli.words import check, check_given, explained, explained_in_job
@@ -150,7 +151,7 @@ def keep_empty(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def carry_out(cfg: DictConfig, run: "Run") -> dict[str, float]:
-    """Run the config's task with the groups that its signature names."""
+    """Run the config's task with the groups that its signature names. Raises InputError as `check_kinds` does."""
     import inspect
 
     from hydra.utils import instantiate
@@ -159,6 +160,7 @@ def carry_out(cfg: DictConfig, run: "Run") -> dict[str, float]:
 
     task = task_of(cfg.task)
     named = [name for name in inspect.signature(task).parameters if name in cfg]
+    check_kinds({name: run.config[name] for name in named}, task)
     return task(**instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"), run=run)
 
 

@@ -1,6 +1,6 @@
 """What `-m` ends with: one table of all its runs, seeds apart as a spread, and the same as a CSV."""
 
-import json
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -46,12 +46,19 @@ def summarise(folder: Path, since: float) -> None:
 
     since: when it began, in seconds since the epoch; what an earlier one left in the same folder is not its own.
     """
+    from attnround.errors import InputError
+    from attnround.experiment.schema import read_run
     from attnround.files import write_atomically
-    from attnround.study.gather import line_of
+    from attnround.study.gather import LINE, line_of
     from attnround.table import csv_text, text_table
 
     own = [path for path in folder.glob("*/record.json") if path.stat().st_mtime >= since - CLOCKS_S]
-    found = {path.parent.name: json.loads(path.read_text()) for path in own}
+    found = {}
+    for path in own:
+        try:
+            found[path.parent.name] = read_run(path, LINE)
+        except InputError as error:  # a run of another task, or what is no record any more
+            print(f"left out of the table: {error}", file=sys.stderr)
     runs = {name: found[name] for name in sorted(found, key=_number) if "quantized/agreement" in found[name]["metrics"]}
     if not runs:
         return

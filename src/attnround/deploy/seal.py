@@ -8,10 +8,31 @@ seal it again.
 
 import hashlib
 import json
+import math
 from importlib.metadata import version
 from pathlib import Path
 
 from attnround.errors import InputError
+from attnround.typed import Count, check, parsed
+
+Nothing = type(None)
+SIZE = [Count]
+LARGEST_IMAGE = 2**28  # values: a gibibyte
+ABOUT = {  # what is used of it
+    "format": int,
+    "sha256": str,
+    "model": {
+        "module?": str, "name?": str, "num_classes?": (int, Nothing), "output?": (str, int, Nothing),
+        "input_size?": SIZE, "arguments?": {}, "preprocessing?": {"input_size": SIZE},
+    },
+    "versions": {"torch": str, "timm": str},
+    "layers?": {
+        "name": [str], "shape": [[Count]], "bits": [int], "symmetric": [bool], "activation_bits": [(int, Nothing)],
+    },
+    "placement?": str,
+    "edges?": {"name": [str], "bits": [int]},
+    "steps?": [{}],
+}  # fmt: skip
 
 FORMAT = 3  # 3 with caps a value a channel, 2 with values between layers quantized, else 1, which older versions read
 ENTRY = "attnround"
@@ -46,23 +67,39 @@ def seal(raw: bytes) -> tuple[bytes, str]:
 def read_about(entry: str | bytes | None, path: str | Path, give: str) -> dict:
     """The JSON of a file, not to be trusted before `check_seal`. give: what to give instead of another file."""
     try:
-        about = json.loads(entry or "")
-        number, digest = about["format"], about["sha256"]
-        if not isinstance(number, int) or not isinstance(digest, str) or len(digest) != len(NO_DIGEST):
-            raise ValueError
-        digest.encode("ascii")
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        about = parsed(entry or "")
+        check(about, {key: ABOUT[key] for key in ("format", "sha256")})
+        if len(about["sha256"]) != len(NO_DIGEST) or not about["sha256"].isascii():
+            raise ValueError("no sha256")
+    except ValueError as error:
         raise InputError(f"{path} does not say that it is a quantized model of this project: give {give}") from error
-    if number > FORMAT:
-        raise InputError(f"{path} is of format {number}, this version reads up to {FORMAT}: install a newer attnround")
+    if about["format"] > FORMAT:
+        raise InputError(
+            f"{path} is of format {about['format']}, this version reads up to {FORMAT}: install a newer attnround"
+        )
     return about
 
 
 def check_seal(raw: bytes, about: dict, path: str | Path) -> None:
-    """Raise InputError unless the file is, bit for bit, the one that was sealed."""
+    """Raise InputError unless the file is, bit for bit, the one that was sealed, and says what is used of it."""
     digest = about["sha256"].encode()
     if raw.count(digest) != 1 or hashlib.sha256(raw.replace(digest, NO_DIGEST.encode())).hexdigest().encode() != digest:
         raise InputError(f"{path} is damaged: its checksum is not that of its content; copy it anew from its source")
+    try:
+        check(about, ABOUT)
+        _check_model(about["model"])
+    except ValueError as error:  # sealed by another program
+        raise InputError(
+            f"{path} is not as format {about['format']} says ({error}): use the file that a run wrote"
+        ) from error
+
+
+def _check_model(model: dict) -> None:
+    if not {"name", "preprocessing"} <= set(model) and not {"module", "input_size"} <= set(model):
+        raise ValueError("model has neither name and preprocessing nor module and input_size")
+    for size in (model.get("input_size", []), model.get("preprocessing", {}).get("input_size", [])):
+        if math.prod(size) > LARGEST_IMAGE:
+            raise ValueError(f"an image has {math.prod(size):.0e} values")
 
 
 def read_bytes(path: str | Path, give: str) -> bytes:

@@ -3,7 +3,6 @@
 It is the README.md of a model on the Hugging Face Hub, whose metadata it starts with.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import yaml
 
 from attnround.experiment.comparison import fidelity_cells, interval
 from attnround.experiment.record import device_of, model_of
+from attnround.experiment.schema import read_exported, read_provided, read_record, read_verified
 from attnround.files import json_floats, write_atomically
 from attnround.table import markdown_table
 from attnround.zoo import hub_id
@@ -43,20 +43,22 @@ DATASETS = {  # by the option of the group `data`
 }
 
 
-def write_card(folder: Path) -> None:
-    """Write the card of a run from its record.json, and from what was verified and exported of the same file."""
-    record = json.loads((folder / "record.json").read_text())
+def write_card(folder: Path, record: dict | None = None) -> None:
+    """Write the card of a run from its record.json, and from what was verified and exported of the same file.
+
+    record: what is yet to be written as record.json. Raises InputError where one of them is not as it should be.
+    """
+    record = record or read_record(folder)
     of_run = record["deployed"]["sha256"]
-    verification = _read(folder / "verify.json", "sha256", of_run)
-    exported = _read(folder / "export_onnx.json", "source", of_run)
-    exported = exported if exported and "kernels" in exported else None  # older ones say less
-    reports = (_read(path, "sha256", exported["sha256"]) for path in sorted(folder.glob("verify_*.json")) if exported)
-    write_atomically(folder / "model_card.md", card(record, verification, exported, [each for each in reports if each]))
+    verification = _of(read_verified(folder), "sha256", of_run)
+    exported = _of(read_exported(folder), "source", of_run)
+    found = [read_provided(path) for path in sorted(folder.glob("verify_*.json"))] if exported else []
+    reports = [each for each in found if _of(each, "sha256", exported["sha256"])]
+    write_atomically(folder / "model_card.md", card(record, verification, exported, reports))
 
 
-def _read(path: Path, key: str, digest: str) -> dict | None:
-    """A report, unless there is none, or it is of another file than this: left by an earlier run in this folder."""
-    report = json.loads(path.read_text()) if path.exists() else None
+def _of(report: dict | None, key: str, digest: str) -> dict | None:
+    """A report, unless it is of another file than this: left by an earlier run in this folder."""
     return report if report is not None and report.get(key) == digest else None
 
 

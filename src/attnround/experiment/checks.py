@@ -21,7 +21,7 @@ from attnround.experiment.record import Run
 from attnround.experiment.schema import read_record
 from attnround.experiment.stages import check_labels, compare
 from attnround.factory import made
-from attnround.files import json_floats, json_text, write_atomically
+from attnround.files import json_floats, sealed_json, write_atomically
 from attnround.graph import captured
 from attnround.progress import bar
 from attnround.table import csv_text
@@ -120,7 +120,7 @@ def verify(
         "layers": [asdict(layer) for layer in proof.layers],
         "edges": [asdict(edge) for edge in proof.edges],
     }
-    write_atomically(Path(folder) / "verify.json", json_text(report, indent=2) + "\n")
+    write_atomically(Path(folder) / "verify.json", sealed_json(report, indent=2))
     write_atomically(Path(folder) / "verify.csv", csv_text(report["layers"]))
     write_card(Path(folder))
     log.info("\n%s\n\n%s\n", layer_table(proof), "\n".join(report["findings"]))

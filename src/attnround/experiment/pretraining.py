@@ -5,12 +5,13 @@ import time
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import Logger
-from safetensors.torch import save_file
+from safetensors.torch import save as serialised
 
 from attnround.data import ImageData
 from attnround.evaluation import evaluate
 from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.record import Run
+from attnround.files import write_atomically
 from attnround.machine import peak_mib
 from attnround.trainer import TrainerSettings, TrainingBar
 from attnround.training import Recipe, SupervisedModule
@@ -44,9 +45,8 @@ def pretrain(
             "memory/peak_mib": peak_mib(),
         }
         weights = {key: value.contiguous() for key, value in net.state_dict().items()}
-        save_file(weights, run.output_dir / "model.safetensors.part")
-        (run.output_dir / "model.safetensors.part").rename(run.output_dir / "model.safetensors")
-        run.write_record(metrics, device=trainer.device_name, num_threads=torch.get_num_threads())
+        write_atomically(run.output_dir / "model.safetensors", serialised(weights))
+        run.write_record(run.record(metrics, device=trainer.device_name, num_threads=torch.get_num_threads()))
         publish(loggers, metrics, files=[run.output_dir / name for name in ("model.safetensors", "record.json")])
     say("evaluate", f"{len(outputs.labels)} images: fp32 {outputs.top1:.2f} %")
     say("record", f"{run.output_dir}: record.json, model.safetensors")

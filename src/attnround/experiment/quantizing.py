@@ -82,7 +82,7 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
     deployed = deploy(job.student, run, about)
     correct = {"fp32": job.reference.correct, "quantized": job.quantized.correct}
     allocation = dataclasses.asdict(job.start.allocation)
-    run.write_record(
+    record = run.record(
         metrics,
         device=job.trainer.device_name,
         weights=job.prepared.teacher.weights_from,
@@ -100,7 +100,8 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
         licence=licence,
         deployed=deployed,
     )
-    write_card(folder)
+    write_card(folder, record)
+    run.write_record(record)
     files = [folder / name for name in (deployed["file"], "model_card.md", "record.json")]
     publish(job.loggers, metrics, job.rows, pictures, files)
     left = ["reconstruction.pt"] if (folder / "reconstruction.pt").exists() else []

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from attnround.experiment.identity import identity
-from attnround.files import json_text, write_atomically
+from attnround.files import CHECKPOINTS, sealed_json, write_atomically
 from attnround.machine import processor
 
 RESULTS = (  # the record first: without it the rest is of no finished run
@@ -55,16 +55,23 @@ class Run:
             root=Path(config["paths"]["root"]),
         )
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether it is to go on, and from a checkpoint that it had come to."""
+        return self.resume and any((self.output_dir / name).exists() for name in CHECKPOINTS)
+
     def clear(self) -> None:
-        """Remove what an earlier run left in the folder, unless this one goes on from there."""
-        if self.resume:
+        """Remove what an earlier run left in the folder, unless this one goes on from there; half files always."""
+        for path in self.output_dir.glob(".*.part"):  # of a writer that was killed
+            path.unlink()
+        if self.goes_on:
             return
         for path in [path for pattern in RESULTS for path in self.output_dir.glob(pattern)]:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
-    def write_record(self, metrics: dict[str, float], **more: object) -> None:
-        """Write record.json, whole or not at all."""
-        record = {
+    def record(self, metrics: dict[str, float], **more: object) -> dict[str, object]:
+        """What record.json is to say."""
+        return {
             "config_hash": self.identity,
             "choices": self.choices,
             "seed": self.seed,
@@ -74,7 +81,10 @@ class Run:
             **more,
             "config": self.config,
         }
-        write_atomically(self.output_dir / "record.json", json_text(record, indent=2) + "\n")
+
+    def write_record(self, record: dict[str, object]) -> None:
+        """Write record.json, whole or not at all: after all that it names."""
+        write_atomically(self.output_dir / "record.json", sealed_json(record, indent=2))
 
 
 def provenance(root: Path) -> dict[str, object]:
@@ -122,6 +132,12 @@ def pack(right: np.ndarray) -> dict[str, object]:
 
 
 def unpack(packed: dict) -> np.ndarray:
-    """bool [N]: what `pack` packed."""
-    packed_bits = np.frombuffer(zlib.decompress(base64.b85decode(packed["bits"])), np.uint8)
-    return np.unpackbits(packed_bits, count=packed["images"]).astype(bool)
+    """bool [N]: what `pack` packed. Raises ValueError where it is something else."""
+    size = -(-packed["images"] // 8)
+    try:
+        packed_bits = zlib.decompressobj().decompress(base64.b85decode(packed["bits"]), size + 1)  # whatever it claims
+    except zlib.error as error:
+        raise ValueError("not as it was packed") from error
+    if len(packed_bits) != size:
+        raise ValueError(f"not of {packed['images']} images")
+    return np.unpackbits(np.frombuffer(packed_bits, np.uint8), count=packed["images"]).astype(bool)

@@ -1,108 +1,73 @@
-"""A record as data: what a file that came from elsewhere must look like before anything of it is used."""
+"""What the files of a run must say before anything of them is used: its record, and what `verify` found of it."""
 
-import json
-import math
 from pathlib import Path
 
 from attnround.errors import InputError
-from attnround.files import NON_FINITE
+from attnround.typed import Count, FileName, Number, Percent, Plain, read_typed
 
-
-class Number:
-    """A number, finite or as text."""
-
-
-class FileName:
-    """The name of a safetensors file in the record's own folder."""
-
-
-class Plain:
-    """A number, a text that refers to nothing else, true, false, null, or a list of such."""
-
-
-# A type; a list of one; `str:` for a dictionary of any keys; `key?` may be missing; other keys are left alone.
-RECORD = {
-    "choices": {"model": str, "data": str, "quantizer": str, "bits": str, "activation": str, "reconstruction": str},
+Nothing = type(None)
+RIGHT = {"images": Count, "bits": str}  # what `pack` packed
+RUN = {  # of any run that ended: what a line of a summary or a row of a table is made from
+    "config_hash": str,
+    "choices": {str: (str, Nothing)},
+    "seed": int,
+    "date": str,
+    "git_revision": str,
+    "versions": {str: str},
+    "processor": str,
+    "device": str,
+    "num_threads": int,
+    "metrics": {str: Number},
+}
+RECORD = {  # of a run that left a model
+    "choices": {
+        "model": str, "data": str, "quantizer": str, "bits": str, "activation": str, "reconstruction": str,
+        str: (str, Nothing),
+    },
     "date": str,
     "git_revision": str,
     "versions": {"torch": str, "timm": str},
     "processor": str,
     "device": str,
+    "weights?": str,
     "metrics": {
-        "fp32/top1?": Number, "fp32/size_mib": Number, "nearest/top1?": Number, "nearest/agreement": Number,
-        "quantized/top1?": Number, "quantized/agreement": Number, "bits/mean": Number, "bits/size_mib": Number,
+        "fp32/top1?": Percent, "fp32/size_mib": float, "nearest/top1?": Percent, "nearest/agreement": Percent,
+        "quantized/top1?": Percent, "quantized/agreement": Percent, "bits/mean": float, "bits/size_mib": float,
         "nearest/sqnr_db?": Number, "nearest/kl?": Number, "nearest/confidence_change?": Number,
         "quantized/sqnr_db?": Number, "quantized/kl?": Number, "quantized/confidence_change?": Number,
+        str: Number,
     },
     "calibration": {"indices": [int], "source": str},
     "allocation": {"bit_width": {str: int}},
     "activation_bits": {str: int},
     "left_float": [str],
-    "equalized?": (str, type(None)),
-    "evaluation": {"images": int},
-    "licence": {"weights": (str, type(None)), "data": (str, type(None))},
-    "deployed": {"file": FileName, "bytes": int, "sha256": str, "fingerprint": str, "parts": {str: int}},
-    "config": {"model": {"name": (str, type(None))}, "data": {str: Plain}, "paths": {"root": str}},
+    "equalized?": (str, Nothing),
+    "evaluation": {"images": Count},
+    "licence": {"weights": (str, Nothing), "data": (str, Nothing)},
+    "deployed": {"file": FileName, "bytes": Count, "sha256": str, "fingerprint": str, "parts": {str: int}},
+    "config": {
+        "model": {"name": (str, Nothing), "factory?": str, "pretrained?": bool, "checkpoint?": (str, Nothing)},
+        "data": {str: Plain},
+        "activation?": {"placement?": str},
+        "paths": {"root": str, "shipped?": (str, Nothing)},
+    },
 }  # fmt: skip
-WORDS = {
-    Number: "a number", FileName: "the name of a .safetensors file in this folder", int: "a whole number", str: "text",
-    Plain: "a plain value: a number, text without ${, true, false, null, or a list of such", dict: "a dictionary",
-    list: "a list", type(None): "null",
+VERIFIED = {
+    "sha256": str, "date": str, "data": str, "verdict": str, "findings": [str], "network": {"images": Count},
 }  # fmt: skip
 
-
-def read_json(path: Path) -> object:
-    """Raises ValueError where it is not JSON, also for Infinity and NaN, which Python's reader lets pass."""
-
-    def refuse(word: str) -> object:
-        raise ValueError(f"{word} is not JSON")
-
-    return json.loads(path.read_text(), parse_constant=refuse)
-
-
-def check(value: object, wanted: object, field: str = "") -> None:
-    """Raise ValueError that names the first field which is not as wanted, and what it should be."""
-    if isinstance(wanted, dict):
-        _check_kind(value, dict, field)
-        for key, inner in wanted.items():
-            if key is str:
-                for name, each in value.items():
-                    check(each, inner, f"{field}.{name}")
-            elif key.removesuffix("?") in value:
-                name = key.removesuffix("?")
-                check(value[name], inner, f"{field}.{name}")
-            elif not key.endswith("?"):
-                raise ValueError(f"{f'{field}.{key}'.lstrip('.')} is missing")
-    elif isinstance(wanted, list):
-        _check_kind(value, list, field)
-        for place, each in enumerate(value):
-            check(each, wanted[0], f"{field}[{place}]")
-    else:
-        _check_kind(value, wanted, field)
-
-
-def _check_kind(value: object, wanted: object, field: str) -> None:
-    kinds = wanted if isinstance(wanted, tuple) else (wanted,)
-    if not any(_is(value, kind) for kind in kinds):
-        shown = json.dumps(value)
-        shown = shown if len(shown) <= 60 else f"{shown[:57]}..."
-        asked = " or ".join(WORDS[kind] for kind in kinds)
-        raise ValueError(f"{field.lstrip('.') or 'all of it'} is {shown}, {asked} is asked")
-
-
-def _is(value: object, kind: object) -> bool:
-    if kind is Number:
-        return (_is(value, float) and math.isfinite(value)) or value in NON_FINITE
-    if kind is FileName:
-        return isinstance(value, str) and value == Path(value).name and value.endswith(".safetensors")
-    if kind is Plain:
-        if isinstance(value, list):
-            return all(_is(each, Plain) and not isinstance(each, list) for each in value)
-        refers = isinstance(value, str) and ("${" in value or value == "???")  # OmegaConf's
-        return value is None or (isinstance(value, bool | int | float | str) and not refers)
-    if kind is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
-    return isinstance(value, kind) and not (kind is int and isinstance(value, bool))
+EXPORTED = {
+    "source": str, "sha256": str, "file": str, "bytes": Count, "opset": int, "weights": str, "onnxruntime": str,
+    "processor": str, "agreement": Percent, "comparison": {"images": Count}, "layers_with_quantized_inputs": int,
+    "layers_in_integers": [str], "with_default_options": [{"agreeing": int, "images": Count}],
+    "latency": {"threads": int, "float_ms": float, "default_ms?": float},
+    "kernels": [{"layer": str, "in_integers": bool, "runs_as": str, "why": (str, Nothing)}],
+    "compared_with?": [{"made_by": str, "bytes": int, "speed_up": float, "agreement": Percent}],
+}  # fmt: skip
+PROVIDED = {
+    "sha256": str, "provider": str, "session": str, "date": str, "data": str, "processor": str, "agreement": Percent,
+    "comparison": {"images": Count}, "latency": {"ms": float, "float_ms": float}, "fault": (str, Nothing),
+}  # fmt: skip
 
 
 def read_record(folder: Path) -> dict:
@@ -110,13 +75,32 @@ def read_record(folder: Path) -> dict:
 
     Raises InputError that names the file and the field which is not.
     """
-    path = folder / "record.json"
-    try:
-        record = read_json(path)
-        check(record, RECORD)
-    except OSError as error:
-        why = error.strerror or type(error).__name__
-        raise InputError(f"{path} is no record that can be read ({why}): give the folder of a finished run") from error
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path} is no record of a run that left a model: {error}; give a finished run") from error
+    path, what, give = folder / "record.json", "record of a run that left a model", "give the folder of a finished run"
+    record = read_typed(path, RECORD, what, give)
+    if record["config"]["model"]["name"] is None and not record["config"]["model"].get("factory"):
+        raise InputError(f"{path} is no {what}: config.model.name is null, and there is no factory; {give}")
     return record
+
+
+def read_verified(folder: Path) -> dict | None:
+    """What `verify` found of a run; None where it was not called. Raises InputError as `read_record` does."""
+    path = folder / "verify.json"
+    return read_typed(path, VERIFIED, "report of verify", "verify it again") if path.exists() else None
+
+
+def read_exported(folder: Path) -> dict | None:
+    """What `export` said of an ONNX file; None where there is none, or an older one, which says less."""
+    path, what, give = folder / "export_onnx.json", "report of export", "export it again"
+    if not path.exists() or "kernels" not in read_typed(path, {}, what, give):
+        return None
+    return read_typed(path, EXPORTED, what, give)
+
+
+def read_provided(path: Path) -> dict:
+    """What `verify` found of an exported file in an execution provider."""
+    return read_typed(path, PROVIDED, "report of verify", "verify the file again")
+
+
+def read_run(path: Path, more: object = None) -> dict:
+    """The record of any run that ended. more: what is asked of it beside that. Raises InputError as `read_record`."""
+    return read_typed(path, RUN | (more or {}), "record of a run that ended", "run it again")

@@ -39,6 +39,8 @@ Metrics = dict[str, float]
 def prepare(job: Job) -> Metrics:
     """Build, capture and fold the float model, and draw its calibration images."""
     _ = job.trainer.device  # what cannot be is said before anything is computed
+    if job.run.resume and not job.run.goes_on:
+        say("resume", f"{job.run.output_dir} had not come to a checkpoint: it starts from the beginning")
     if not job.quantizer.data_free:
         job.reconstruction.adapt(job.quantizer)
     teacher = captured(job.model.build())
@@ -182,7 +184,7 @@ def round_weights(job: Job) -> Metrics:
     """Reconstruct the student in place, from its last finished unit where the run goes on."""
     run = job.run
     checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.identity)
-    if run.resume:
+    if run.goes_on:
         say("resume", f"{len(checkpoint.restore(job.student))} finished units of {checkpoint.path}")
     begun = time.perf_counter()
     job.reports = fit_reconstruction(

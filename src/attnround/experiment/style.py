@@ -4,6 +4,7 @@ Colours that colour-blind readers can tell apart (Okabe and Ito), with a marker 
 white ground that stays white on a dark page.
 """
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+
+from attnround.files import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -87,5 +90,7 @@ def save(figure: plt.Figure, paths: Sequence[Path], title: str) -> None:
     for path in paths:
         # No date and no version, which change a file but no picture.
         metadata = {"Date": None, "Creator": None} if path.suffix == ".svg" else {"Software": None}
-        figure.savefig(path, metadata=metadata | {"Title": title})
+        drawn = io.BytesIO()  # a full disk leaves no half of it
+        figure.savefig(drawn, format=path.suffix.lstrip("."), metadata=metadata | {"Title": title})
+        write_atomically(path, drawn.getvalue())
     plt.close(figure)

@@ -10,19 +10,22 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, ModelCheckpoint
 from pytorch_lightning.loggers import Logger
-from torch import Tensor
+from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.files import load_checked
 from attnround.graph import Captured, FoldedNorm
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
 from attnround.qat.module import QatModule
 from attnround.qat.settings import Lsq
 from attnround.trainer import TrainerSettings, TrainingBar
+from attnround.typed import Number, load_typed
 
 STATISTICS_BATCH = 128  # images that a batch norm sees at a time when its statistics are estimated
 MONITOR = "qat/held_out_loss"
+EPOCH = {"epoch": int, "loss": Number, "held_out_loss": Number, "held_out_top1": float, "seconds": float}
+CHECKPOINT = {"qat": {"identity": str, "curve": [EPOCH]}, "state_dict": {str: Tensor}}
+ANEW = "remove its folder to train anew"
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ def finetune(
             raise InputError(f"qat.batch_size={settings.batch_size}: {fit.world_size} devices cannot share it evenly")
         fit.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
     curve = read(last, identity)["qat"]["curve"]
-    module.load_state_dict(read(folder / "best.ckpt", identity)["state_dict"])
+    load_weights(module, folder / "best.ckpt", identity)
     estimate_norms(net.to(device), images.to(device).split(STATISTICS_BATCH))
     net = net.cpu()
     settle_layers(net)
@@ -115,14 +118,19 @@ def finished(curve: list[dict[str, float]], settings: Lsq) -> bool:
     return len(losses) == settings.num_epochs or (settings.patience is not None and waited >= settings.patience)
 
 
+def load_weights(module: nn.Module, path: Path, identity: str) -> None:
+    """Load the weights of a checkpoint. Raises InputError as `read` does, and where they are of another model."""
+    try:
+        module.load_state_dict(read(path, identity)["state_dict"])
+    except RuntimeError as error:
+        raise InputError(f"{path} is of another model: {ANEW}") from error
+
+
 def read(path: Path, identity: str) -> dict:
     """A checkpoint of this run. Raises InputError where it is damaged or another's."""
-    try:
-        content = load_checked(path)
-    except Exception as error:  # a damaged archive raises what its damage happens to hit
-        raise InputError(
-            f"{path} cannot be read ({type(error).__name__}): it is damaged; remove its folder to train anew"
-        ) from error
-    if content.get("qat", {}).get("identity") != identity:
+    content = load_typed(path, CHECKPOINT, "training", ANEW)
+    if not content["qat"]["curve"]:
+        raise InputError(f"{path} is of no epoch: {ANEW}")
+    if content["qat"]["identity"] != identity:
         raise InputError(f"{path} is of a run with another config: repeat that run's options, or go without resume")
     return content

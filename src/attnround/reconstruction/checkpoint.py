@@ -9,11 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.files import load_checked, write_atomically
+from attnround.files import write_atomically
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
-from attnround.reconstruction.report import UnitReport
+from attnround.reconstruction.report import UNIT, UnitReport
+from attnround.typed import load_typed
 
 FORMAT = "attnround reconstruction 1"
+CONTENT = {"format": str, "identity": str, "reports": [UNIT], "layers": {str: {str: Tensor}}}
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,9 @@ class Checkpoint:
             return []
         layers = quantized_layers(student)
         for name, state in content["layers"].items():
+            if name not in layers or shapes(state) != shapes(layer_state(layers[name])):
+                raise InputError(f"{self.path} is of another model, as {name} shows: remove it to start anew")
+        for name, state in content["layers"].items():
             restore_layer(layers[name], state)
         return [UnitReport.from_plain(values) for values in content["reports"]]
 
@@ -54,14 +59,11 @@ class Checkpoint:
         """The file's content; None where there is no file yet. Raises InputError as `restore` does."""
         if not self.path.exists():
             return None
-        try:
-            content = load_checked(self.path)
-        except Exception as error:  # a damaged archive raises what its damage happens to hit
-            raise InputError(
-                f"{self.path} cannot be read ({type(error).__name__}): it is damaged; remove it to start anew"
-            ) from error
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
+        content = load_typed(self.path, CONTENT, "reconstruction", "remove it to start anew")
+        if content["format"] != FORMAT:
             raise InputError(f"{self.path} is not a reconstruction of this version: remove it to start anew")
+        if content["layers"].keys() != {layer["name"] for report in content["reports"] for layer in report["layers"]}:
+            raise InputError(f"{self.path} has other layers than it reports on: remove it to start anew")
         if content["identity"] != self.identity:
             raise InputError(
                 f"{self.path} is of a run with another config ({content['identity']}, this one is {self.identity}): "
@@ -73,6 +75,11 @@ class Checkpoint:
 def layer_state(layer: QuantizedLayer) -> dict[str, Tensor]:
     """Copies of a layer's integers, scales and bias, from which its float weight follows."""
     return {key: value.detach().clone() for key, value in layer.state_dict().items() if key != "layer.weight"}
+
+
+def shapes(state: dict[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """What a layer's state is made of."""
+    return {key: (value.shape, value.dtype) for key, value in state.items()}
 
 
 def restore_layer(layer: QuantizedLayer, state: dict[str, Tensor]) -> None:

@@ -9,6 +9,16 @@ from torch import Tensor
 from attnround.graph.kinds import kind_of
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import sqnr_db
+from attnround.typed import Number
+
+LAYER = {  # a report's `asdict`, as a checkpoint holds it
+    "name": str, "kind": str, "shape": [int], "num_weights": int, "bits": int, "weight_sqnr_db": Number,
+    "moved_one": float, "moved_more": float,
+}  # fmt: skip
+UNIT = {
+    "name": str, "objective": str, "start_sqnr_db": Number, "sqnr_db": Number, "kept": bool, "losses": [Number],
+    "seconds": float, "layers": [LAYER],
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -61,8 +71,9 @@ class UnitReport:
 
     @classmethod
     def from_plain(cls, values: dict) -> "UnitReport":
-        """The report whose `asdict` these values are."""
-        return cls(**values | {"layers": [LayerReport(**layer) for layer in values["layers"]]})
+        """The report whose `asdict` these values are, which are as `UNIT` says."""
+        layers = [LayerReport(**{key: layer[key] for key in LAYER}) for layer in values["layers"]]
+        return cls(**{key: values[key] for key in UNIT} | {"layers": layers})
 
 
 def report_layer(name: str, layer: QuantizedLayer, weight: Tensor, nearest: Tensor) -> LayerReport:

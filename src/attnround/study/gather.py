@@ -3,19 +3,31 @@
 python -m attnround.study.gather outputs/cost results/cost.csv
 """
 
-import json
+import math
 import sys
 from pathlib import Path
 
+from attnround.errors import InputError
 from attnround.experiment.record import device_of, model_of
+from attnround.experiment.schema import Nothing, read_run
 from attnround.files import json_floats, write_atomically
 from attnround.table import csv_text
+from attnround.typed import Number
 
 METRICS = (
     "fp32/top1", "nearest/top1", "nearest/agreement", "nearest/sqnr_db", "quantized/top1", "quantized/agreement",
     "quantized/sqnr_db", "quantized/kl", "quantized/confidence_change", "bits/mean", "bits/size_mib",
     "time/allocation_s", "time/scales_s", "time/reconstruction_s", "time/total_s", "memory/peak_mib",
 )  # fmt: skip
+LINE = {  # what a record must say for a line
+    "choices": {"model": str, "quantizer": str, "bits": str, str: (str, Nothing)},
+    "versions": {"torch": str},
+    "config": {
+        "model": {"name": (str, Nothing), "factory?": str},
+        "bits": {"budget?": (Number, Nothing), "bit_width?": (Number, Nothing)},
+        "activation?": {"bit_width?": (Number, Nothing)},
+    },
+}
 
 
 def line_of(record: dict) -> dict[str, object]:
@@ -26,7 +38,7 @@ def line_of(record: dict) -> dict[str, object]:
         "model": model_of(record["choices"], config),
         "quantizer": record["choices"]["quantizer"],
         "bits": record["choices"]["bits"],
-        "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{metrics['bits/mean']:.3f}",
+        "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{metrics.get('bits/mean', math.nan):.3f}",
         "reconstruction": record["choices"].get("reconstruction", "layer"),
         "activation": record["choices"].get("activation", "none"),
         "activation_bits": config.get("activation", {}).get("bit_width", 32),
@@ -44,7 +56,7 @@ def line_of(record: dict) -> dict[str, object]:
 
 def collect(folder: Path) -> list[dict[str, object]]:
     """The lines of all records below a folder, in the order of their choices and seeds."""
-    lines = [line_of(json.loads(path.read_text())) for path in folder.rglob("record.json")]
+    lines = [line_of(read_run(path, LINE)) for path in folder.rglob("record.json")]
     return sorted(lines, key=lambda line: [str(value) for value in list(line.values())[:9]])
 
 
@@ -54,4 +66,7 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except InputError as error:
+        sys.exit(f"error: {error}")

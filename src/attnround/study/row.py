@@ -1,7 +1,5 @@
 """A row: what is kept of one run, in a file of its own, so that nothing needs a lock and nothing is lost."""
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -12,7 +10,15 @@ import numpy as np
 from attnround.errors import InputError, listed
 from attnround.experiment.identity import computing, identity
 from attnround.experiment.record import device_of, pack, provenance, unpack
-from attnround.files import json_floats, json_text, write_atomically
+from attnround.experiment.schema import RIGHT, Nothing, read_run
+from attnround.files import digest_of, json_floats, sealed_json, write_atomically
+from attnround.typed import Number, check, parsed
+
+ROW = {
+    "config_hash": str, "command": str, "choices": {str: (str, Nothing)}, "seed": int, "error": (str, Nothing),
+    "metrics": {str: Number}, "correct": {str: RIGHT}, "device": str, "num_threads": int, "git_revision": str,
+    "date": str, "config": {"data?": {}}, "versions": {str: str},
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,15 @@ def row_of(record: dict, source: dict, command: str) -> Row:
     )
 
 
+def recorded_row(place: Path, source: dict, command: str) -> Row:
+    """`row_of` the record in a run's folder. Raises InputError where that is not as it should be."""
+    record = read_run(place / "record.json", {"evaluation": {"correct": {str: RIGHT}}})
+    try:
+        return row_of(record, source, command)
+    except ValueError as error:  # what was right is packed
+        raise InputError(f"{place / 'record.json'}: evaluation.correct is {error}; run it again") from error
+
+
 def failed_row(source: dict, choices: dict[str, str], command: str, error: str, root: Path) -> Row:
     """What is kept of a run of this config that failed. root: of the project."""
     about = provenance(root)
@@ -78,18 +93,17 @@ def write_row(row: Row, folder: Path) -> None:
     """Into a file that its config's hash names, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     content = asdict(row) | {"correct": {name: pack(right) for name, right in row.correct.items()}}
-    content = json.loads(json_text(content))  # as a reader finds it: the digest is of that
-    text = json_text(content | {"digest": _digest(content)}, indent=1)
-    write_atomically(folder / f"{row.config_hash}.json", text + "\n")
+    write_atomically(folder / f"{row.config_hash}.json", sealed_json(content, indent=1))
 
 
 def read_row(path: Path) -> Row:
     """Raises ValueError where the file is not as it was written."""
-    content = json.loads(path.read_text())
+    content = parsed(path.read_bytes(), bare=True)  # as rows were once written
     if not isinstance(content, dict) or set(content) != {each.name for each in fields(Row)} | {"digest"}:
         raise ValueError("not a row")
+    check(content, ROW)
     if (
-        content.pop("digest") != _digest(content)
+        content.pop("digest") != digest_of(content)
         or identity(content["config"], content["choices"]) != content["config_hash"]
     ):
         raise ValueError("edited")
@@ -104,7 +118,7 @@ def read_rows(folder: Path, hashes: Iterable[str] | None = None) -> dict[str, Ro
         try:
             if path.exists():
                 rows[path.stem] = read_row(path)
-        except (ValueError, TypeError):
+        except (ValueError, OSError):
             bad.append(str(path))
     if bad:
         raise InputError(f"{listed(bad)}: cut off or edited by hand; remove it, and it is run again")
@@ -113,7 +127,3 @@ def read_rows(folder: Path, hashes: Iterable[str] | None = None) -> dict[str, Ro
 
 def _unpacked(correct: dict[str, dict]) -> dict[str, np.ndarray]:
     return {name: unpack(packed) for name, packed in correct.items()}
-
-
-def _digest(content: dict) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,7 +1,6 @@
 """Runs of a table or sweep as processes of the ordinary entry: what comes of each is its exit status and its record."""
 
 import contextlib
-import json
 import os
 import shutil
 import signal
@@ -16,12 +15,11 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from attnround.errors import InputError
-from attnround.files import python_path, quoted
+from attnround.files import CHECKPOINTS, python_path, quoted
 from attnround.machine import num_cores
 from attnround.study.processes import exit_status, fork
-from attnround.study.row import Row, failed_row, row_of
+from attnround.study.row import Row, failed_row, recorded_row
 
-KEPT_FOR_RESUME = ("reconstruction.pt", "qat")  # not taken up: an unfinished row runs anew, and its seconds count all
 BEGUN = "begun"  # lies in a run's folder until its row is written
 
 
@@ -115,10 +113,13 @@ def execute(words: Sequence[str], place: str, environment: Mapping[str, str]) ->
 
 def outcome(planned: Planned, place: Path, status: int | str, root: Path) -> Row:
     """The row of a run that ended. status: its exit status, or a line that says how it was lost."""
-    record = place / "record.json"
-    if status == 0 and record.exists():
-        return row_of(json.loads(record.read_text()), planned.source, planned.command)
-    return failed_row(planned.source, planned.choices, planned.command, fault(status, place), root)
+    said = None
+    if status == 0 and (place / "record.json").exists():
+        try:
+            return recorded_row(place, planned.source, planned.command)
+        except InputError as error:
+            said = str(error)
+    return failed_row(planned.source, planned.choices, planned.command, said or fault(status, place), root)
 
 
 def fault(status: int | str, place: Path) -> str:
@@ -135,21 +136,24 @@ def fault(status: int | str, place: Path) -> str:
 def left_behind(planned: Planned, folder: Path) -> Row | None:
     """The row of a run that ended after whoever waited for it had been killed; None where there is none."""
     for place in folder.glob(f"{planned.config_hash}-*"):
-        try:
-            record = json.loads((place / "record.json").read_text())
-            row = row_of(record, planned.source, planned.command) if (place / BEGUN).exists() else None
-        except (OSError, ValueError, KeyError, TypeError):
+        if not (place / BEGUN).exists():
             continue
-        if row:
-            tidy(place)
-            return row
+        try:
+            row = recorded_row(place, planned.source, planned.command)
+        except InputError:  # killed as well, or still at work
+            continue
+        tidy(place)
+        return row
     return None
 
 
 def tidy(place: Path) -> None:
-    """Once its row is written: remove what only a run that is to go on would need."""
+    """Once its row is written: remove what only a run that is to go on would need.
+
+    It is not taken up: an unfinished row runs anew, and its seconds count all.
+    """
     (place / BEGUN).unlink(missing_ok=True)
-    for name in KEPT_FOR_RESUME:
+    for name in CHECKPOINTS:
         path = place / name
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
 

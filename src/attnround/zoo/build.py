@@ -42,6 +42,10 @@ class TimmModel:
     licence: str | None = None
     weights_key: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.num_classes is not None:
+            check_number("model.num_classes", self.num_classes, least=1, whole=True)
+
     def build(self) -> nn.Module:
         """The model in eval mode, with attributes `preprocessing` (timm's data config), `num_classes` and `licence`.
 
@@ -54,8 +58,6 @@ class TimmModel:
                 raise InputError(
                     f"model.{option}={getattr(self, option)}: give names and values, as in {{a: 1}}, or null"
                 )
-        if self.num_classes is not None:
-            check_number("model.num_classes", self.num_classes, least=1, whole=True)
         if self.weights_key is not None and not self.checkpoint:
             raise InputError(
                 f"model.weights_key={self.weights_key} chooses in a checkpoint: give model.checkpoint=<file> too"

@@ -97,6 +97,10 @@ def _load_pickle(path: Path) -> object:
                 f"model.checkpoint={path} is not a checkpoint of tensors but a TorchScript program, which is never "
                 "run: give a .safetensors file or a .pth with a state dict"
             )
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not look at the checksums
+        if damaged:
+            raise InputError(f"model.checkpoint={path} is damaged in {damaged}: copy it anew from its source")
     with torch.serialization.safe_globals([argparse.Namespace]):  # timm's training keeps its arguments beside
         return torch.load(path, map_location="cpu", weights_only=True)
 

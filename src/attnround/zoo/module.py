@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from attnround.errors import InputError, reason
+from attnround.errors import InputError, check_number, reason
 from attnround.factory import made
 from attnround.graph import logits_in, tensors, unwrapped
 from attnround.zoo.checkpoint import load, read
@@ -38,6 +38,12 @@ class ModuleModel:
     preprocessing: dict | None = None
     output: str | int | None = None
     licence: str | None = None
+
+    def __post_init__(self) -> None:
+        for length in self.input_size or ():
+            check_number("model.input_size", length, least=1, most=2**16, whole=True)
+        if self.output is not None and not isinstance(self.output, str):
+            check_number("model.output", self.output, least=0, whole=True)
 
     def build(self) -> nn.Module:
         """The model in eval mode, with `preprocessing`, `num_classes`, `licence`, `weights_from` and `logits_at`.

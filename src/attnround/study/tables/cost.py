@@ -14,7 +14,7 @@ class Cost:
     def __init__(self, rows: Iterable[Row]):
         self.known = defaultdict(lambda: defaultdict(list))  # model -> options, seed aside -> seconds of each such run
         for row in rows:
-            if not row.error:
+            if not row.error and "time/total_s" in row.metrics:
                 options = _options(row.config)
                 self.known[_model(options)][options].append(row.metrics["time/total_s"])
 
