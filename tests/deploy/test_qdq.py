@@ -32,7 +32,10 @@ from attnround.quantization.grid import Grid
 from attnround.quantization.layers import QuantizedLayer, quantized_edges, quantized_layers
 from attnround.quantization.ranges import PLACEMENTS
 
-ABOUT = {"model": {"preprocessing": SMALL, "num_classes": 5}, "data": "noise"}
+ABOUT = {
+    "model": {"name": "noise", "preprocessing": SMALL, "num_classes": 5}, "data": "noise",
+    "versions": {"torch": "2.13.0", "timm": "1.0.0"},
+}  # fmt: skip
 DEFAULT = 0.03  # of the largest logit: biases in whole steps, which are coarse at 2 bits, and codes at ties
 
 

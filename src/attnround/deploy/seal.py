@@ -31,6 +31,7 @@ ABOUT = {  # what is used of it
     },
     "placement?": str,
     "edges?": {"name": [str], "bits": [int]},
+    "caps?": [str],
     "steps?": [{}],
 }  # fmt: skip
 
