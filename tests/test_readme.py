@@ -217,6 +217,21 @@ def test_photographs_are_shown_as_their_rows_have_them():
         assert [float(each) for each in cells(shown)[3:7]] == pytest.approx(found, abs=0.051)
 
 
+def test_seeds_of_photographs_are_shown_with_their_spread():
+    found: dict[str, list[dict[str, str]]] = {}
+    for row in rows("targets_seeds.csv"):
+        if row["method"] == "gptq":
+            found.setdefault(row["bits"], []).append(row)
+    assert all(len(some) == 3 for some in found.values())
+    text = page("photographs.md").partition("targets_seeds.csv")[2]
+    for bits, some in found.items():
+        name = f"mixed, {bits} on average" if bits[0] != "W" else f"{bits[1:]}, first and last layer 8"
+        values = [[float(row[key]) for row in some] for key in ("sqnr_db", "agreement")]
+        shown = zip(values, (2, 1), strict=True)
+        wanted = [f"{statistics.mean(each):.{n}f} ± {statistics.stdev(each):.{n}f}" for each, n in shown]
+        assert cells(line_of(text, name))[1:] == wanted
+
+
 def test_how_fast_exports_run_is_what_the_rows_say():
     found: dict[str, list[dict[str, str]]] = {}
     for row in rows("deployment.csv"):
