@@ -59,7 +59,7 @@ def outcome(name: str, folder: Path) -> dict[str, object]:
     source = OmegaConf.to_container(config, resolve=False)
     OmegaConf.resolve(config)
     run = Run.of(OmegaConf.to_container(config), source, choices, folder)
-    parts = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "trainer")
+    parts = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "equalization", "trainer")
     made = {part: instantiate(config[part], _convert_="all") for part in parts}
     pl.seed_everything(0, verbose=False)
     task_of(config.task)(**made, logger={}, seed=0, run=run)
