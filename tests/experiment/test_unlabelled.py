@@ -32,7 +32,7 @@ from attnround.trainer import TrainerSettings
 from attnround.zoo import TimmModel
 
 NUM_PICTURES = 13
-PARTS = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "trainer")
+PARTS = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "equalization", "trainer")
 
 
 @pytest.fixture(scope="module")
