@@ -25,11 +25,12 @@ with torch.no_grad():
         "bare": program, "compiled": torch.compile(program, backend=sys.argv[1])}.items()}, "logits.pt")
 assert not any(name.startswith(("attnround", "timm")) for name in sys.modules)
 """
+VERSIONS = {"versions": {"torch": torch.__version__, "timm": "1.0.0"}}
 
 
 def written(name: str) -> bytes:
     model, about = exported(name)
-    return sealed_program(exported_program(model), about | {"versions": {"torch": torch.__version__}})[0]
+    return sealed_program(exported_program(model), about | VERSIONS)[0]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +116,7 @@ def test_a_pickle_is_refused_and_not_run(raw, tmp_path, monkeypatch):
         for each in inside.infolist():
             trap = each.filename.endswith("sample_inputs/model.pt")
             forged.writestr(each.filename, (tmp_path / "trap.pt2").read_bytes() if trap else inside.read(each))
-        forged.comment = describe({"model": {}}).encode()
+        forged.comment = describe({"model": {"name": "x", "preprocessing": {"input_size": [1]}}} | VERSIONS).encode()
     with pytest.raises(InputError, match="holds pickles"):
         open_program(seal(outside.getvalue())[0], "x.pt2")
     assert not (tmp_path / "trapped").exists()
