@@ -22,6 +22,11 @@ CHECKPOINTS = ("reconstruction.pt", "qat")  # in a run's folder: what it goes on
 NON_FINITE = ("Infinity", "-Infinity", "NaN")  # as JSON holds them, see `json_text`
 
 
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run had come to something that it can go on from."""
+    return any((folder / name).exists() for name in CHECKPOINTS)
+
+
 def json_text(content: object, indent: int | None = None) -> str:
     """JSON, in which a number that JSON does not have stands as a text: "Infinity", "-Infinity" or "NaN".
 

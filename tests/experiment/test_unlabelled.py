@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import timm
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from PIL import Image
 from safetensors.torch import save_file
 from tests import processes
 from tests.conftest import ROOT
+from tests.parts import parts_of
 
 from attnround.cli.rows import compose
 from attnround.cli.summary import summarise
@@ -32,7 +32,6 @@ from attnround.trainer import TrainerSettings
 from attnround.zoo import TimmModel
 
 NUM_PICTURES = 13
-PARTS = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "equalization", "trainer")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +71,7 @@ def run_of(folder: Path, given: list[str]) -> tuple[Run, dict]:
     source = OmegaConf.to_container(config, resolve=False)
     OmegaConf.resolve(config)
     run = Run.of(OmegaConf.to_container(config), source, choices, folder)
-    return run, {part: instantiate(config[part], _convert_="all") for part in PARTS}
+    return run, parts_of(config)
 
 
 @pytest.fixture(scope="module")

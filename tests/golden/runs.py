@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from tests.parts import parts_of
 
 from attnround.cli.rows import compose
 from attnround.experiment import task_of
@@ -59,10 +59,9 @@ def outcome(name: str, folder: Path) -> dict[str, object]:
     source = OmegaConf.to_container(config, resolve=False)
     OmegaConf.resolve(config)
     run = Run.of(OmegaConf.to_container(config), source, choices, folder)
-    parts = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "equalization", "trainer")
-    made = {part: instantiate(config[part], _convert_="all") for part in parts}
+    parts = parts_of(config)
     pl.seed_everything(0, verbose=False)
-    task_of(config.task)(**made, logger={}, seed=0, run=run)
+    task_of(config.task)(**parts, logger={}, seed=0, run=run)
     record = json.loads((folder / "record.json").read_text())
     return {key: record["metrics"][key] for key in METRICS} | {"fingerprint": record["deployed"]["fingerprint"]}
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-from attnround.files import CHECKPOINTS
+from attnround.files import has_checkpoint
 
 ENDING = (signal.SIGINT, signal.SIGTERM)
 
@@ -54,6 +54,6 @@ def how_to_go_on(entry: str, folder: Path | None, several: bool) -> str:
         return "nothing was written; the same command begins anew"
     if several:
         return "each run that had begun to learn goes on by the same options and resume=<its folder>"
-    if folder and any((folder / name).exists() for name in CHECKPOINTS):
+    if folder and has_checkpoint(folder):
         return f"go on with the same options and resume={folder}"
     return "nothing was learned yet; the same command begins anew"

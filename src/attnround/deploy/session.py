@@ -124,6 +124,11 @@ def operators_by_provider(
     return dict(Counter(ran))
 
 
+def any_image(size: list[int]) -> Tensor:
+    """[1, C, H, W] of noise, always the same, to see how a session runs."""
+    return torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+
+
 def latency(sessions: list[Any], image: Tensor, rounds: int = 40, seconds: float = 5.0) -> list[float]:
     """Median milliseconds of each session for an image [1, C, H, W], in turns so that all meet the same machine.
 

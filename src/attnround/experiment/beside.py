@@ -2,13 +2,11 @@
 
 from functools import partial
 
-import torch
-
 from attnround.data import ImageData
 from attnround.deploy import compare
 from attnround.deploy.marked import float_graph
 from attnround.deploy.runtime import OnnxModel
-from attnround.deploy.session import latency, run, session
+from attnround.deploy.session import any_image, latency, run, session
 from attnround.deploy.static import OPSET, quantized_by_onnxruntime
 from attnround.errors import InputError
 from attnround.experiment.checks import watched
@@ -37,7 +35,7 @@ def beside_onnxruntime(
     floats = float_graph(float_model, OPSET)
     made = dict(quantized_by_onnxruntime(floats, data.calibration().images))
     sessions = [exported.session, *(session(raw, form, {}) for form, raw in made.items())]
-    image = torch.randn(1, *exported.preprocessing["input_size"], generator=torch.Generator().manual_seed(0))
+    image = any_image(exported.preprocessing["input_size"])
     float_ms, *times = latency([session(floats.SerializeToString(), "the float graph", {}), *sessions], image)
     found = compare(float_model, [partial(run, each) for each in sessions], watched(data, "beside"))
     names = ["this export", *(f"onnxruntime {form}" for form in made)]

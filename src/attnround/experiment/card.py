@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from attnround.deploy.kernels import HEADER
 from attnround.experiment.comparison import fidelity_cells, interval
 from attnround.experiment.record import device_of, model_of
 from attnround.experiment.schema import read_exported, read_provided, read_record, read_verified
@@ -297,7 +298,7 @@ def _onnx(exported: dict) -> list[str]:
     if not (in_floats and quantized):
         return lines
     rows = [[f"`{each['layer']}`", each["runs_as"], each["why"]] for each in in_floats]
-    return [*lines, "", markdown_table(["layer", "runs as", "why in floats"], rows), ""]
+    return [*lines, "", markdown_table(HEADER, rows), ""]
 
 
 def _provider(report: dict) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from attnround.data import ImageData
 from attnround.deploy import build, fingerprint, open_model, prove, read
+from attnround.deploy.file import Content
 from attnround.deploy.report import findings, layer_table, verdict
 from attnround.errors import InputError, check_number
 from attnround.evaluation import evaluate
@@ -22,7 +23,7 @@ from attnround.experiment.schema import read_record
 from attnround.experiment.stages import check_labels, compare
 from attnround.factory import made
 from attnround.files import json_floats, sealed_json, write_atomically
-from attnround.graph import captured
+from attnround.graph import Captured, captured
 from attnround.progress import bar
 from attnround.table import csv_text
 from attnround.trainer import TrainerSettings
@@ -98,8 +99,7 @@ def verify(
     begun = time.perf_counter()
     record, path = of_run(folder, factory)
     content = read(path)
-    model = build(content, str(path), own_model(factory, arguments))
-    data.match(model.preprocessing, model.num_classes)
+    model = simulation(content, path, factory, arguments, data)
     proof = prove(model, content.layers, watched(data, "verify"), batch_size)
     same_data = {**record["config"]["data"], "licence": None} == {**run.config["data"], "licence": None}
     faults = proof.faults
@@ -140,6 +140,13 @@ def of_run(folder: str, factory: str | None) -> tuple[dict, Path]:
         named = record["config"]["model"].get("factory", "package.module:function")
         raise InputError(f"{folder} is of a model of your own: give factory={named}, if that function is to make it")
     return record, Path(folder) / record["deployed"]["file"]
+
+
+def simulation(content: Content, path: Path, factory: str | None, arguments: dict | None, data: ImageData) -> Captured:
+    """The model of a run's file, and data that goes with it. Raises InputError."""
+    model = build(content, str(path), own_model(factory, arguments))
+    data.match(model.preprocessing, model.num_classes)
+    return model
 
 
 def own_model(factory: str | None, arguments: dict | None) -> Callable[[], object] | None:

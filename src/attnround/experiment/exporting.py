@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from attnround.data import ImageData
-from attnround.deploy import build, compare, read
+from attnround.deploy import compare, read
 from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.kernels import HEADER, kernels
 from attnround.deploy.opset import OLDEST
@@ -21,11 +21,11 @@ from attnround.deploy.program import exported_program, open_program, sealed_prog
 from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_form, wanted_opset
 from attnround.deploy.runtime import about_onnx, newest_opset, onnx_file, open_onnx, read_graph, with_preprocessing
 from attnround.deploy.seal import about_export
-from attnround.deploy.session import latency, need_onnx, session
+from attnround.deploy.session import any_image, latency, need_onnx, session
 from attnround.errors import InputError, check_number, choice
 from attnround.experiment.beside import beside_onnxruntime, beside_table
 from attnround.experiment.card import write_card
-from attnround.experiment.checks import of_run, own_model, watched
+from attnround.experiment.checks import of_run, simulation, watched
 from attnround.experiment.record import Run
 from attnround.files import json_text, write_atomically
 from attnround.machine import processor
@@ -68,8 +68,7 @@ def export(
     record, source = of_run(folder, factory)
     check_rival(compare_with, (format, preprocessing), model, record)
     content = read(source)
-    quantized = build(content, str(source), own_model(factory, arguments))
-    data.match(quantized.preprocessing, quantized.num_classes)
+    quantized = simulation(content, source, factory, arguments, data)
     about = about_export(content.about) | {"source": content.about["sha256"]}
     target = source.with_suffix(FORMATS[format])
     steps = known_steps(data, quantized.preprocessing, needed=preprocessing == "graph")
@@ -230,7 +229,7 @@ def _kernels(raw: bytes, content: Content, target: Path) -> dict[str, object]:
 
 def _latency(floats: Any, exported: list[nn.Module], size: list[int]) -> dict[str, float]:
     """Milliseconds an image of the float graph, and of the exported model as written and by default."""
-    image = torch.randn(1, *size, generator=torch.Generator().manual_seed(0))
+    image = any_image(size)
     sessions = [session(floats.SerializeToString(), "the float graph"), *(each.session for each in exported)]
     before, after, *default = latency(sessions, image)
     lines = [f"{after:.2f} ms an image, {after / before:.2f} times the {before:.2f} ms of the float ONNX"]

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from attnround.experiment.identity import identity
-from attnround.files import CHECKPOINTS, sealed_json, write_atomically
+from attnround.files import has_checkpoint, sealed_json, write_atomically
 from attnround.machine import processor
 
 RESULTS = (  # the record first: without it the rest is of no finished run
@@ -58,7 +58,7 @@ class Run:
     @property
     def goes_on(self) -> bool:
         """Whether it is to go on, and from a checkpoint that it had come to."""
-        return self.resume and any((self.output_dir / name).exists() for name in CHECKPOINTS)
+        return self.resume and has_checkpoint(self.output_dir)
 
     def clear(self) -> None:
         """Remove what an earlier run left in the folder, unless this one goes on from there; half files always."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from attnround.data import ImageData
-from attnround.deploy import build, compare, read
+from attnround.deploy import compare, read
 from attnround.deploy.changes import changes
 from attnround.deploy.comparison import Comparison
 from attnround.deploy.file import Content
@@ -24,6 +24,7 @@ from attnround.deploy.session import (
     AS_WRITTEN,
     CPU,
     Provider,
+    any_image,
     check_provider,
     latency,
     need_onnx,
@@ -95,11 +96,10 @@ def verify_onnx(
     about = _unchanged(raw, path, content, source)
     settings = SESSIONS[session]
     exported = open_onnx(raw, path, settings, provider)
-    model = build(content, str(source), checks.own_model(factory, arguments))
-    data.match(model.preprocessing, model.num_classes)
+    model = checks.simulation(content, source, factory, arguments, data)
     size = list(model.preprocessing["input_size"])
     (found,) = compare(model, [exported], _of_size(size, checks.watched(data, "verify"), run.choices["data"]))
-    image = exported.taken(torch.randn(1, *size, generator=torch.Generator().manual_seed(0)))
+    image = exported.taken(any_image(size))
     operators = operators_by_provider(raw, file, image, settings, provider)
     fault = _fault(found, operators, provider)
     report = {
