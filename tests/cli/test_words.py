@@ -167,6 +167,8 @@ def test_a_table_names_itself_and_the_word():
         rows.plan("own", [["bits=unifrom", "quantizer=gptq"]], "table own")
     with pytest.raises(InputError, match=r"^table own: quantizer\._target_=x: the class"):
         rows.plan("own", [["quantizer._target_=x"]], "table own")
+    with pytest.raises(InputError, match=r"^table own: quantizer\.num_steps=\[3\]: give a number$"):
+        rows.plan("own", [["quantizer.num_steps=[3]"]], "table own")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from attnround.errors import InputError
 from attnround.quantization.observer import ClipSearch
-from attnround.quantization.pins import pinned_bits
+from attnround.quantization.pins import Pins, pinned_bits
 
 FLOAT_BITS = 32
 T = TypeVar("T")
@@ -103,7 +103,7 @@ class Problem:
 class Allocator(ABC):
     """Base of the allocators. `pinned` maps `first`, `last` or a name pattern to the bits such a layer gets anyway."""
 
-    pinned: dict[str, int]
+    pinned: Pins
 
     @abstractmethod
     def allocate(self, problem: Problem) -> Allocation:

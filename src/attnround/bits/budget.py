@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from attnround.bits.allocation import FLOAT_BITS, Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, check_number, listed
-from attnround.quantization.pins import check_bit_width, check_pins, matches
+from attnround.quantization.pins import Pins, check_bit_width, check_pins, matches
 from attnround.quantization.storage import layer_bytes
 
 NOTABLE = 0.2  # the share of the budget from which on what pins take is said
@@ -74,7 +74,7 @@ class Budgeted(Allocator):
     budget: float | None = 4.0
     unit: str = "mean_bits"
     candidates: Sequence[int] | dict[str, Sequence[int]] = (2, 3, 4, 5, 6, 7, 8)
-    pinned: dict[str, int] = field(default_factory=dict)
+    pinned: Pins = field(default_factory=dict)
     groups: Sequence[Sequence[str]] | str = ()
 
     def __post_init__(self) -> None:

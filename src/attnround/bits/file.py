@@ -11,7 +11,7 @@ import yaml
 from attnround.bits.allocation import Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, listed, reason
 from attnround.files import json_text
-from attnround.quantization.pins import check_bit_width
+from attnround.quantization.pins import Pins, check_bit_width
 from attnround.typed import Plain, check, parsed
 
 ROWS = {"layers": [{"layer": str, "bits?": Plain, "shape?": [int]}]}
@@ -47,7 +47,7 @@ class File(Allocator):
     """path: an allocation.json, or a JSON or YAML file of `layer name: bits`. It names every layer, and only those."""
 
     path: str
-    pinned: dict[str, int] = field(default_factory=dict)
+    pinned: Pins = field(default_factory=dict)
 
     def allocate(self, problem: Problem) -> Allocation:
         """Raises InputError for a file that is not there or not whole, and for missing or foreign layers."""

@@ -3,7 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -151,17 +151,26 @@ def keep_empty(cfg: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def carry_out(cfg: DictConfig, run: "Run") -> dict[str, float]:
-    """Run the config's task with the groups that its signature names. Raises InputError as `check_kinds` does."""
-    import inspect
-
+    """Run the config's task with the groups that its signature names. Raises InputError as `fitting` does."""
     from hydra.utils import instantiate
+
+    task, named = fitting(run.config)
+    return task(**instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"), run=run)
+
+
+def fitting(config: Mapping[str, object]) -> tuple[Callable[..., dict[str, float]], list[str]]:
+    """The task of a resolved config, and the groups and options that its signature names.
+
+    Raises InputError as `check_kinds` does.
+    """
+    import inspect
 
     from attnround.experiment import task_of
 
-    task = task_of(cfg.task)
-    named = [name for name in inspect.signature(task).parameters if name in cfg]
-    check_kinds({name: run.config[name] for name in named}, task)
-    return task(**instantiate(OmegaConf.masked_copy(cfg, named), _convert_="all"), run=run)
+    task = task_of(config["task"])
+    named = [name for name in inspect.signature(task).parameters if name in config]
+    check_kinds({name: config[name] for name in named}, task)
+    return task, named
 
 
 def check_launcher(overrides: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnround.cli.composed import composed
-from attnround.cli.entry import ROOT, keep_empty, own_choices
+from attnround.cli.entry import ROOT, fitting, keep_empty, own_choices
 from attnround.cli.words import check, explained
 from attnround.errors import InputError
 
@@ -47,7 +47,7 @@ def compose(overrides: Sequence[str]) -> tuple[DictConfig, dict[str, str]]:
 def plan(group: str, jobs: Iterable[Sequence[str]], where: str) -> list["Planned"]:
     """The runs that these overrides make. group: the table's or sweep's name; where: what an error names.
 
-    Raises InputError where a job does not compose, or lacks a value.
+    Raises InputError where a job does not compose, lacks a value, or has one of another kind than its option takes.
     """
     from attnround.experiment.identity import identity
     from attnround.study.runner import Planned
@@ -62,7 +62,7 @@ def plan(group: str, jobs: Iterable[Sequence[str]], where: str) -> list["Planned
                 known[others] = OmegaConf.to_container(config), choices
                 OmegaConf.set_struct(config, False)
                 config.logger = {}  # it names the folder of a run
-                OmegaConf.to_container(config, resolve=True, throw_on_missing=True)
+                fitting(OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
             except (HydraException, OmegaConfBaseException, InputError) as error:
                 raise InputError(f"{where}: {explained(error, others)}") from error
         source, choices = known[others]

@@ -3,9 +3,13 @@
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
+from typing import Literal
 
 from attnround.errors import InputError
 from attnround.quantization.grid import BIT_WIDTHS
+
+# `first`, `last` or a name pattern -> bits, or null where a pin is taken away; null or `none`: no pins
+Pins = Mapping[str, int | None] | Literal["none"] | None
 
 
 def check_bit_width(option: str, bit_width: object) -> None:
@@ -29,7 +33,7 @@ def check_pins(option: str, pinned: object) -> dict[str, int | None]:
     return dict(pinned)
 
 
-def pinned_bits(option: str, pinned: Mapping[str, int | None] | str | None, names: Sequence[str]) -> dict[str, int]:
+def pinned_bits(option: str, pinned: Pins, names: Sequence[str]) -> dict[str, int]:
     """Name -> bits for the pinned of these layers, which come in execution order.
 
     pinned: `first`, `last` or a name pattern -> bits; a later pin overrides an earlier one, and null takes it away.

@@ -13,7 +13,7 @@ from attnround.errors import InputError, check_number, choice
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid
 from attnround.quantization.histogram import Histogram
-from attnround.quantization.pins import check_bit_width, check_pins, pinned_bits
+from attnround.quantization.pins import Pins, check_bit_width, check_pins, pinned_bits
 from attnround.quantization.shapes import Float64, Real
 
 PLACEMENTS = ("inputs", "onnxruntime", "tensorrt", "openvino")
@@ -34,7 +34,7 @@ class RangeSearch(ABC):
     """
 
     bit_width: int = 8
-    pinned: dict[str, int] = field(default_factory=dict)
+    pinned: Pins = field(default_factory=dict)
     drop: float = 0.0
     placement: str = "inputs"
     learned: ClassVar[bool] = False
