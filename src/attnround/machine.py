@@ -10,17 +10,35 @@ from collections.abc import Iterator
 from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
+WIDTHS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # flag of Linux: name, the widest first
 LARGEST = 2**30  # bytes of a tensor that is kept
 
 
 def processor() -> str:
-    """The processor's name and how many cores this process may use."""
+    """The processor's name with its instructions for vectors, and how many cores this process may use."""
+    about = _cpuinfo()
+    name, vectors = about.get("model name") or platform.processor() or platform.machine(), instructions()
+    return f"{name}{f' ({vectors})' if vectors else ''}, {num_cores()} cores"
+
+
+def instructions() -> str:
+    """The widest instructions for vectors, and whether products of bytes have some: what one name has or has not.
+
+    Sums of floats come in another order with other ones, and 8-bit layers run several times faster with VNNI. Empty
+    where the system does not say, as on ARM.
+    """
+    flags = set(_cpuinfo().get("flags", "").split())
+    widest = next((name for flag, name in WIDTHS.items() if flag in flags), "")
+    return f"{widest} VNNI" if flags & {"avx512_vnni", "avx_vnni"} else widest
+
+
+def _cpuinfo() -> dict[str, str]:
+    """What Linux says of the first core."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name}, {num_cores()} cores"
+        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
+    except OSError:
+        return {}
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def num_cores() -> int:

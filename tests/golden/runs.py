@@ -68,7 +68,7 @@ def outcome(name: str, folder: Path) -> dict[str, object]:
 
 def machine() -> dict[str, str]:
     """What the last bit of a sum depends on."""
-    return {"processor": processor().split(",")[0], "torch": torch.__version__}
+    return {"processor": processor().rpartition(",")[0], "torch": torch.__version__}
 
 
 if __name__ == "__main__":
