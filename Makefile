@@ -117,6 +117,9 @@ cost: $(STAMP) ## time and memory of the main job and of networks at 224 pixels,
 deploy-bench: $(STAMP) ## exported models beside the float ones and onnxruntime's own quantizer, into results/deployment.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/deployment.py results/deployment.csv
 
+rivals: $(STAMP) ## this project beside the rivals' own code, into results/rivals.csv and docs/rivals.md (hours; ARGS="--bits W4")
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beside_rivals.py $(ARGS)
+
 gpu-check: ## what only a GPU can show, with the Python that is there, into results/gpu.csv: PYTHON=python3
 	PYTHON=$(PYTHON) benchmarks/gpu.sh
 
@@ -129,5 +132,5 @@ clean: ## remove .venv, .venv-lowest, the site and all outputs
 	rm -rf .venv $(LOWEST) site outputs downloads
 
 .PHONY: help setup run tables photos sweep report docs test lint format test-slow test-lowest reliability conventions prediction tuning qat-tuning \
-	allocation-speed block-step families layer-step descent profile cost deploy-bench gpu-check checkpoints clean
+	allocation-speed block-step families layer-step descent profile cost deploy-bench rivals gpu-check checkpoints clean
 .DEFAULT_GOAL := help

@@ -1,0 +1,123 @@
+"""This project beside the rivals' own code: the same float network, images, bits and evaluation.
+
+OMP_NUM_THREADS=1 python benchmarks/beside_rivals.py                    # all, into results/rivals.csv
+python benchmarks/beside_rivals.py --rivals brevitas --networks mobilenetv2_050 --bits W4 W2 --seeds 0 1 2
+
+Each cell is a process. A rival is installed with pip into an environment of its own, in outputs/rivals, which sees
+this project and the libraries it runs with behind what the rival brings. Bits are of weights, and behind an A of
+inputs; the first and the last layer have 8. A row that is there is not run again; a cell that fails says how and
+leaves no row. What was set otherwise than a rival's defaults is said at the head of its file, rivals/with_<rival>.py.
+"""
+
+import argparse
+import csv
+import itertools
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import sysconfig
+import time
+import venv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trials import MODELS, ROOT, Rows
+
+DRIVERS, PLACE = ROOT / "benchmarks/rivals", ROOT / "outputs/rivals"
+RIVALS = {  # what pip is asked for, and the methods
+    "attnround": ([], ["nearest", "gptq", "attention_round"]),
+    "brevitas": (["brevitas==0.13.4", "accelerate"], ["nearest", "gptq", "qronos", "learned_round"]),
+    "aimet": (["aimet-torch==2.42.0"], ["adaround"]),
+}
+BITS = {"W4": (4, 32), "W3": (3, 32), "W2": (2, 32), "W4A4": (4, 4), "W8A8": (8, 8)}
+PAGE = ROOT / "docs/rivals.md"
+KEYS = ("network", "bits", "rival", "method", "seed")
+
+
+def python_of(rival: str) -> Path | str:
+    """The Python of a rival's environment, which is made if it is not there."""
+    packages, _ = RIVALS[rival]
+    if not packages:
+        return sys.executable
+    home = PLACE / rival
+    python = home / "bin/python"
+    if not (home / "installed").exists():
+        venv.create(home, with_pip=True, clear=True)
+        own = next(home.glob("lib/python3*/site-packages"))
+        (own / "zz_libraries.pth").write_text(sysconfig.get_path("purelib") + "\n")  # behind the rival's own
+        pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, *packages], check=True)
+        (home / "installed").touch()
+    return python
+
+
+def run(place: dict[str, object]) -> dict[str, object] | None:
+    """A cell in a process of its own; None where it failed, after its last lines are shown."""
+    bits = map(str, BITS[place["bits"]])
+    words = [place["rival"], place["method"], place["network"], *bits, str(place["seed"])]
+    command = [python_of(place["rival"]), "-W", "ignore", DRIVERS / "cell.py", *words]
+    ours = os.pathsep.join(map(str, (ROOT / "src", ROOT / "benchmarks")))
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": ours}, capture_output=True, text=True)
+    if done.returncode:
+        print("failed:", *words, *done.stderr.strip().splitlines()[-3:], sep="\n  ", file=sys.stderr)
+        return None
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def table(rows: Sequence[Mapping[str, str]], network: str) -> str:
+    """A line a method, a column for each bits: SQNR in dB, agreement in percent and seconds, means over the seeds."""
+    columns = [bits for bits in BITS if any(row["network"] == network and row["bits"] == bits for row in rows)]
+    lines = [["method", *columns], ["---"] * (len(columns) + 1)]
+    for rival, (_, methods) in RIVALS.items():
+        for method in methods:
+            some = {"network": network, "rival": rival, "method": method}
+            own = [row for row in rows if some.items() <= row.items()]
+            if own:
+                shown = (_shown([row for row in own if row["bits"] == bits]) for bits in columns)
+                lines.append([f"{rival} {method}", *shown])
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def with_tables(text: str, rows: Sequence[Mapping[str, str]]) -> str:
+    """A page with the table of each network that it marks, as in <!-- rivals lite0 -->."""
+    mark = re.compile(r"<!-- rivals (\w+) -->\n.*?<!-- end -->", re.S)
+    return mark.sub(lambda found: f"<!-- rivals {found[1]} -->\n{table(rows, found[1])}<!-- end -->", text)
+
+
+def _shown(rows: Sequence[Mapping[str, str]]) -> str:
+    names = ("sqnr_db", "agreement", "cpu_seconds")
+    means = [statistics.mean(float(row[name]) for row in rows) for name in names] if rows else []
+    return "{:.1f}, {:.1f}, {:.0f}".format(*means) if means else "-"
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--rivals", nargs="+", default=list(RIVALS), choices=RIVALS)
+    arguments.add_argument("--methods", nargs="+", help="of these rivals; all of theirs")
+    arguments.add_argument("--networks", nargs="+", default=list(MODELS), choices=[*MODELS, "lite0"])
+    arguments.add_argument("--bits", nargs="+", default=list(BITS), choices=BITS)
+    arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
+    arguments.add_argument("--rows", type=Path, default=ROOT / "results/rivals.csv")
+    given = arguments.parse_args()
+    rows, failed = Rows(given.rows, KEYS), 0
+    for network, seed, bits, rival in itertools.product(given.networks, given.seeds, given.bits, given.rivals):
+        for method in RIVALS[rival][1]:
+            place = dict(zip(KEYS, (network, bits, rival, method, seed), strict=True))
+            if place in rows or (given.methods and method not in given.methods):
+                continue
+            found = run(place)
+            failed += found is None
+            if found:
+                rows.add(place | found | {"date": time.strftime("%Y-%m-%d", time.gmtime())})
+    with given.rows.open() as file:
+        found = list(csv.DictReader(file))
+    PAGE.write_text(with_tables(PAGE.read_text(), found))
+    if failed:
+        sys.exit(f"error: {failed} cells failed; the next call runs them again")
+
+
+if __name__ == "__main__":
+    main()

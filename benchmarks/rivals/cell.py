@@ -1,0 +1,83 @@
+"""One cell of the comparison, in an environment in which a rival is installed: a row as JSON on the last line.
+
+What benchmarks/beside_rivals.py starts with a rival, a method, a network, bits of weights and of inputs, and a seed.
+
+The float network, the calibration images, the evaluation and the clock are the same for all: 1,024 calibration images
+(of lite0 the photographs of assets/photos), no labels; SQNR of the logits in dB and agreement with FP32 in percent, on
+2,000 test images (of lite0 on the other photographs). Seconds are of the processor, all threads together, from the
+float module to the quantized one; memory is the largest that the process had, the libraries included.
+"""
+
+import importlib
+import json
+import sys
+import time
+from dataclasses import dataclass
+from importlib.metadata import version
+
+import torch
+from torch import Tensor, nn
+from trials import MODELS, ROOT, model_of, settle
+
+from attnround.data import FashionMNIST, Photos
+from attnround.evaluation import fidelity, is_right, logits
+from attnround.machine import peak_mib, processor
+
+NUM_CALIBRATION, NUM_JUDGED, BATCH = 1024, 2000, 64
+
+
+@dataclass(frozen=True)
+class Case:
+    """A float module, calibration images [N, C, H, W], and what is judged: other images and their labels."""
+
+    module: nn.Module
+    images: Tensor
+    judged: Tensor
+    labels: Tensor | None
+    seed: int
+
+    @property
+    def batches(self) -> list[Tensor]:
+        """The calibration images, as rivals want them."""
+        return list(self.images.split(BATCH))
+
+
+def case_of(network: str, seed: int) -> Case:
+    """Read the images and build the module."""
+    net = model_of(network).build()
+    if network in MODELS:
+        data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION, limit=NUM_JUDGED, seed=seed)
+    else:
+        parts = {"root": ROOT / "assets/photos/calibration", "evaluation": ROOT / "assets/photos/evaluation"}
+        data = Photos(**{part: str(path) for part, path in parts.items()})
+    data.match(net.preprocessing, net.num_classes)
+    images = data.calibration().images
+    batches = [each for each in data.val_dataloader() if each is not None]
+    labels = torch.cat([each[1] for each in batches]) if network in MODELS else None
+    return Case(net.eval(), images, torch.cat([each[0] for each in batches]), labels, seed)
+
+
+def main(rival: str, method: str, network: str, weights: int, inputs: int | None, seed: int) -> dict[str, object]:
+    """Quantize and judge."""
+    settle()
+    torch.manual_seed(seed)
+    driver = importlib.import_module(f"with_{rival}")
+    case = case_of(network, seed)
+    wanted = logits(case.module, case.judged)
+    begun = time.process_time()
+    found = driver.METHODS[method](case, weights, inputs)
+    seconds = time.process_time() - begun
+    given = logits(found, case.judged)
+    measured = fidelity(wanted, given)
+    right = "" if case.labels is None else f"{100 * is_right(given, case.labels).double().mean().item():.2f}"
+    return {
+        "top1": right, "agreement": f"{measured['agreement']:.2f}", "sqnr_db": f"{measured['sqnr_db']:.2f}",
+        "cpu_seconds": f"{seconds:.1f}", "peak_mib": f"{peak_mib():.0f}", "version": version(driver.PACKAGE),
+        "torch": torch.__version__.partition("+")[0], "processor": processor(),
+    }  # fmt: skip
+
+
+if __name__ == "__main__":
+    rival, method, network, weights, inputs, seed = sys.argv[1:]
+    bits = None if int(inputs) == 32 else int(inputs)
+    print(json.dumps(main(rival, method, network, int(weights), bits, int(seed))))
