@@ -114,8 +114,9 @@ cost: $(STAMP) ## time and memory of the main job and of networks at 224 pixels,
 	$(BIN)/python src/train.py $(NOISE) model.name=tf_efficientnet_lite0 bits=mixed hydra.run.dir=outputs/cost/lite0_mixed
 	$(BIN)/python -m attnround.study.gather outputs/cost results/cost.csv
 
-deploy-bench: $(STAMP) ## exported models beside the float ones and onnxruntime's own quantizer, into results/deployment.csv
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/deployment.py results/deployment.csv
+ROWS := deployment
+deploy-bench: $(STAMP) ## exported models beside the float ones and onnxruntime's own quantizer: ROWS=deployment_avx2 without VNNI
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/deployment.py results/$(ROWS).csv
 
 rivals: $(STAMP) ## this project beside the rivals' own code, into results/rivals.csv and docs/rivals.md (hours; ARGS="--bits W4")
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/beside_rivals.py $(ARGS)

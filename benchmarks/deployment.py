@@ -1,6 +1,7 @@
 """Exported models beside the float network and beside onnxruntime's own quantizer: size, integer kernels, milliseconds.
 
-OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment.csv
+OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment.csv        # on a processor with VNNI
+OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment_avx2.csv   # on one with AVX2 alone
 python benchmarks/deployment.py outputs/smoke.csv --smoke                  # one small network
 
 Every file of a network is timed in turn with the float one, an image at a time, in onnxruntime's default session. The
