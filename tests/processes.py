@@ -12,7 +12,7 @@ from pathlib import Path
 
 from attnround.study.processes import LIBRARIES, exit_status, fork
 
-LIBRARIES.append("wandb")  # which many runs of tests import, and rows of tables do not
+LIBRARIES.extend(["networkx", "wandb"])  # which many runs of tests import, and rows of tables do not, or but once each
 HANGS = 1800  # seconds, on however busy a machine
 
 

@@ -18,15 +18,18 @@ from attnround.data import FashionMNIST
 from attnround.deploy import fingerprint
 from attnround.errors import InputError
 from attnround.evaluation import kl_nats, logit_sqnr_db
+from attnround.experiment import quantizing
 from attnround.qat import Lsq
 from attnround.qat.layer import TrainedLayer
 from attnround.quantization.layers import quantized_layers
+from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
 from attnround.quantization.rounding import AttentionRound
 from attnround.quantized import RECIPE
+from attnround.reconstruction import BlockReconstruction, LayerReconstruction
 from attnround.zoo import TimmModel
 from tests.conftest import ROOT, Residual, same_state
-from tests.golden.runs import outcome
+from tests.golden.runs import RUNS, W3, outcome
 
 SIDE = 16
 
@@ -58,7 +61,9 @@ def quick(model, images=None, **options):
     return attnround.quantize(model, images, **{"rounding": "gptq", "progress": False} | options)
 
 
-def test_the_same_numbers_as_the_entry_to_the_bit(tmp_path):
+def test_the_same_numbers_as_the_entry_to_the_bit(tmp_path, monkeypatch):
+    monkeypatch.setitem(RUNS, "few steps", ("quantizer.num_steps=4", *W3))
+    monkeypatch.setattr(quantizing, "draw", lambda *_: [])
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         config = compose("train", [f"paths.root={ROOT}"])
     model = instantiate(config.model, _convert_="all")
@@ -67,10 +72,10 @@ def test_the_same_numbers_as_the_entry_to_the_bit(tmp_path):
     data.match(net.preprocessing, net.num_classes)
     settings = RECONSTRUCTIONS["layer"](burst=10)
     found = attnround.quantize(
-        model, data.calibration().images, bits=3, rounding=AttentionRound(num_steps=20), reconstruction=settings,
+        model, data.calibration().images, bits=3, rounding=AttentionRound(num_steps=4), reconstruction=settings,
         progress=False,
     )  # fmt: skip
-    assert fingerprint(found.model) == outcome("attention_round", tmp_path)["fingerprint"]
+    assert fingerprint(found.model) == outcome("few steps", tmp_path)["fingerprint"]
 
 
 @pytest.mark.parametrize(
@@ -280,12 +285,12 @@ def test_a_factory_that_fails_is_told(own, images, tmp_path, model, fault):
 
 
 def test_timms_models_load_without_a_module(images, tmp_path):
-    settings = TimmModel("test_resnet", random_init=True, num_classes=4, preprocessing={"input_size": [3, 64, 64]})
-    shown = torch.randn(8, 3, 64, 64)
+    settings = TimmModel("test_resnet", random_init=True, num_classes=4, preprocessing={"input_size": [3, 32, 32]})
+    shown = torch.randn(8, 3, 32, 32)
     found = quick(settings, shown)
     found.save(tmp_path / "it.safetensors")
     assert torch.equal(attnround.load(tmp_path / "it.safetensors")(shown), found.model(shown))
-    with pytest.raises(InputError, match=r"images are \[3, 16, 16\], the model takes \[3, 64, 64\]"):
+    with pytest.raises(InputError, match=r"images are \[3, 16, 16\], the model takes \[3, 32, 32\]"):
         quick(settings, images)
 
 
@@ -370,13 +375,22 @@ class Calls(nn.Module):
         return self.head(self.mix(x.mean(1)).relu())
 
 
-@pytest.mark.parametrize("reconstruction", ["layer", "block", "layer_then_block"])
+FEW = {
+    "layer": LayerReconstruction(observer=ClipSearch()),
+    "block": BlockReconstruction(observer=ClipSearch(), num_steps=5),
+    "layer_then_block": BlockReconstruction(
+        observer=ClipSearch(), num_steps=5, layer_first=LayerReconstruction(observer=ClipSearch())
+    ),
+}
+
+
+@pytest.mark.parametrize("reconstruction", FEW)
 def test_a_layer_that_runs_twice_is_quantized_once(reconstruction, tmp_path):
     torch.manual_seed(0)
     net, images = Calls(), torch.randn(24, 3, 12, 12)
     found = attnround.quantize(
-        net, images, bits=8, activation=8, rounding=AttentionRound(num_steps=5), reconstruction=reconstruction,
-        progress=False,
+        net, images, bits=8, activation=8, rounding=AttentionRound(num_steps=5), progress=False,
+        reconstruction=FEW[reconstruction],
     )  # fmt: skip
     assert [row["name"] for row in found.report] == ["stem", "shared", "between", "mix", "head"]
     assert logit_sqnr_db(net.eval()(images), found.model(images)) > 25
@@ -400,7 +414,7 @@ class Segmenter(nn.Module):
         return {"out": self.up(y), "aux": self.aux(y.mean((2, 3)))}
 
 
-@pytest.mark.parametrize("options", [{}, {"reconstruction": "block", "rounding": AttentionRound(num_steps=5)}])
+@pytest.mark.parametrize("options", [{}, {"reconstruction": FEW["block"], "rounding": AttentionRound(num_steps=5)}])
 def test_a_model_that_gives_a_dictionary(images, tmp_path, options):
     torch.manual_seed(0)
     net = Segmenter().eval()

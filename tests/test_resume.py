@@ -9,7 +9,14 @@ import torch
 from tests import processes
 from tests.conftest import ROOT
 
-SMALL = ("data.num_calibration=64", "data.limit=100", "quantizer.num_steps=40", "bits=uniform", "bits.bit_width=3")
+SMALL = (
+    "model=timm", "model.name=resnet18", "model.random_init=true", "model.num_classes=10",
+    "model.small_image_stem=true",
+    "model.arguments={in_chans: 1, channels: [8, 16, 16, 24], layers: [1, 1, 1, 1], zero_init_last: false}",
+    "model.preprocessing={input_size: [1, 28, 28], mean: [0.3], std: [0.3]}",
+    "data.num_calibration=64", "data.limit=100", "quantizer.num_steps=20", "reconstruction.burst=10", "bits=uniform",
+    "bits.bit_width=3",
+)  # fmt: skip
 HYDRA = ("config", "hydra", "overrides")
 OBJECTIVES = {
     "layer": ("reconstruction=layer",),

@@ -33,7 +33,8 @@ def sweep(tmp_path):
 def small(image_folder):
     """The real config, shrunken to a few images of noise and a model that nobody trained."""
     return [
-        "model=timm", "model.name=test_resnet", "model.num_classes=10", "model.random_init=true", "data=image_folder",
+        "model=timm", "model.name=test_resnet", "model.num_classes=10", "model.random_init=true",
+        "model.preprocessing={input_size: [3, 32, 32]}", "data=image_folder",
         f"data.root={image_folder}", f"data.calibration={image_folder / 'calibration'}", "data.num_calibration=6",
         "data.num_workers=0", "reconstruction.num_positions=4", "quantizer.num_steps=2",
     ]  # fmt: skip

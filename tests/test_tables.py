@@ -11,9 +11,17 @@ from attnround.study.row import read_rows
 from tests import processes
 from tests.conftest import ROOT
 
+SIDE = "model.preprocessing={input_size: [3, 32, 32]}"
 TABLE = {
     "caption": "Three methods, one of which fails.",
-    "base": ["bits=uniform", "model=timm", "model.name=test_resnet", "model.num_classes=10", "model.random_init=true"],
+    "base": [
+        "bits=uniform",
+        "model=timm",
+        "model.name=test_resnet",
+        "model.num_classes=10",
+        "model.random_init=true",
+        SIDE,
+    ],
     "axes": {
         "method": {
             "nearest": "quantizer=nearest",

@@ -1,24 +1,25 @@
 """The entry as a user meets it: `python src/train.py ...` in a process of its own."""
 
-import gzip
 import json
 import os
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from attnround.data.fashion_mnist import read_idx
 from attnround.experiment import METRICS
 from attnround.files import alone_in
 from attnround.zoo import TimmModel
+from tests.clothes import few_clothes
 from tests.conftest import ROOT
 from tests.wandb_file import WandbFile, run_files
 
-SMALL = ("model=timm", "model.name=test_resnet", "model.num_classes=10", "reconstruction.num_positions=4")
+SMALL = (
+    "model=timm", "model.name=test_resnet", "model.num_classes=10", "model.preprocessing={input_size: [3, 64, 64]}",
+    "reconstruction.num_positions=4",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def own(checkpoint, image_folder):
     return [
         *SMALL, f"model.checkpoint={checkpoint}", "data=image_folder", f"data.root={image_folder}",
         f"data.calibration={image_folder / 'calibration'}", "data.num_calibration=6", "data.num_workers=0",
-        "quantizer.num_steps=20", "hydra.run.dir=run",
+        "quantizer.num_steps=5", "hydra.run.dir=run",
     ]  # fmt: skip
 
 
@@ -94,8 +95,16 @@ def command(entry: str, *arguments: str, python: tuple[str, ...] = (), cwd=None)
     return subprocess.run(words, cwd=cwd, env=os.environ, capture_output=True, text=True)
 
 
-def test_the_main_job(tmp_path):
-    done = command("train", "quantizer=attention_round", "bits=mixed", "hydra.run.dir=run", cwd=tmp_path)
+@pytest.mark.parametrize(
+    "fewer",
+    [
+        ("data.limit=1000", "data.num_calibration=128", "quantizer.num_steps=30"),
+        pytest.param((), marks=pytest.mark.slow),
+    ],
+    ids=["few images", "all"],
+)
+def test_the_main_job(fewer, tmp_path):
+    done = command("train", "quantizer=attention_round", "bits=mixed", *fewer, "hydra.run.dir=run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     metrics = json.loads((tmp_path / "run/record.json").read_text())["metrics"]
     assert metrics["fp32/top1"] >= 93
@@ -118,25 +127,17 @@ def test_several_quantizers_side_by_side(train, own, tmp_path):
 
 
 def test_a_job_that_fails_stops_no_other(train, own, tmp_path):
-    done = train("-m", *own[:-1], "bits=uniform", "bits.bit_width=9,4", "hydra.sweep.dir=sweep")
+    own = [each for each in own if "num_steps" not in each]
+    done = train("-m", *own[:-1], "quantizer=nearest", "bits=uniform", "bits.bit_width=9,4", "hydra.sweep.dir=sweep")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     assert "error: bits.bit_width=9" in done.stderr
     assert (tmp_path / "sweep/1/record.json").exists()
 
 
-@pytest.fixture
-def few_clothes(tmp_path):
-    """A folder with Fashion-MNIST's files, cut off after a hundred images."""
-    for name in ("t10k-images-idx3", "t10k-labels-idx1", "train10k-images-idx3", "train10k-labels-idx1"):
-        some = read_idx(ROOT / f"assets/fashion_mnist/{name}-ubyte.gz")[:100].numpy()
-        head = bytes([0, 0, 8, some.ndim]) + np.array(some.shape, ">i4").tobytes()
-        (tmp_path / f"{name}-ubyte.gz").write_bytes(gzip.compress(head + some.tobytes()))
-    return tmp_path
-
-
-def test_pretraining_writes_weights_that_load(train, few_clothes, tmp_path):
-    short = "training.num_epochs=1", "data.full_train=false", "data.batch_size=10", f"data.root={few_clothes}"
+def test_pretraining_writes_weights_that_load(train, tmp_path):
+    root = few_clothes(tmp_path / "few", 100)
+    short = "training.num_epochs=1", "data.full_train=false", "data.batch_size=10", f"data.root={root}"
     arguments = ("experiment=pretrain", "model=mobilenetv2_050", "logger=wandb", "hydra.run.dir=run")
     done = train(*arguments, *short)
     assert done.returncode == 0, done.stderr

@@ -1,5 +1,6 @@
 """Quantized models as a run leaves them: timm's, folded, rounded, some with quantized inputs."""
 
+import copy
 import functools
 
 import pytest
@@ -39,11 +40,11 @@ MODELS = {  # name: (TimmModel, the placement of its quantizers, None for float 
         "inputs",
         True,
     ),
-    "float inputs": (TimmModel("test_resnet", random_init=True, num_classes=6, preprocessing=SMALL), None, False),
+    "float inputs": (RESNET, None, False),
     "unfolded norms": (
         TimmModel(
             "densenet121", random_init=True, num_classes=4, preprocessing=SMALL,
-            arguments={"block_config": [2, 2], "growth_rate": 8},
+            arguments={"block_config": [1, 1], "growth_rate": 8},
         ),
         None,
         True,
@@ -74,11 +75,18 @@ def quantized(model: nn.Module, placement: str | None, symmetric: bool = True, e
 
 
 @functools.cache
+def built(name: str) -> nn.Module:
+    """A network as it was captured, once for all that differ in their quantizers alone."""
+    torch.manual_seed(0)
+    return captured(MODELS[name][0].build())
+
+
+@functools.cache
 def exported(name: str) -> tuple[nn.Module, dict]:
     """A quantized model and what its file should say of it."""
     settings, placement, symmetric = MODELS[name]
-    torch.manual_seed(0)
-    model = captured(settings.build())
+    model = copy.deepcopy(built(next(other for other in MODELS if MODELS[other][0] == settings)))
+    torch.manual_seed(0)  # for the biases, whether the network was captured for this name or another
     about = {"model": settings.architecture(model), "data": "noise"}
     return quantized(model, placement, symmetric, "equalized" in name), about
 

@@ -51,6 +51,12 @@ def written(model: nn.Module, opset: int, weights: str = "runtime", floats: onnx
     return sealed_onnx(quantized_graph(floats, layers_of(model), opset, weights, quantized_edges(model)), ABOUT)[0]
 
 
+@functools.cache
+def floats_of(name: str) -> onnx.ModelProto:
+    """The float operations of a network of `MODELS` in the newest opset."""
+    return float_graph(exported(name)[0], newest_opset())
+
+
 def constants(raw: bytes) -> dict[str, TensorProto]:
     return {each.name: each for each in onnx.load_model_from_string(raw).graph.initializer}
 
@@ -64,7 +70,7 @@ def differ(model: nn.Module, raw: bytes, images: torch.Tensor) -> float:
 def test_onnxruntime_computes_what_torch_does(name):
     model, _ = exported(name)
     inputs = any(layer.activation is not None for layer in layers_of(model))
-    raw = written(model, newest_opset(), "literal")
+    raw = written(model, newest_opset(), "literal", floats_of(name))
     difference = differ(model, raw, images_for(model, 3, seed=1))
     assert difference < (0.05 if inputs else ALIKE)  # where a tie falls to its other side, a code differs
     stored = {layer.grid.bit_width for layer in layers_of(model)}
@@ -84,7 +90,7 @@ def test_the_oldest_opset_has_int8_alone(name):
     assert {each.domain: each.version for each in onnx.load_model_from_string(raw).opset_import}[""] == 13
 
 
-@pytest.mark.parametrize("name", ["resnet18_slim", "mobilenetv2_050"])
+@pytest.mark.parametrize("name", ["resnet18_slim", pytest.param("mobilenetv2_050", marks=pytest.mark.slow)])
 def test_a_shipped_model_on_real_images(name):
     config = OmegaConf.load(ROOT / f"conf/model/{name}.yaml")
     config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
@@ -97,24 +103,28 @@ def test_a_shipped_model_on_real_images(name):
     assert found.images == found.agreeing == 100
 
 
-KINDS = {
-    "Conv1d": lambda: nn.Sequential(nn.Flatten(2), nn.Conv1d(3, 4, 5, stride=2, padding=1), nn.ReLU()),
-    "Conv3d": lambda: nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv3d(1, 4, (2, 3, 3), padding=(0, 1, 1), stride=2)),
-    "ConvTranspose2d": lambda: nn.Sequential(nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.ReLU()),
-    "ConvTranspose2d, grouped": lambda: nn.ConvTranspose2d(3, 6, 4, stride=3, padding=1, dilation=2, groups=3),
-}
+KINDS = {  # two in a network, so that each is exported once
+    ("ConvTranspose2d", "Conv1d"): lambda: (  # the first in groups
+        nn.ConvTranspose2d(3, 6, 4, stride=3, padding=1, dilation=2, groups=3), nn.AvgPool2d(4), nn.Flatten(2),
+        nn.Conv1d(6, 4, 5, stride=2, padding=1), nn.ReLU(),
+    ),
+    ("ConvTranspose2d", "Conv3d"): lambda: (
+        nn.ConvTranspose2d(3, 4, 3, 2, 1, 1), nn.ReLU(), nn.AvgPool2d(2), nn.Unflatten(1, (1, 4)),
+        nn.Conv3d(1, 4, (2, 3, 3), padding=(0, 1, 1), stride=2),
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("inputs", [None, 8])
-@pytest.mark.parametrize("name", KINDS)
-def test_every_kind_of_layer_is_written(name, inputs, tmp_path):
+@pytest.mark.parametrize("kinds", KINDS, ids=" ".join)
+def test_every_kind_of_layer_is_written(kinds, inputs, tmp_path):
     """Folded, quantized, packed, proven in integers, and the same in ONNX and as a torch program."""
     torch.manual_seed(0)
-    net = nn.Sequential(KINDS[name](), nn.Flatten(), nn.LazyLinear(5)).eval()
+    net = nn.Sequential(*KINDS[kinds](), nn.Flatten(), nn.LazyLinear(5)).eval()
     images = torch.randn(8, 3, 9, 9)
     net(images)
     found = attnround.quantize(net, images, activation=inputs, rounding="gptq", progress=False)
-    assert [row["kind"] for row in found.report] == [name.partition(",")[0], "Linear"]
+    assert [row["kind"] for row in found.report] == [*kinds, "Linear"]
     assert found.verify().faults == []
     for suffix in (".onnx", ".pt2"):
         assert found.export(tmp_path / f"q{suffix}") == 100
@@ -262,7 +272,7 @@ def test_an_operation_without_translation_is_named():
 
 def test_what_a_file_calls_its_tensors():
     """Readable names, any number of images, and nothing of the place where it was written."""
-    model = onnx.load_model_from_string(raw := written(exported("vit")[0], 21))
+    model = onnx.load_model_from_string(raw := written(exported("vit")[0], newest_opset(), floats=floats_of("vit")))
     (images,), (logits,) = model.graph.input, model.graph.output
     assert (images.name, logits.name) == ("images", "logits")
     assert images.type.tensor_type.shape.dim[0].dim_param == logits.type.tensor_type.shape.dim[0].dim_param == "batch"
@@ -286,7 +296,7 @@ def test_values_between_layers_keep_a_network_in_integers():
     layers = {}
     for name in ("resnet", "resnet between layers"):
         model, _ = exported(name)
-        raw = written(model, 25)
+        raw = written(model, newest_opset(), floats=floats_of(name))
         layers[name] = in_integers(raw, "x")
         images = images_for(model, 8, seed=1)
         expected = open_onnx(raw, "x")(images)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from omegaconf import OmegaConf
+from tests.clothes import few_clothes
 from tests.parts import parts_of
 
 from attnround.cli.rows import compose
@@ -22,13 +23,14 @@ SMALL = (
     "data.num_calibration=64", "data.limit=200", "reconstruction.burst=10", "logger=[]", "data.batch_size=100",
 )  # fmt: skip
 W3, W4A8 = ("bits=uniform", "bits.bit_width=3"), ("activation=mse", "bits=uniform")
+FEW = "data.root=few"  # clothes, of which a run with labels takes all
 SMALL_NET = "model=mobilenetv2_050"
 RUNS = {
     "nearest": ("quantizer=nearest", *W3),
     "nearest_calibrated": ("quantizer=nearest_calibrated", *W3),
     "stochastic": ("quantizer=stochastic", *W3),
     "gptq": ("quantizer=gptq", *W3),
-    "coordinate_descent": ("quantizer=coordinate_descent", *W3),
+    "coordinate_descent": ("quantizer=coordinate_descent", "quantizer.max_sweeps=2", *W3),
     "adaround": ("quantizer=adaround", "quantizer.num_steps=20", *W3),
     "flexround": ("quantizer=flexround", "quantizer.num_steps=20", *W3),
     "attention_round": ("quantizer.num_steps=20", *W3),
@@ -47,7 +49,7 @@ RUNS = {
     "mixed": ("quantizer=gptq", SMALL_NET, "bits=mixed"),
     "fisher": ("quantizer=gptq", "bits=fisher", "bits.budget=3"),
     "sensitivity": ("quantizer=gptq", "bits=sensitivity", "bits.budget=3"),
-    "qat": ("quantizer=gptq", "qat=lsq", "qat.num_epochs=1", "qat.held_out=0.5", "qat.batch_size=500", *W3),
+    "qat": ("quantizer=gptq", "qat=lsq", "qat.num_epochs=1", "qat.held_out=0.5", "qat.batch_size=50", FEW, *W3),
 }  # fmt: skip
 METRICS = ("nearest/sqnr_db", "quantized/sqnr_db", "quantized/agreement", "bits/mean")
 
@@ -56,6 +58,8 @@ def outcome(name: str, folder: Path) -> dict[str, object]:
     """The metrics of a run and the fingerprint of its quantized model, to the bit."""
     torch.set_num_threads(1)
     config, choices = compose([*SMALL, *RUNS[name]])
+    if FEW in RUNS[name]:
+        config.data.root = str(few_clothes(folder / "few", 400))
     source = OmegaConf.to_container(config, resolve=False)
     OmegaConf.resolve(config)
     run = Run.of(OmegaConf.to_container(config), source, choices, folder)

@@ -17,7 +17,10 @@ SMALL = {
     "swin_tiny_patch4_window7_224": {
         "img_size": 64, "window_size": 4, "depths": (2, 2), "embed_dim": 24, "num_heads": (2, 4),
     },
-    "levit_128s": {"img_size": 64},
+    "Levit": {
+        "img_size": 64, "embed_dim": (16, 24, 32), "key_dim": 8, "depth": (1, 1, 1), "num_heads": (2, 3, 4),
+    },
+    "vgg11_bn": {"mlp_ratio": 0.01},
     "test_efficientnet": {"pad_type": "same"},  # TF's padding, which is an operation of its own
     "test_vit": {"img_size": 64},
 }  # fmt: skip
@@ -25,7 +28,8 @@ SMALL = {
 
 def small(name: str) -> nn.Module:
     torch.manual_seed(0)
-    return timm.create_model(name, **SMALL.get(name, {})).eval()
+    make = functools.partial(timm.create_model, name) if timm.is_model(name) else getattr(timm.models, name)
+    return make(**SMALL.get(name, {})).eval()
 
 
 def captured(name: str) -> Captured:

@@ -62,7 +62,7 @@ def test_a_trained_networks_sums_are_closer_to_the_float_ones(trained):
     energies = {}
     for residual_target in (False, True):
         student = swap_layers(teacher, dict.fromkeys(find_layers(teacher), 2), ClipSearch())
-        reconstruct(teacher, student, images, AttentionRound(num_steps=20), settings(residual_target, 100))
+        reconstruct(teacher, student, images, AttentionRound(num_steps=3), settings(residual_target, 100))
         energies[residual_target] = [error.square().mean().item() for error in errors_of_sums(teacher, student, images)]
     assert len(energies[True]) == 8
     assert all(new < old for new, old in zip(energies[True], energies[False], strict=True))

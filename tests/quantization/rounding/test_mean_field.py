@@ -62,10 +62,10 @@ def test_the_narrowest_gaussians_descend_by_coordinates():
 @pytest.mark.parametrize("n", [7, 150])
 def test_wide_gaussians_have_the_best_real_valued_means(n, coupled):
     """From elsewhere; in groups of columns that are not independent, of rows that are not either."""
-    problem, grid = Problem(20, n, coupled), Grid(8)
+    problem, grid = Problem(8, n, coupled), Grid(8)
     field, centre = MeanField(problem), torch.zeros_like(problem.centre)
     before = problem(centre)
-    for _ in range(300):
+    for _ in range(100):
         table = GaussianTable(0.7, grid, centre)
         field.sweep(centre, table)
     assert problem(table.mean(centre)) < 1e-3 * before
@@ -74,8 +74,8 @@ def test_wide_gaussians_have_the_best_real_valued_means(n, coupled):
 @pytest.mark.parametrize("coupled", [False, True])
 def test_a_fixed_point_is_the_best_point_given_the_others(coupled):
     """Also where it is beyond the range, and nothing gets stuck; the value of a sweep is then the objective."""
-    problem, grid = Problem(12, 40, coupled), Grid(2)
-    centre = swept(problem, grid, 0.4, 1000)
+    problem, grid = Problem(6, 24, coupled), Grid(2)
+    centre = swept(problem, grid, 0.4, 150)
     assert (centre.abs() > 4).any()
     table = GaussianTable(0.4, grid, centre)
     mean = table.mean(centre)

@@ -1,6 +1,7 @@
 """What every rounding method keeps, one table for all of them."""
 
 import copy
+import functools
 import io
 
 import pytest
@@ -61,6 +62,10 @@ def covariance(n, generator):
 
 @pytest.fixture
 def problem():
+    return make_problem()
+
+
+def make_problem():
     generator = torch.Generator().manual_seed(1)
     u = torch.randn(6, 24, generator=generator) * 1.5
     return u, Grid(3), Output(u, covariance(24, generator))
@@ -80,6 +85,12 @@ def learn(method, problem, seed=0, zero_point=0.0):
     return rounding
 
 
+@functools.cache
+def learned(name):
+    """A method that has learned the problem, once for all tests that only look at it."""
+    return learn(METHODS[name], make_problem())
+
+
 def decided(rounding, zero_point=0.0):
     """The levels decided for, in steps of the scale at the start."""
     levels, gain = rounding.decide(), rounding.gain()
@@ -88,7 +99,7 @@ def decided(rounding, zero_point=0.0):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_decision_is_whole_levels_in_range(name, problem):
-    levels = learn(METHODS[name], problem).decide()
+    levels = learned(name).decide()
     grid = problem[1]
     assert levels.dtype == problem[0].dtype
     assert torch.equal(levels, levels.round())
@@ -98,7 +109,7 @@ def test_the_decision_is_whole_levels_in_range(name, problem):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_same_seed_gives_the_same_bits(name, problem):
-    one, two = learn(METHODS[name], problem), learn(METHODS[name], problem)
+    one, two = learned(name), learn(METHODS[name], problem)
     assert torch.equal(decided(one), decided(two))
 
 
@@ -111,7 +122,7 @@ def test_another_seed_gives_another_draw(problem):
 def test_what_looks_at_the_data_lowers_the_objective_well_below_nearest(name, problem):
     u, grid, objective = problem
     nearest = objective(u.round().clamp(grid.qmin, grid.qmax))
-    assert objective(decided(learn(METHODS[name], problem))) < 0.8 * nearest
+    assert objective(decided(learned(name))) < 0.8 * nearest
 
 
 @pytest.mark.parametrize("name", SOFT)
@@ -133,8 +144,8 @@ def test_a_hard_method_starts_at_nearest(name, problem):
 
 
 @pytest.mark.parametrize("name", [name for name in LEARNED if name != "attention_round_polished"])
-def test_at_the_end_the_mean_is_the_decision(name, problem):
-    rounding = learn(METHODS[name], problem)
+def test_at_the_end_the_mean_is_the_decision(name):
+    rounding = learned(name)
     mean, _ = rounding.moments()
     assert ((mean - decided(rounding)).abs() < 0.1).double().mean() > 0.9
 
@@ -168,7 +179,7 @@ def test_a_zero_point_shifts_the_levels_and_nothing_else(name, problem):
     u, _, objective = problem
     shifted = Output(u + 4, objective.second[0])
     zero_point = torch.full((6, 1), 4.0)
-    signed = decided(learn(METHODS[name], problem))
+    signed = decided(learned(name))
     unsigned = decided(learn(METHODS[name], (u + 4, Grid(3, symmetric=False), shifted), 0, zero_point), zero_point)
     assert ((unsigned - 4 - signed).abs() < 0.05).double().mean() > 0.7  # learning is as chaotic as it is
     ratio = shifted(unsigned) / objective(signed)
@@ -198,7 +209,7 @@ def test_a_run_resumed_half_way_ends_with_the_same_bits(name, problem):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_the_state_round_trips(name, problem):
-    rounding = learn(METHODS[name], problem)
+    rounding = learned(name)
     other, _ = begin(METHODS[name], (problem[0] + 0.3, *problem[1:]), seed=3)
     other.load_state_dict(copy.deepcopy(rounding.state_dict()))
     assert torch.equal(decided(other), decided(rounding))
@@ -235,7 +246,7 @@ def test_who_needs_the_layer_objective_takes_no_other(name):
 @pytest.mark.parametrize("name", ["adaround", "adaround_as_published"])
 def test_adaround_chooses_between_the_two_neighbours(name, problem):
     u, grid, _ = problem
-    levels = learn(METHODS[name], problem).decide()
+    levels = learned(name).decide()
     below = u.floor().clamp(grid.qmin, grid.qmax)
     above = u.ceil().clamp(grid.qmin, grid.qmax)
     assert ((levels == below) | (levels == above)).all()
@@ -259,8 +270,8 @@ def test_stochastic_rounding_is_right_on_average(generator):
     torch.testing.assert_close(levels.mean(0), u[0], rtol=0, atol=0.04)
 
 
-def test_flexround_learns_the_scale_too(problem):
-    rounding = learn(METHODS["flexround"], problem)
+def test_flexround_learns_the_scale_too():
+    rounding = learned("flexround")
     assert (rounding.gain() - 1).abs().max() > 0.01
     mean, _ = rounding.moments()
     torch.testing.assert_close(mean, decided(rounding))
