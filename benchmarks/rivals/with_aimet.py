@@ -2,8 +2,8 @@
 
 Set otherwise than its defaults: a scale a channel (its default_config_per_channel.json), weights symmetric as there;
 8 bits for the first and the last layer; where inputs are quantized, the first and last layer's have 8 bits, and the
-results of sums and activations are quantized too, as its simulation does. Iterations are as it chooses: 10,000 a layer
-at 4 bits and more, 15,000 below. The module it is given has its batch norms folded.
+results of sums and activations are quantized too, as its simulation does. Iterations are as it chooses: 15,000 a layer
+below 8 bits, 10,000 at 8. The module it is given has its batch norms folded.
 """
 
 import tempfile
