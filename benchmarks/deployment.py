@@ -23,11 +23,10 @@ import timm
 import torch
 import tuning
 from torch import Tensor
-from trials import ROOT, model_of, settle
+from trials import model_of, photographs, settle
 
 from attnround.api import ENDS, quantize
 from attnround.bits import Uniform
-from attnround.data import Photos
 from attnround.deploy.kernels import INTEGER_KERNELS
 from attnround.deploy.marked import float_graph
 from attnround.deploy.runtime import onnx_file
@@ -68,11 +67,10 @@ def embedded(name: str) -> Case:
     return Case(case.prepared, case.held_out)
 
 
-def photographs(name: str) -> Case:
+def photographed(name: str) -> Case:
     model = model_of(name)
     net = model.build()
-    parts = {"root": ROOT / "assets/photos/calibration", "evaluation": ROOT / "assets/photos/evaluation"}
-    data = Photos(**{part: str(path) for part, path in parts.items()})
+    data = photographs()
     data.match(net.preprocessing, net.num_classes)
     judged = [batch[0] for batch in data.val_dataloader() if batch is not None]
     return Case(Prepared(model, data.calibration().images), torch.cat(judged))
@@ -86,7 +84,7 @@ def random(name: str) -> Case:
 
 
 NETWORKS: dict[str, Callable[[str], Case]] = {
-    "resnet18_slim": embedded, "mobilenetv2_050": embedded, "lite0": photographs, "resnet18": random,
+    "resnet18_slim": embedded, "mobilenetv2_050": embedded, "lite0": photographed, "resnet18": random,
     "mobilenetv2_100": random, "vit_tiny_patch16_224": random,
 }  # fmt: skip
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from omegaconf import OmegaConf
 
+from attnround.data import Photos
 from attnround.zoo import TimmModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -50,6 +51,12 @@ def model_of(name: str) -> TimmModel:
         config.checkpoint = str(ROOT / f"assets/checkpoints/{name}.safetensors")
     del config["_target_"]
     return TimmModel(**OmegaConf.to_container(config))
+
+
+def photographs() -> Photos:
+    """Those of assets/photos: some to calibrate on, others to be judged on."""
+    parts = {"root": ROOT / "assets/photos/calibration", "evaluation": ROOT / "assets/photos/evaluation"}
+    return Photos(**{part: str(path) for part, path in parts.items()})
 
 
 class Rows:

@@ -17,9 +17,9 @@ from importlib.metadata import version
 
 import torch
 from torch import Tensor, nn
-from trials import MODELS, ROOT, model_of, settle
+from trials import MODELS, ROOT, model_of, photographs, settle
 
-from attnround.data import FashionMNIST, Photos
+from attnround.data import FashionMNIST
 from attnround.evaluation import fidelity, is_right, logits
 from attnround.machine import peak_mib, processor
 
@@ -48,8 +48,7 @@ def case_of(network: str, seed: int) -> Case:
     if network in MODELS:
         data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION, limit=NUM_JUDGED, seed=seed)
     else:
-        parts = {"root": ROOT / "assets/photos/calibration", "evaluation": ROOT / "assets/photos/evaluation"}
-        data = Photos(**{part: str(path) for part, path in parts.items()})
+        data = photographs()
     data.match(net.preprocessing, net.num_classes)
     images = data.calibration().images
     batches = [each for each in data.val_dataloader() if each is not None]

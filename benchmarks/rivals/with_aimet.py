@@ -1,8 +1,8 @@
 """AIMET's AdaRound, by its authors: aimet_torch.adaround, then a QuantizationSimModel where inputs are quantized.
 
 Set otherwise than its defaults: a scale a channel (its default_config_per_channel.json), weights symmetric as there;
-8 bits for the first and the last layer; where inputs are quantized, the first and last layer's have 8 bits, and the
-results of sums and activations are quantized too, as its simulation does. Iterations are as it chooses: 15,000 a layer
+8 bits for the weights of the first and the last layer, not for their inputs; where inputs are quantized, the results of
+sums and activations are too, as its simulation does. Iterations are as it chooses: 15,000 a layer
 below 8 bits, 10,000 at 8. The module it is given has its batch norms folded.
 """
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import aimet_torch
 import torch
 from aimet_torch.adaround import Adaround, AdaroundParameters
-from cell import Case
+from cell import BATCH, Case
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -25,7 +25,7 @@ CONFIG = str(Path(aimet_torch.__file__).parent / "common/quantsim_config/default
 def adaround(case: Case, weights: int, inputs: int | None) -> nn.Module:
     module = Prepared(case.module, case.images).teacher
     layers = [each for each in module.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
-    loader = DataLoader(case.images, batch_size=64)
+    loader = DataLoader(case.images, batch_size=BATCH)
     settings = AdaroundParameters(loader, len(loader), forward_fn=lambda net, batch: net(batch))
     sample = case.images[:1]
     with tempfile.TemporaryDirectory() as folder:

@@ -17,17 +17,17 @@ LARGEST = 2**30  # bytes of a tensor that is kept
 def processor() -> str:
     """The processor's name with its instructions for vectors, and how many cores this process may use."""
     about = _cpuinfo()
-    name, vectors = about.get("model name") or platform.processor() or platform.machine(), instructions()
+    name, vectors = about.get("model name") or platform.processor() or platform.machine(), _vectors(about)
     return f"{name}{f' ({vectors})' if vectors else ''}, {num_cores()} cores"
 
 
-def instructions() -> str:
+def _vectors(about: dict[str, str]) -> str:
     """The widest instructions for vectors, and whether products of bytes have some: what one name has or has not.
 
     Sums of floats come in another order with other ones, and 8-bit layers run several times faster with VNNI. Empty
     where the system does not say, as on ARM.
     """
-    flags = set(_cpuinfo().get("flags", "").split())
+    flags = set(about.get("flags", "").split())
     widest = next((name for flag, name in WIDTHS.items() if flag in flags), "")
     return f"{widest} VNNI" if flags & {"avx512_vnni", "avx_vnni"} else widest
 
