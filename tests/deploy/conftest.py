@@ -40,7 +40,7 @@ MODELS = {  # name: (TimmModel, the placement of its quantizers, None for float 
         "inputs",
         True,
     ),
-    "float inputs": (TimmModel("test_resnet", random_init=True, num_classes=6, preprocessing=SMALL), None, False),
+    "float inputs": (RESNET, None, False),
     "unfolded norms": (
         TimmModel(
             "densenet121", random_init=True, num_classes=4, preprocessing=SMALL,

@@ -40,7 +40,7 @@ class _Dequantized(nn.Module):
 
     def forward(self, levels: Tensor) -> Tensor:
         weight = dequantize(levels, self.scale, self.zero_point)
-        return weight.contiguous(memory_format=torch.channels_last) if weight.ndim == 4 else weight
+        return weight.clone(memory_format=torch.channels_last) if weight.ndim == 4 else weight  # with one channel too
 
 
 @torch.no_grad()
