@@ -32,7 +32,7 @@ format: $(STAMP) ## put the code into the project's form
 test-slow: $(STAMP) ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m slow
 
-reliability: $(STAMP) ## damage, kills, full disks and nonsense values, as a table and results/reliability.csv
+reliability: $(STAMP) ## damage, kills, full disks, environments and nonsense values, as a table and results/reliability.csv
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/reliability --reliability
 
 DOCS := .venv/.docs

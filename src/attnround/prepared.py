@@ -5,7 +5,7 @@ import dataclasses
 import logging
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -252,23 +252,29 @@ def start_at_smallest(
     device: torch.device | str,
     seed: int,
     rounded: Callable[[Captured], object],
+    known: Sequence[dict[str, float]] = (),
+    tried: Callable[[Sequence[dict[str, float]]], None] = lambda trials: None,
 ) -> Start:
     """`start` at the smallest budget whose quantized model still agrees with the float one.
 
     Whole quantizations are tried, budget by budget; their time is that of the allocation. rounded: rounds a student in
-    place, as it will be.
+    place, as it will be; known: the trials that a run which was killed had made; tried: is given all after each.
     """
     begun = time.perf_counter()
-    trials: list[dict[str, float]] = []
+    trials = list(known)
 
     def at(budget: float) -> Start:
         return start(prepared, auto.at(budget), activation, reconstruction, device=device, seed=seed)
 
     def agreement_at(budget: float) -> float:
+        for trial in known:
+            if trial["budget"] == budget:
+                return trial["agreement"]
         found = at(budget)
         rounded(found.student)
         percent = agreement(prepared.logits, logits(found.student, prepared.images))
         trials.append({"budget": budget, "mean_bits": found.mean_bits, "agreement": percent})
+        tried(trials)
         log.info("%-12s auto: %.3g %s agree to %.2f %%", "bits", budget, auto.unit, percent)
         return percent
 

@@ -22,6 +22,7 @@ from attnround.deploy.seal import ENTRY, NO_DIGEST, seal
 from attnround.experiment.card import write_card
 from attnround.experiment.identity import identity
 from attnround.experiment.schema import read_record, read_run
+from attnround.experiment.trials import Trials
 from attnround.files import digest_of, sealed_json
 from attnround.qat.run import load_weights as load_training
 from attnround.qat.run import read as read_training
@@ -119,6 +120,7 @@ def _of_a_run() -> Iterator[Kind]:
     plain, verified = json.dumps(RECORD).encode(), sealed_json(VERIFIED, 2).encode()
     yield Kind("record.json", sealed_json(RECORD, 2).encode(), _record, parts=content, joined=sealed, free=FREE)
     yield Kind("an older record.json", plain, _record, parts=json.loads, sealed=False, free=FREE)
+    yield Kind("trials.json", _trials(), _tried, parts=content, joined=sealed)
     more = {"findings.*": ("gone",)}
     yield Kind("verify.json", verified, _verified, parts=content, joined=sealed, free=more)
     yield Kind("a row", _row(), _rows, parts=content, joined=own_row, free=FREE_OF_ROW)
@@ -157,6 +159,15 @@ def _row() -> bytes:
         write_row(row, Path(folder))
         (path,) = Path(folder).iterdir()
         return path.read_bytes()
+
+
+def _trials() -> bytes:
+    trials = [{"budget": 8.0, "mean_bits": 8.0, "agreement": 99.5}, {"budget": 5, "mean_bits": 4.9, "agreement": 98.0}]
+    return sealed_json({"identity": "it", "trials": trials}, 2).encode()
+
+
+def _tried(path: Path) -> object:
+    return Trials(path, "it").read()
 
 
 def _rows(path: Path) -> object:

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from pkgutil import resolve_name
 
@@ -24,33 +25,42 @@ WORDS = (
     "data=photos", "data.num_workers=0", "quantizer.num_steps=40", "bits=uniform", "bits.bit_width=3",
     "reconstruction.burst=10",
 )  # fmt: skip
-PARTS = ("model", "data", "quantizer", "bits", "activation", "reconstruction", "qat", "trainer")
 MOMENTS = (  # after each call of these it may be killed
     "os.fsync",  # of every file that is written, before it has its name
     "os.replace",  # as it has
     "attnround.reconstruction.loop.ReconstructionLoop.run_burst",
     "attnround.reconstruction.Checkpoint.save",
+    "attnround.experiment.trials.Trials.write",
+    "attnround.qat.module.QatModule.training_step",
+    "pytorch_lightning.Trainer.save_checkpoint",
 )
 
 
 def pictures(root: Path) -> Path:
-    """A folder of a few pictures, no two of which are near copies."""
-    root.mkdir()
+    """A folder of a few pictures of two classes, no two of which are near copies."""
     rng = np.random.default_rng(0)
-    for number in range(12):
+    for number, (part, name) in enumerate(product(("train", "train", "train", "val"), "0077")):
+        folder = root / part / name
+        folder.mkdir(parents=True, exist_ok=True)
         shapes = Image.fromarray(rng.integers(0, 256, (4, 5, 3), dtype=np.uint8))
-        shapes.resize((160, 120), Image.Resampling.BICUBIC).save(root / f"{number}.png")
+        shapes.resize((160, 120), Image.Resampling.BICUBIC).save(folder / f"{number}.png")
     return root
 
 
 def quantize(folder: Path, images: Path, more: Sequence[str] = (), resume: bool = False) -> None:
-    """A run into this folder."""
-    config, choices = compose([*WORDS, f"data.root={images}", *more])
+    """A run into this folder. more: words, which come in place of those of their group."""
+    groups = tuple(each.partition("=")[0] + "." for each in more)
+    words = [each for each in WORDS if not each.replace("=", ".").startswith(groups)]
+    config, choices = compose([*words, f"data.root={images}", *more])
     source = OmegaConf.to_container(config, resolve=False)
     OmegaConf.resolve(config)
     run = replace(Run.of(OmegaConf.to_container(config), source, choices, folder), resume=resume)
     folder.mkdir(exist_ok=True)
-    parts = {part: instantiate(config[part], _convert_="all") for part in PARTS}
+    parts = {
+        name: instantiate(part, _convert_="all")
+        for name, part in config.items()
+        if OmegaConf.is_dict(part) and "_target_" in part
+    }
     logging.getLogger("attnround").setLevel(logging.ERROR)
     task_of("quantize")(**parts, logger={}, seed=0, run=run)
 
@@ -74,10 +84,10 @@ def calls(work: Callable[[], None]) -> Counter[str]:
     return found
 
 
-def moments(work: Callable[[], None], count: int, seed: int) -> list[tuple[str, int]]:
-    """Random moments of a work, of each kind as many."""
+def moments(work: Callable[[], None], seed: int) -> list[tuple[str, int]]:
+    """A random moment of a work, of each kind that it has."""
     draw, totals = random.Random(seed), calls(work)
-    return [(MOMENTS[i % len(MOMENTS)], draw.randint(1, totals[MOMENTS[i % len(MOMENTS)]])) for i in range(count)]
+    return [(place, draw.randint(1, totals[place])) for place in MOMENTS if totals[place]]
 
 
 if __name__ == "__main__":

@@ -51,10 +51,13 @@ def check_resumed(folder: Path, config: DictConfig) -> None:
     """Raise InputError where what the folder holds is of a run with another config."""
     from attnround.cli.entry import keep_empty, own_choices
     from attnround.experiment.identity import identity
+    from attnround.experiment.trials import Trials
     from attnround.reconstruction import Checkpoint
 
     config = config.copy()
     OmegaConf.set_readonly(config, False)
     keep_empty(config, config.hydra.overrides.task)
     source = OmegaConf.to_container(config, resolve=False)
-    Checkpoint(folder / "reconstruction.pt", identity(source, own_choices(config.hydra.runtime.choices))).read()
+    asked = identity(source, own_choices(config.hydra.runtime.choices))
+    for kept in (Trials(folder / "trials.json", asked), Checkpoint(folder / "reconstruction.pt", asked)):
+        kept.read()

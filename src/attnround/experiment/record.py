@@ -18,8 +18,8 @@ from attnround.machine import processor
 
 RESULTS = (  # the record first: without it the rest is of no finished run
     "record.json", "allocation.json", "model_card.md", "quantized.*", "model.safetensors", "layers.csv", "layers.png",
-    "moved.png", "losses.png", "trials.png", "photos.png", "reconstruction.pt", "qat.csv", "qat", "verify.*",
-    "verify_*.json", "export_*.json",
+    "moved.png", "losses.png", "trials.png", "photos.png", "trials.json", "reconstruction.pt", "qat.csv", "qat",
+    "verify.*", "verify_*.json", "export_*.json",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
 

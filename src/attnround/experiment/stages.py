@@ -17,9 +17,10 @@ from attnround.evaluation import Outputs, evaluate, fidelity, size_mib
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import kept_starts, say
 from attnround.experiment.record import Run
+from attnround.experiment.trials import Trials
 from attnround.files import write_atomically
 from attnround.graph import Captured, Equalization, captured, joined
-from attnround.prepared import NO_EQUALIZATION, Prepared, start, start_at_smallest
+from attnround.prepared import NO_EQUALIZATION, Prepared, Start, start, start_at_smallest
 from attnround.qat import finetune
 from attnround.quantization.observer import sqnr_db
 from attnround.reconstruction import Checkpoint, UnitReport, reconstruct
@@ -103,12 +104,12 @@ def fold(
 
 def find_start(job: Job) -> Metrics:
     """Find the bits and the scales; write allocation.json. The student is rounded to nearest then."""
-    given = (job.prepared, job.bits, job.activation, job.reconstruction)
-    settings = {"device": job.trainer.device, "seed": job.run.seed}
     if isinstance(job.bits, Auto):
-        found = start_at_smallest(*given, **settings, rounded=_rounded_alone(job))
+        found = _start_at_smallest(job, job.bits)
     else:
-        found = start(*given, **settings)
+        found = start(
+            job.prepared, job.bits, job.activation, job.reconstruction, device=job.trainer.device, seed=job.run.seed
+        )
     allocation = found.allocation
     job.run.clear()
     write_atomically(job.run.output_dir / "allocation.json", allocation_json(allocation, found.layers))
@@ -125,6 +126,25 @@ def find_start(job: Job) -> Metrics:
         "time/allocation_s": found.allocation_s,
         "time/scales_s": found.scales_s,
     }
+
+
+def _start_at_smallest(job: Job, bits: Auto) -> Start:
+    """Each budget that is tried is kept on disk, and those of a run that was killed are not tried again."""
+    run = job.run
+    kept = Trials(run.output_dir / "trials.json", run.identity)
+    known = kept.read() if run.resume else []
+    if known:
+        say("resume", f"{len(known)} budgets of {kept.path} were tried")
+
+    def tried(trials: Sequence[dict[str, float]]) -> None:
+        if len(trials) == 1:
+            run.clear()
+        kept.write(trials)
+
+    return start_at_smallest(
+        job.prepared, bits, job.activation, job.reconstruction, device=job.trainer.device, seed=run.seed,
+        rounded=_rounded_alone(job), known=known, tried=tried,
+    )  # fmt: skip
 
 
 def _rounded_alone(job: Job) -> Callable[[Captured], list[UnitReport]]:
@@ -184,7 +204,7 @@ def round_weights(job: Job) -> Metrics:
     """Reconstruct the student in place, from its last finished unit where the run goes on."""
     run = job.run
     checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.identity)
-    if run.goes_on:
+    if run.resume and checkpoint.path.exists():
         say("resume", f"{len(checkpoint.restore(job.student))} finished units of {checkpoint.path}")
     begun = time.perf_counter()
     job.reports = fit_reconstruction(
