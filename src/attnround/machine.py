@@ -65,14 +65,12 @@ def memory_kept() -> Iterator[None]:
     """Within, the memory of large tensors that are freed stays with the process, for the next ones; with glibc alone.
 
     Otherwise it goes back to the system, which clears every page before it gives it out again: of a forward pass of
-    MobileNetV2 at 224 pixels and 64 images that takes three quarters of the time. What was freed before goes back
-    first: of an evaluation at 224 pixels a gigabyte in pieces, into which other tensors do not fit.
+    MobileNetV2 at 224 pixels and 64 images that takes three quarters of the time.
     """
     libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     if libc is None:
         yield
         return
-    libc.malloc_trim(0)
     libc.mallopt(MMAP_THRESHOLD, LARGEST)
     libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST - 1)
     try:
