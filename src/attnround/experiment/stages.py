@@ -110,8 +110,8 @@ def find_start(job: Job) -> Metrics:
         found = start(
             job.prepared, job.bits, job.activation, job.reconstruction, device=job.trainer.device, seed=job.run.seed
         )
+        job.run.clear()
     allocation = found.allocation
-    job.run.clear()
     write_atomically(job.run.output_dir / "allocation.json", allocation_json(allocation, found.layers))
     warn_of_lost(found.student, found.layers)
     basis = f" by {allocation.convention}" if allocation.convention else ""
@@ -129,12 +129,16 @@ def find_start(job: Job) -> Metrics:
 
 
 def _start_at_smallest(job: Job, bits: Auto) -> Start:
-    """Each budget that is tried is kept on disk, and those of a run that was killed are not tried again."""
+    """Each budget that is tried is kept on disk, and those of a run that was killed are not tried again.
+
+    What an earlier run left in the folder goes as soon as the first budget shows that this one can be.
+    """
     run = job.run
     kept = Trials(run.output_dir / "trials.json", run.identity)
     known = kept.read() if run.resume else []
     if known:
         say("resume", f"{len(known)} budgets of {kept.path} were tried")
+        run.clear()
 
     def tried(trials: Sequence[dict[str, float]]) -> None:
         if len(trials) == 1:
