@@ -21,3 +21,8 @@ def test_one_device_asks_for_no_cluster(monkeypatch):
 def test_devices_are_a_number(devices):
     with pytest.raises(InputError, match=r"trainer\.devices"):
         TrainerSettings(devices=devices)
+
+
+def test_a_precision_that_no_stage_but_lightning_knows_is_refused():
+    with pytest.raises(InputError, match=r"trainer\.precision=16-mixed: give one of 32-true, bf16-mixed"):
+        TrainerSettings(precision="16-mixed")

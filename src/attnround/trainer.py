@@ -12,6 +12,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 from attnround.errors import InputError, check_number, reason
 from attnround.progress import bar
 
+PRECISIONS = ("32-true", "bf16-mixed")
 QUIET = (
     "does not have many workers",  # images in memory need none, and image folders set data.num_workers
     "The number of training batches",  # an epoch of reconstruction is a handful of bursts
@@ -25,7 +26,7 @@ QUIET = (
 
 @dataclass(frozen=True)
 class TrainerSettings:
-    """The device side of every Trainer of a run. precision is Lightning's word for it: 32-true, bf16-mixed.
+    """The device side of every Trainer of a run. precision is Lightning's word for it, one of `PRECISIONS`.
 
     devices, strategy: what a fit with labels is spread over, and how; all else runs on one device.
     """
@@ -38,6 +39,8 @@ class TrainerSettings:
     def __post_init__(self) -> None:
         if self.devices != -1:  # all there are
             check_number("trainer.devices", self.devices, least=1, most=1024, whole=True)
+        if self.precision not in PRECISIONS:
+            raise InputError(f"trainer.precision={self.precision}: give one of {', '.join(PRECISIONS)}")
 
     @property
     def device_name(self) -> str:

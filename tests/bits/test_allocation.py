@@ -129,6 +129,7 @@ def test_a_budget_out_of_reach_says_the_range(make, budget, pinned, problem):
         ({"rule": "sort"}, "bits.rule=sort"),
         ({"relative_to": "mean"}, "bits.relative_to=mean: give one of logits, prediction, rms, max, nothing, fisher"),
         ({"eps": 0.1, "folded": False}, "bits.relative_to=logits leaves no choice of bits.eps, bits.folded"),
+        ({"relative_to": "rms", "places": "apart"}, "bits.relative_to=rms leaves no choice of bits.places"),
     ],
 )
 def test_what_contradicts_itself_is_refused_in_a_line(options, said, problem):
@@ -250,6 +251,11 @@ def test_auto_says_how_far_the_most_on_offer_falls_short(problem):
         Auto(allocator=Mixed()).smallest(lambda budget: 97.0, problem)
 
 
+def test_auto_finds_the_budget_and_takes_none():
+    with pytest.raises(InputError, match=r"^bits\.allocator\.budget=3: bits=auto finds the budget"):
+        Auto(allocator=Mixed(budget=3))
+
+
 @each_allocator
 def test_an_allocation_goes_to_a_file_and_back(make, problem, tmp_path):
     allocation = make(budget=4.2).allocate(problem)
@@ -296,8 +302,8 @@ def test_a_file_of_other_shapes_or_no_file_is_refused(problem, tmp_path):
     path.write_text(allocation_json(Uniform().allocate(other), other.layers))
     with pytest.raises(InputError, match=r"block.4 has the shape \[4, 60\], not \[4, 61\]"):
         File(path=str(path)).allocate(problem)
-    with pytest.raises(InputError, match="cannot be read"):
-        File(path=str(tmp_path / "none.json")).allocate(problem)
+    with pytest.raises(InputError, match="cannot be read"):  # before any work
+        File(path=str(tmp_path / "none.json"))
 
 
 @pytest.mark.parametrize(

@@ -57,6 +57,7 @@ def test_where_its_quantizer_fails_the_export_stays(folder, monkeypatch, caplog)
     [
         ({"compare_with": "tensorrt"}, "compare_with=tensorrt: give one of onnxruntime"),
         ({"model": None}, "compare_with=onnxruntime needs the float model: give model=resnet18_slim"),
+        ({"compare_with": None}, "give that too, or leave model out"),
         ({"format": "torch"}, "give format=onnx and preprocessing=beside"),
         ({"preprocessing": "graph"}, "give format=onnx and preprocessing=beside"),
     ],

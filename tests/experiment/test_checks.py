@@ -98,7 +98,12 @@ def test_an_export_says_how_its_weights_run(folder, weights, caplog):
 
 @pytest.mark.parametrize(
     ("kind", "opset", "word"),
-    [("onnx", 12, "opset=12: give a whole number"), ("onnx", 99, "opset=99"), ("tflite", None, "none of")],
+    [
+        ("onnx", 12, "opset=12: give a whole number"),
+        ("onnx", 99, "opset=99"),
+        ("torch", 17, "opset and weights are of format=onnx"),
+        ("tflite", None, "none of"),
+    ],
 )
 def test_what_cannot_be_exported_is_a_line(folder, kind, opset, word):
     with pytest.raises(InputError, match=word):

@@ -101,3 +101,9 @@ def test_the_small_stem_keeps_the_size_of_small_images(name):
 def test_preprocessing_must_fit_the_model(settings, word):
     with pytest.raises(InputError, match=word):
         TimmModel(NAME, random_init=True, **settings).build()
+
+
+@pytest.mark.parametrize("others", [{"pretrained": True}, {"checkpoint": "a.pth"}])
+def test_weights_come_from_one_place(others):
+    with pytest.raises(InputError, match=r"and model\.random_init=true contradict each other"):
+        TimmModel(NAME, random_init=True, **others)

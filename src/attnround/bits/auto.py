@@ -24,6 +24,9 @@ class Auto:
     def __post_init__(self) -> None:
         check_number("bits.max_drop", self.max_drop, least=0, most=100)
         check_number("bits.num_trials", self.num_trials, least=1, whole=True)
+        given, usual = self.allocator.budget, type(self.allocator).budget
+        if given not in (None, usual):
+            raise InputError(f"bits.allocator.budget={given}: bits=auto finds the budget: leave it out")
 
     @property
     def unit(self) -> str:

@@ -11,7 +11,7 @@ import yaml
 from attnround.bits.allocation import Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, listed, reason
 from attnround.files import json_text
-from attnround.quantization.pins import Pins, check_bit_width
+from attnround.quantization.pins import Pins, check_bit_width, check_pins
 from attnround.typed import Plain, check, parsed
 
 ROWS = {"layers": [{"layer": str, "bits?": Plain, "shape?": [int]}]}
@@ -48,6 +48,10 @@ class File(Allocator):
 
     path: str
     pinned: Pins = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_pins("bits.pinned", self.pinned)
+        self._read()  # what is wrong with it is said before any work
 
     def allocate(self, problem: Problem) -> Allocation:
         """Raises InputError for a file that is not there or not whole, and for missing or foreign layers."""

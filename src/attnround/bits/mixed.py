@@ -50,6 +50,8 @@ class Mixed(Budgeted):
             raise InputError(f"bits.relative_to={self.relative_to}: give one of {words}")
         if self.relative_to in RELATIVE_TO:
             self.convention()
+            if self.places != Mixed.places:
+                raise InputError(f"bits.relative_to={self.relative_to} leaves no choice of bits.places")
         elif self._of_convention():
             raise InputError(f"bits.relative_to={self.relative_to} leaves no choice of {listed(self._of_convention())}")
         check_number("bits.num_probes", self.num_probes, least=1, whole=True)

@@ -65,6 +65,8 @@ def export(
         raise InputError(f"format={format} is none of {', '.join(FORMATS)}")
     if preprocessing not in PREPROCESSING or (preprocessing == "graph" and format != "onnx"):
         raise InputError(f"preprocessing={preprocessing}: give beside, or with format=onnx graph")
+    if format != "onnx" and (opset is not None or weights != "runtime"):
+        raise InputError(f"opset and weights are of format=onnx: leave them out with format={format}")
     record, source = of_run(folder, factory)
     check_rival(compare_with, (format, preprocessing), model, record)
     content = read(source)
@@ -115,9 +117,11 @@ def export(
 def check_rival(compare_with: str | None, taken: tuple[str, str], model: Blueprint | None, record: dict) -> None:
     """Raise InputError for another rival than onnxruntime, and where its files would not take what this one does.
 
-    taken: format and preprocessing.
+    taken: format and preprocessing; model: of the comparison alone.
     """
     if compare_with is None:
+        if model is not None:
+            raise InputError(f"model is what compare_with={RIVAL} compares with: give that too, or leave model out")
         return
     if compare_with != RIVAL:
         raise InputError(choice("compare_with", compare_with, [RIVAL]))

@@ -49,6 +49,7 @@ def prepare(job: Job) -> Metrics:
     say("weights", teacher.weights_from)
     job.data.match(teacher.preprocessing, teacher.num_classes)
     check_labels(job.data, job.run)
+    job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
     job.calibration = job.data.calibration()
     skipped = f", {len(job.calibration.skipped)} unreadable files skipped" if job.calibration.skipped else ""
     say("calibration", f"{len(job.calibration.images)} images of {job.calibration.source}, no labels{skipped}")
@@ -56,7 +57,6 @@ def prepare(job: Job) -> Metrics:
         say("model", remark)
     job.prepared = fold(teacher, job.calibration.images, job.model.architecture(teacher), job.equalization)
     job.calibration = dataclasses.replace(job.calibration, images=job.prepared.images)  # of the two copies one
-    job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
     return {}
 
 

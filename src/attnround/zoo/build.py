@@ -45,6 +45,10 @@ class TimmModel:
     def __post_init__(self) -> None:
         if self.num_classes is not None:
             check_number("model.num_classes", self.num_classes, least=1, whole=True)
+        sources = {"checkpoint": self.checkpoint, "pretrained": self.pretrained, "random_init": self.random_init}
+        given = [f"model.{option}={value}".replace("True", "true") for option, value in sources.items() if value]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} contradict each other: one says where the weights come from")
 
     def build(self) -> nn.Module:
         """The model in eval mode, with attributes `preprocessing` (timm's data config), `num_classes` and `licence`.
