@@ -184,6 +184,9 @@ BAD = {
     "class": (["quantizer._target_=os.system"], "cannot be given here"),
     "launcher": (["-m", "hydra/launcher=nodes"], "basic"),
     "unknown metric": (["metric=quantized/top5"], "give quantized/top1"),
+    "metric of another run": (["metric=ptq/top1"], "metric=ptq/top1 is of training with labels: give qat=lsq"),
+    "group of another task": (["experiment=pretrain", "bits=uniform"], "task=pretrain takes no bits: leave it out"),
+    "resume elsewhere": (["resume=."], "resume=. goes on there: leave out hydra.run.dir=run"),
     "empty folder": (["hydra.run.dir="], "hydra.run.dir= is empty"),
     "unwritable output": (["hydra.run.dir=/dev/null/run"], "/dev/null"),
 }

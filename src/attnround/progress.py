@@ -22,6 +22,6 @@ def silent(quiet: bool = True) -> Iterator[None]:
 
 def bar(total: int, description: str, unit: str, shown: bool = True) -> tqdm:
     """A bar that goes when it is done, on standard error or in a notebook; silent where that is neither."""
-    seen = sys.stderr.isatty() or "ipykernel" in sys.modules
+    seen = "ipykernel" in sys.modules or (sys.stderr is not None and sys.stderr.isatty())  # None: it was closed
     hidden = _SILENT.get() or not (shown and seen)
     return tqdm(total=total, desc=description, unit=unit, leave=False, dynamic_ncols=True, disable=hidden)

@@ -1,6 +1,7 @@
 """W&B as a job meets it: the run's file is read back. Nothing here reaches a server."""
 
 import json
+import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -17,6 +18,7 @@ from attnround.errors import InputError
 from attnround.experiment.identity import identity
 from attnround.experiment.loggers import closing, publish
 from attnround.experiment.loggers.labels import Labels
+from attnround.experiment.loggers.wandb import PLACES
 from attnround.experiment.record import Run
 
 GROUPS = ("model", "quantizer", "bits", "activation", "reconstruction", "qat", "experiment")
@@ -197,6 +199,15 @@ def test_nothing_goes_online_that_was_not_asked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
     monkeypatch.delenv("WANDB_MODE")
     assert logged(*made(tmp_path)).exit_code == 0  # an offline run's file
+
+
+def test_all_files_lie_in_the_folder_of_the_run(tmp_path, monkeypatch):
+    for name in PLACES:
+        monkeypatch.delenv(name)
+    run, loggers = made(tmp_path)
+    with closing(loggers, run, GROUPS):
+        assert {os.environ[name] for name in PLACES} == {str(tmp_path / "wandb" / place) for place in PLACES.values()}
+    assert not PLACES.keys() & os.environ.keys()  # the next job has its own
 
 
 def test_disabled_writes_nothing(tmp_path, monkeypatch):

@@ -107,3 +107,9 @@ def test_preprocessing_must_fit_the_model(settings, word):
 def test_weights_come_from_one_place(others):
     with pytest.raises(InputError, match=r"and model\.random_init=true contradict each other"):
         TimmModel(NAME, random_init=True, **others)
+
+
+@pytest.mark.parametrize("arguments", [{"features_only": True}, {"num_classes": 0}])
+def test_a_model_that_gives_no_classes_is_refused(arguments):
+    with pytest.raises(InputError, match="gives no classes then"):
+        TimmModel(NAME, random_init=True, arguments=arguments).build()

@@ -29,6 +29,8 @@ class Claim(Callback):
         try:
             if not str(config.hydra.run.dir):
                 raise InputError("hydra.run.dir= is empty: give a folder")
+            if config.get("resume") and folder.resolve() != Path(config.resume).resolve():
+                raise InputError(f"resume={config.resume} goes on there: leave out hydra.run.dir={folder}")
             claim(folder)
             if config.get("resume"):
                 check_resumed(folder, config)

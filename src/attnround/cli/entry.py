@@ -12,10 +12,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from attnround.cli.claim import MAKE_A_RUN, claimed, held
+from attnround.cli.exhausted import exhausted
 from attnround.cli.help import asks_for_help, help_page
 from attnround.cli.kinds import check_kinds
-from attnround.cli.parsed import at_home, split
+from attnround.cli.options import groups_of
+from attnround.cli.parsed import at_home, parsed, split
 from attnround.cli.signals import Stopped, heard, how_to_go_on
+from attnround.cli.streams import unheard
 from attnround.cli.words import check, check_given, explained, explained_in_job
 from attnround.errors import InputError, choice
 from attnround.files import CHECKOUT, SHIPPED, alone_in, python_path
@@ -24,12 +27,15 @@ if TYPE_CHECKING:
     from attnround.experiment.record import Run
 
 CONF = str(SHIPPED / "conf")
+NO_PARTS = {"paths", "experiment"}  # groups that are not handed to a task
 ROOT = Path(os.environ.setdefault("ATTNROUND_ROOT", str(CHECKOUT or Path.cwd())))  # below it lie outputs and results
 os.environ.setdefault("ATTNROUND_SHIPPED", str(SHIPPED))
 os.environ["PYTHONPATH"] = python_path()  # of what a launcher starts in another process
+os.environ["MPLBACKEND"] = "agg"  # pictures are files; that of the notebook which started this may not be installed
 OmegaConf.register_new_resolver("first", lambda *values: next(value for value in values if value), replace=True)
 
 
+@unheard()
 def start(main: Callable[[], object]) -> None:
     """Call `main`, which Hydra wraps; exit with one clear line where the user can mend what is wrong.
 
@@ -38,6 +44,7 @@ def start(main: Callable[[], object]) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # else Hydra prints half a traceback itself
     entry, overrides, flags = main.__module__.rpartition(".")[2], [], []
     try:
+        check_encoding(sys.argv)
         overrides, flags = split(list(map(at_home, sys.argv[1:])))
         if asks_for_help(flags):
             print(help_page(entry, sys.modules[main.__module__].__doc__ or "", overrides))
@@ -63,6 +70,16 @@ def start(main: Callable[[], object]) -> None:
         held.close()
 
 
+def check_encoding(words: Sequence[str]) -> None:
+    """Raise InputError where the locale's encoding lacks letters of these: no file could name such a path."""
+    for word in words:
+        if not word.isascii() and any("\ud800" <= letter <= "\udfff" for letter in word):
+            shown = word.encode(errors="surrogateescape").decode(errors="backslashreplace")
+            raise InputError(
+                f"{shown}: this locale is {sys.getfilesystemencoding()}: set PYTHONUTF8=1, or LC_ALL=C.UTF-8"
+            )
+
+
 def are_several(flags: Sequence[str]) -> bool:
     """Whether these ask for a multirun."""
     return "-m" in flags or "--multirun" in flags
@@ -78,7 +95,8 @@ def perform(cfg: DictConfig) -> float:
     with failing_in_a_line(cfg), contextlib.ExitStack() as locks:
         job = HydraConfig.get()
         check_given(cfg, job.runtime.choices, job.job.config_name)
-        check_metric(cfg)
+        check_used(cfg, job)
+        check_metric(cfg, job.runtime.choices)
         run = run_of(cfg)
         if run.task in MAKE_A_RUN and job.mode == RunMode.MULTIRUN:  # else Claim has its folder
             locks.enter_context(alone_in(run.output_dir))
@@ -89,12 +107,35 @@ def perform(cfg: DictConfig) -> float:
         return metrics[metric]
 
 
-def check_metric(cfg: DictConfig) -> None:
-    """Raise InputError where no run of this task has such a metric: before it is run."""
-    from attnround.experiment import METRICS
+def check_used(cfg: DictConfig, job: DictConfig) -> None:
+    """Raise InputError where something was given that would change nothing. job: Hydra's own part of the config."""
+    import inspect
 
-    if cfg.metric is not None and cfg.metric not in METRICS[cfg.task]:
+    from hydra.types import RunMode
+
+    from attnround.experiment import task_of
+
+    groups = groups_of(job.job.config_name).keys() - inspect.signature(task_of(cfg.task)).parameters - NO_PARTS
+    for word in job.overrides.task:
+        group = parsed(word).key_or_group.partition(".")[0]
+        if group in groups:
+            raise InputError(f"{word}: task={cfg.task} takes no {group}: leave it out")
+    if cfg.get("resume") and job.mode == RunMode.MULTIRUN:
+        raise InputError(f"resume={cfg.resume} is the folder of one run: leave -m out")
+
+
+def check_metric(cfg: DictConfig, choices: DictConfig) -> None:
+    """Raise InputError where such a run has no such metric: before it is run. choices: group -> what is chosen."""
+    from attnround.experiment import METRICS, OF_QAT
+
+    if cfg.metric is None:
+        return
+    if cfg.metric not in METRICS[cfg.task]:
         raise InputError(choice("metric", cfg.metric, METRICS[cfg.task]))
+    if cfg.metric.startswith(OF_QAT) and choices.qat == "none":
+        raise InputError(f"metric={cfg.metric} is of training with labels: give qat=lsq, or another metric")
+    if cfg.task == "evaluate" and cfg.get("model") is None and cfg.metric != "quantized/top1":
+        raise InputError(f"metric={cfg.metric} compares with the float model: give model=<it>")
 
 
 @contextlib.contextmanager
@@ -108,10 +149,12 @@ def failing_in_a_line(cfg: DictConfig) -> Iterator[None]:
 
     try:
         yield
-    except (InputError, InstantiationException, OmegaConfBaseException, OSError) as error:
-        if cfg.debug:
+    except Exception as error:
+        line = exhausted(error, cfg)
+        if line is None and isinstance(error, InputError | InstantiationException | OmegaConfBaseException | OSError):
+            line = explained_in_job(error, cfg, HydraConfig.get())
+        if line is None or cfg.debug:
             raise
-        line = explained_in_job(error, cfg, HydraConfig.get())
         if HydraConfig.get().mode == RunMode.MULTIRUN:  # the other jobs go on
             raise InputError(line) from error
         sys.exit(f"error: {line}")

@@ -74,10 +74,10 @@ class ImageFiles(ImageData):
             log.warning("%s", line)
         return Calibration(images[: len(indices)], indices, f"{root} ({len(files)} files)", skipped, said)
 
-    @staticmethod
-    def noted(files: Sequence[str]) -> Tensor:
-        """Room for a `Remark` a file, shared by the processes that open them."""
-        return torch.zeros(len(files), dtype=torch.uint8).share_memory_()
+    def noted(self, files: Sequence[str]) -> Tensor:
+        """Room for a `Remark` a file, shared by the processes that open them, where there are any."""
+        room = torch.zeros(len(files), dtype=torch.uint8)
+        return room.share_memory_() if self.num_workers else room
 
     @staticmethod
     def listed(folder: Path, parts: Sequence[str] = ("",)) -> list[str]:

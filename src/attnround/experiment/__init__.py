@@ -25,6 +25,7 @@ METRICS = {  # task -> what its runs may be judged by
     "verify": ("agreement",),
     "export": ("agreement",),
 }  # fmt: skip
+OF_QAT = ("ptq/", "qat/", "time/qat_s")  # how those metrics begin that a run has which was trained with labels
 JUDGED_BY = {  # task -> what its runs return where nothing is asked for: the first of these that they have
     "quantize": ("quantized/top1", "quantized/agreement"),
     "pretrain": ("fp32/top1",),

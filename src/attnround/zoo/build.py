@@ -73,6 +73,8 @@ class TimmModel:
                 "or model.random_init=true where only cost matters"
             )
         model = self._create(self._infer_num_classes(sets))
+        if not getattr(model, "num_classes", 0):
+            raise InputError(f"model.arguments={self.arguments}: {self.name} gives no classes then: give others")
         if self.pretrained and sets is None and model.num_classes != model.pretrained_cfg["num_classes"]:
             raise InputError(
                 f"model.num_classes={model.num_classes}: the pretrained weights of {self.name} are for "

@@ -18,6 +18,7 @@ from attnround.experiment.record import Run
 from attnround.table import plain
 
 MODES = ("online", "offline", "disabled")
+PLACES = {"WANDB_DATA_DIR": "staging", "WANDB_CACHE_DIR": "cache"}  # else in the home folder, which may be read-only
 CURVES, RECONSTRUCTION = "trainer/global_step", "reconstruction/step"  # the axes of what a fit logs
 ABOUT = ("config_hash", "choices", "seed", "date", "git_revision", "versions", "metrics", "licence", "deployed")
 
@@ -25,7 +26,8 @@ ABOUT = ("config_hash", "choices", "seed", "date", "git_revision", "versions", "
 class WandbRun(WandbLogger):
     """Lightning's logger, where the environment alone says whether anything is uploaded: WANDB_MODE, else offline.
 
-    What a fit logs is a curve; the summary holds what the run came to, and that alone.
+    What a fit logs is a curve; the summary holds what the run came to, and that alone. All files lie below save_dir,
+    those of artifacts too, unless the environment says where (`PLACES`).
     group, name, job_type: None takes those of `Labels`; tags: more than those; artifact: keep the files of the model.
     Raises InputError where WANDB_MODE is unknown, or online and nobody is logged in.
     """
@@ -49,6 +51,8 @@ class WandbRun(WandbLogger):
         super().__init__(name, save_dir, project=project, mode=mode, group=group, job_type=job_type, tags=tags)
         self._wandb_init.pop("anonymous")  # Lightning's; wandb warns of it
         self.artifact, self.curves = artifact, set()
+        folder = Path(save_dir).absolute() / "wandb"
+        self.places = {name: str(folder / place) for name, place in PLACES.items() if name not in os.environ}
 
     def begin(self, run: Run, groups: Sequence[str]) -> None:
         """Start the W&B run of this job. Raises InputError where the server cannot be reached or refuses it."""
@@ -59,6 +63,7 @@ class WandbRun(WandbLogger):
         init |= {key: init[key] or value for key, value in derived.items()}
         init["tags"] = list(dict.fromkeys([*labels.tags, *init["tags"]]))
         init["settings"] = wandb.Settings(quiet=True)  # its report of the run's end would stand before ours
+        os.environ.update(self.places)
         try:
             experiment = self.experiment
         except wandb.Error as error:
@@ -97,6 +102,8 @@ class WandbRun(WandbLogger):
         """Close the W&B run, if it came to one: a fit's end leaves it open for the next fit of the job."""
         if self._experiment is not None:
             self._experiment.finish(exit_code=int(failure is not None))
+        for name in self.places:  # the next job has its own
+            os.environ.pop(name, None)
 
 
 def about(files: Sequence[Path]) -> dict[str, object]:
