@@ -94,6 +94,11 @@ def said(monkeypatch, tmp_path):
             "train bits.candidates=[2,",
             "[ has no ]: give all of it in quotes for the shell, such as 'bits.candidates=[2, 4]'",
         ),
+        (
+            "train data.root=/it's",
+            "give such a value in quotes, and all of it in the shell's: \"data.root='/it\\'s'\"",
+        ),
+        ("train data.root=/a,b", "give -m for a run each, or \"data.root='/a,b'\" for a path with commas"),
         ("train model.name=a(b", "give such a value in quotes, and all of it in the shell's: \"model.name='a(b'\""),
         ("train nearest", "give quantizer=nearest"),
         ("train =3", "give name=value"),

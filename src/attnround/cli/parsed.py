@@ -74,7 +74,7 @@ def _expected(word: str) -> str:
     for pair, example in (("{}", "{first: 8}"), ("[]", "[2, 4]")):
         if value.count(pair[0]) != value.count(pair[1]):
             return f"{pair[0]} has no {pair[1]}: give all of it in quotes for the shell, such as '{name}={example}'"
-    return f"give such a value in quotes, and all of it in the shell's: \"{name}='{value}'\""
+    return f'give such a value in quotes, and all of it in the shell\'s: "{name}={quoted(value)}"'
 
 
 def is_choice(given: "Override") -> bool:

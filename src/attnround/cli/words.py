@@ -22,6 +22,7 @@ from attnround.cli.composed import composed
 from attnround.cli.options import Option, choices_of, groups_of, options_of, options_of_entry
 from attnround.cli.parsed import is_choice, jobs, keys, leaves, names, parsed
 from attnround.errors import InputError, choice, listed, near
+from attnround.files import quoted
 
 if TYPE_CHECKING:
     from hydra.core.override_parser.types import Override
@@ -246,6 +247,8 @@ def _sweeps(given: "Override", listed: bool = True) -> str:
     """Several values were given without the flag that makes a run of each. listed: the option takes a list."""
     name, _, values = given.input_line.partition("=")
     a_list = f", or '{name}=[{values}]' for a list" if listed and "(" not in values else ""
+    if "/" in values:
+        a_list = f', or "{name}={quoted(values)}" for a path with commas'
     return f"{given.input_line}: give -m for a run each{a_list}"
 
 

@@ -10,6 +10,7 @@ random numbers are drawn at every call.
 import copy
 import copyreg
 import inspect
+import logging
 import re
 import warnings
 from collections.abc import Callable
@@ -128,6 +129,7 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that become constants, and of torch's own
+            logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # it would print a traceback
             shapes = ({0: Dim.DYNAMIC},)
             program = torch.export.export(net, (torch.cat([image, image]),), dynamic_shapes=shapes, strict=False)
             program = program.run_decompositions({})
