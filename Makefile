@@ -33,7 +33,7 @@ test-slow: $(STAMP) ## the tests that take minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto -m slow
 
 reliability: $(STAMP) ## damage, kills, full disks, environments and nonsense values, as a table and results/reliability.csv
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/reliability --reliability
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m slow tests/reliability --reliability $(ARGS)
 
 DOCS := .venv/.docs
 $(DOCS): $(STAMP) pyproject.toml

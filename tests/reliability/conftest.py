@@ -1,5 +1,9 @@
-"""What was tried here, as a table: `make reliability` prints it, and keeps it as a CSV and on its page."""
+"""What was tried here, as a table: `make reliability` prints it, and keeps it as a CSV and on its page.
 
+What was not tried this time keeps its row, with its date.
+"""
+
+import csv
 import datetime
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -48,6 +52,9 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     terminalreporter.write_line("\n" + text_table(HEADER, [list(row.values()) for row in rows()]))
     if config.getoption("--reliability", default=False):
         date = datetime.datetime.now(datetime.UTC).date().isoformat()
-        write_atomically(TABLE, csv_text([row | {"date": date} for row in rows()]))
+        with TABLE.open() as file:
+            kept = {row["what"]: row for row in csv.DictReader(file)}
+        kept |= {row["what"]: row | {"date": date} for row in rows()}
+        write_atomically(TABLE, csv_text(list(kept.values())))
         write_atomically(PAGE, shown(PAGE.read_text()))
         terminalreporter.write_line(f"{TABLE.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}: {date}")

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from attnround.errors import reason
 
 MEMORY = r"can't allocate memory|out of memory|bad_alloc|Cannot allocate memory|Unable to allocate"
-SHARED = r"shared memory|Bus error|/torch_\w+"  # of the latter a worker dies that finds no room in /dev/shm
+SHARED = r"shared memory|Bus error|/torch_\d+_"  # of the latter a worker dies that finds no room in /dev/shm
 FILES = r"Too many open files|ancdata"  # which arrive as nothing, where a worker sends them
 AMOUNT = r"(?:allocate) ([\d.]+ ?(?:bytes|[KMGTP]iB))"  # bytes: of torch on a CPU
 SMALLER = ("data.batch_size", "reconstruction.batch_size", "batch_size", "data.num_calibration")
