@@ -43,7 +43,9 @@ def _composed(*overrides: str) -> DictConfig:
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-def test_every_option_composes_and_instantiates(option, tmp_path):
+def test_every_option_composes_and_instantiates(option, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "allocation.json").write_text('{"a": 4}')
     group = option.split("=")[0]
     config = composed(option, *NEEDS.get(option, []))
     parts = list(config.logger) if group == "logger" else [group]
