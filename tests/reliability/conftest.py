@@ -13,7 +13,7 @@ import pytest
 from attnround.files import write_atomically
 from attnround.table import csv_text, text_table
 from tests.conftest import ROOT
-from tests.reliability.page import PAGE, TABLE, shown
+from tests.reliability.page import PAGES, TABLE, shown
 
 HEADER = ("what", "tries", "passed", "failed", "worst")
 tried: dict[str, list[str]] = {}  # what -> faults, "" of a try that passed
@@ -56,5 +56,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
             kept = {row["what"]: row for row in csv.DictReader(file)}
         kept |= {row["what"]: row | {"date": date} for row in rows()}
         write_atomically(TABLE, csv_text(list(kept.values())))
-        write_atomically(PAGE, shown(PAGE.read_text()))
-        terminalreporter.write_line(f"{TABLE.relative_to(ROOT)}, {PAGE.relative_to(ROOT)}: {date}")
+        for page in PAGES:
+            write_atomically(page, shown(page.read_text()))
+        terminalreporter.write_line(f"{', '.join(str(each.relative_to(ROOT)) for each in (TABLE, *PAGES))}: {date}")
