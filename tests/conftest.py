@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import gc
 import os
 import site
 import subprocess
@@ -27,6 +28,12 @@ os.environ["WANDB_MODE"] = "offline"  # whatever a developer's shell says
 torch.set_num_threads(1)
 settings.register_profile("steady", deadline=None)  # a busy machine is no failure
 settings.load_profile("steady")
+
+
+def pytest_collection_finish() -> None:
+    """Libraries stay: no later collection of garbage looks through them."""
+    gc.collect()
+    gc.freeze()
 
 
 def same_state(one: nn.Module, two: nn.Module) -> bool:

@@ -4,15 +4,21 @@ What a test sees is what it would see of `python src/train.py ...`: an exit stat
 that the imports take are spent once for all tests of a pytest process.
 """
 
+import functools
+import multiprocessing.forkserver
 import os
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from unittest import mock
 
 from attnround.study.processes import LIBRARIES, exit_status, fork
 
-LIBRARIES.extend(["networkx", "wandb"])  # which many runs of tests import, and rows of tables do not, or but once each
+ROOT = Path(__file__).resolve().parents[1]
+# Which many runs of tests import, and rows of tables do not, or but once each; and the project itself.
+LIBRARIES.extend(["networkx", "wandb", "tests.warm"])
+CAPTURED = tempfile.TemporaryDirectory()  # what tests/warm.py keeps
 HANGS = 1800  # seconds, on however busy a machine
 
 
@@ -20,14 +26,25 @@ def run(
     command: Sequence[str], cwd: Path, environment: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
     """What `subprocess.run` gives for a script of Python and its arguments. environment: None: this process's own."""
+    _start()
+    environment = {**(environment or os.environ), "ATTNROUND_TESTS_CAPTURED": CAPTURED.name}
     with tempfile.TemporaryDirectory() as streams:
-        process = fork(command, Path(streams), cwd, environment or os.environ)
+        process = fork(command, Path(streams), cwd, environment)
         status = exit_status(process, HANGS)
         if status is None:
             process.kill()
             raise subprocess.TimeoutExpired(command, HANGS)
         out, err = (Path(streams, f"{name}.log").read_text() for name in ("stdout", "stderr"))
     return subprocess.CompletedProcess(command, status, out, err)
+
+
+@functools.cache
+def _start() -> None:
+    """Start the process that runs are forked from; it finds the project and the tests wherever pytest was started."""
+    paths = os.pathsep.join(map(str, (ROOT / "src", ROOT)))
+    multiprocessing.set_forkserver_preload(LIBRARIES)
+    with mock.patch.dict(os.environ, PYTHONPATH=paths):
+        multiprocessing.forkserver.ensure_running()
 
 
 def run_outside(words: list[str | Path], cwd: Path) -> subprocess.CompletedProcess:
