@@ -7,6 +7,7 @@ import os
 import site
 import subprocess
 import sys
+import tempfile
 import venv
 from pathlib import Path
 
@@ -19,13 +20,16 @@ from torch import nn
 
 import tests.shapes  # noqa: F401 (before the modules that it puts checks into)
 from attnround.graph import Captured, capture
-from tests import processes
+from tests import processes, remembered
 
 ROOT = Path(__file__).resolve().parents[1]
 os.environ["ATTNROUND_ROOT"] = str(ROOT)
 os.environ["OMP_NUM_THREADS"] = "1"  # one test process a core
 os.environ["WANDB_MODE"] = "offline"  # whatever a developer's shell says
 torch.set_num_threads(1)
+CAPTURED = tempfile.TemporaryDirectory()
+os.environ[remembered.FOLDER] = CAPTURED.name
+remembered.install()
 settings.register_profile("steady", deadline=None)  # a busy machine is no failure
 settings.load_profile("steady")
 

@@ -18,7 +18,6 @@ from attnround.study.processes import LIBRARIES, exit_status, fork
 ROOT = Path(__file__).resolve().parents[1]
 # Which many runs of tests import, and rows of tables do not, or but once each; and the project itself.
 LIBRARIES.extend(["networkx", "wandb", "tests.warm"])
-CAPTURED = tempfile.TemporaryDirectory()  # what tests/warm.py keeps
 HANGS = 1800  # seconds, on however busy a machine
 
 
@@ -27,9 +26,8 @@ def run(
 ) -> subprocess.CompletedProcess[str]:
     """What `subprocess.run` gives for a script of Python and its arguments. environment: None: this process's own."""
     _start()
-    environment = {**(environment or os.environ), "ATTNROUND_TESTS_CAPTURED": CAPTURED.name}
     with tempfile.TemporaryDirectory() as streams:
-        process = fork(command, Path(streams), cwd, environment)
+        process = fork(command, Path(streams), cwd, environment or os.environ)
         status = exit_status(process, HANGS)
         if status is None:
             process.kill()
