@@ -120,7 +120,7 @@ def _of_a_run() -> Iterator[Kind]:
     plain, verified = json.dumps(RECORD).encode(), sealed_json(VERIFIED, 2).encode()
     yield Kind("record.json", sealed_json(RECORD, 2).encode(), _record, parts=content, joined=sealed, free=FREE)
     yield Kind("an older record.json", plain, _record, parts=json.loads, sealed=False, free=FREE)
-    yield Kind("trials.json", _trials(), _tried, parts=content, joined=sealed)
+    yield Kind("trials.json", _trials(), _tried, parts=content, joined=sealed, free={"trials.*": ("gone",)})
     more = {"findings.*": ("gone",)}
     yield Kind("verify.json", verified, _verified, parts=content, joined=sealed, free=more)
     yield Kind("a row", _row(), _rows, parts=content, joined=own_row, free=FREE_OF_ROW)
