@@ -17,6 +17,7 @@ def test_a_closed_pipe_stops_nothing(monkeypatch):
     with unheard():
         for _ in range(2):
             print("a line", flush=True)
+        print("a line that waits in a buffer")
     assert sys.stdout is stream
     stream.close()
 

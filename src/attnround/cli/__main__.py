@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 
+from attnround.cli.streams import unheard
 from attnround.errors import choice
 from attnround.lazy import lacking
 
@@ -17,6 +18,7 @@ ENTRIES = {
 }
 
 
+@unheard()
 def main() -> None:
     """Hand what comes after its name to an entry."""
     words = sys.argv[1:]

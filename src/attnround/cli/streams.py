@@ -46,4 +46,6 @@ def unheard() -> Iterator[None]:
     try:
         yield
     finally:
+        for each in filter(None, (sys.stdout, sys.stderr)):
+            each.flush()  # here a closed pipe stops nothing; as Python ends it would
         sys.stdout, sys.stderr = before
