@@ -7,6 +7,7 @@ that the imports take are spent once for all tests of a pytest process.
 import functools
 import multiprocessing.forkserver
 import os
+import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,12 @@ def _start() -> None:
     multiprocessing.set_forkserver_preload(LIBRARIES)
     with mock.patch.dict(os.environ, PYTHONPATH=paths):
         multiprocessing.forkserver.ensure_running()
+
+
+def killed(place: str, times: int, command: Sequence[str], cwd: Path) -> None:
+    """Run a script until this function has returned so many times, see tests/killed.py, and see that it died."""
+    done = run([str(ROOT / "tests/killed.py"), "SIGKILL", place, str(times), *command], cwd)
+    assert done.returncode == -signal.SIGKILL, done.stderr
 
 
 def run_outside(words: list[str | Path], cwd: Path) -> subprocess.CompletedProcess:

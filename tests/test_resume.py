@@ -1,6 +1,5 @@
 """kill -9 at any moment: the same command with `resume` ends with the bits of a run that nobody killed."""
 
-import signal
 from pathlib import Path
 
 import pytest
@@ -24,11 +23,6 @@ OBJECTIVES = {
 }
 
 
-def killed_after(place: str, times: int, command: list[str], cwd) -> None:
-    killed = processes.run([str(ROOT / "tests/killed.py"), "SIGKILL", place, str(times), *command], cwd)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-
-
 @pytest.mark.parametrize("objective", [pytest.param("layer_then_block", marks=pytest.mark.slow), "layer"])
 def test_killed_twice_it_ends_with_the_same_bits(objective, tmp_path):
     def command(*more: str) -> list[str]:
@@ -36,9 +30,9 @@ def test_killed_twice_it_ends_with_the_same_bits(objective, tmp_path):
 
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert processes.run(command(f"hydra.run.dir={whole}"), tmp_path).returncode == 0
-    killed_after("attnround.reconstruction.Checkpoint.save", 1, command(f"hydra.run.dir={broken}"), tmp_path)
+    processes.killed("attnround.reconstruction.Checkpoint.save", 1, command(f"hydra.run.dir={broken}"), tmp_path)
     step = "attnround.reconstruction.loop.ReconstructionLoop.run_burst"
-    killed_after(step, 7, command(f"resume={broken}"), tmp_path)  # between two bursts of a later unit
+    processes.killed(step, 7, command(f"resume={broken}"), tmp_path)  # between two bursts of a later unit
     assert len(torch.load(broken / "reconstruction.pt", weights_only=True)["reports"]) > 1
     assert not (broken / "record.json").exists()
     assert processes.run(command(f"resume={broken}"), tmp_path).returncode == 0

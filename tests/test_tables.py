@@ -1,6 +1,5 @@
 """The tables' entry as a user meets it: killed, run again, with rows that fail, and with input that is wrong."""
 
-import signal
 import subprocess
 from pathlib import Path
 
@@ -59,8 +58,7 @@ def written(folder: Path) -> dict[str, int]:
 
 def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_path):
     rows = tmp_path / "rows"
-    killed = run([str(ROOT / "tests/killed.py"), "SIGKILL", "attnround.study.row.write_row", "1", *command])
-    assert killed.returncode == -signal.SIGKILL
+    processes.killed("attnround.study.row.write_row", 1, command, ROOT)
     before = written(rows)
     assert len(before) == 1
 

@@ -46,6 +46,15 @@ def near(given: object, names: Sequence[str]) -> list[str]:
     return get_close_matches(str(given), names, n=3, cutoff=0.6)
 
 
+def check_identity(path: object, found: str, own: str) -> None:
+    """Raise InputError where a file that a run is to go on from is of a run with another config. found: the file's."""
+    if found != own:
+        raise InputError(
+            f"{path} is of a run with another config ({found}, this one is {own}): repeat that run's options and seed "
+            "exactly, or start anew without resume"
+        )
+
+
 def check_number(
     option: str,
     value: object,

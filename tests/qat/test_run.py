@@ -2,7 +2,6 @@
 
 import csv
 import json
-import signal
 
 import numpy as np
 import pytest
@@ -64,10 +63,7 @@ def test_killed_while_it_trains_it_ends_with_the_same_curve(own, tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert processes.run(command(f"hydra.run.dir={whole}"), tmp_path).returncode == 0
     step = "attnround.qat.module.QatModule.training_step"
-    fourteenth = [  # of the fourth epoch
-        str(ROOT / "tests/killed.py"), "SIGKILL", step, "14", *command(f"hydra.run.dir={broken}"),
-    ]  # fmt: skip
-    assert processes.run(fourteenth, tmp_path).returncode == -signal.SIGKILL
+    processes.killed(step, 14, command(f"hydra.run.dir={broken}"), tmp_path)  # in the fourth epoch
     assert (broken / "qat/last.ckpt").exists()
     assert not (broken / "record.json").exists()
     assert processes.run(command(f"resume={broken}"), tmp_path).returncode == 0

@@ -2,7 +2,6 @@
 
 import json
 import random
-import signal
 from pathlib import Path
 
 import pytest
@@ -32,12 +31,6 @@ SEVERAL = (  # after each call of these, whoever waits for several runs may be k
 METHODS = ("nearest", "stochastic", "nearest_calibrated")
 
 
-def killed(place: str, times: int, words: list[str], folder: Path) -> None:
-    """Run this program until that call, and see that it died."""
-    done = processes.run([str(ROOT / "tests/killed.py"), "SIGKILL", place, str(times), *words], folder)
-    assert done.returncode == -signal.SIGKILL, done.stderr
-
-
 def results(folder: Path) -> dict[str, object]:
     """What must be the same to the bit."""
     found: dict[str, object] = {name: (folder / name).read_bytes() for name in KEPT if (folder / name).exists()}
@@ -60,7 +53,7 @@ def test_killed_anywhere_it_ends_with_the_same_bits(mode, tmp_path, tally):
 
     for number, (place, times) in enumerate(small.moments(lambda: run(whole), seed=0)):
         broken = tmp_path / str(number)
-        killed(
+        processes.killed(
             place, times, [str(ROOT / "tests/reliability/small.py"), str(broken), str(images), *MODES[mode]], tmp_path
         )
         complete = not (broken / "record.json").exists() or (broken / "quantized.safetensors").exists()
@@ -124,7 +117,7 @@ def test_killed_anywhere_several_runs_go_on_and_no_row_is_lost_or_made_twice(ent
     for place in SEVERAL:
         folder, command = begun(place)
         times = draw.randint(1, len(METHODS))
-        killed(place, times, command, folder)
+        processes.killed(place, times, command, folder)
         before = {path: path.stat().st_mtime_ns for path in (folder / rows).glob("*.json")}
         done = processes.run(command, folder)
         good = done.returncode == 0 and numbers(folder / rows) == numbers(whole / rows)
@@ -149,7 +142,7 @@ def test_killed_anywhere_the_runs_of_a_multirun_go_on_one_by_one(tmp_path, tally
     assert processes.run(multirun(tmp_path / "whole"), tmp_path).returncode == 0
     for number, place in enumerate(("attnround.reconstruction.Checkpoint.save", "os.replace")):
         folder, times = tmp_path / str(number), draw.randint(4, 12)
-        killed(place, times, multirun(folder), tmp_path)
+        processes.killed(place, times, multirun(folder), tmp_path)
         for seed in (0, 1):
             (folder / str(seed)).mkdir(parents=True, exist_ok=True)
             done = processes.run([*words, f"seed={seed}", f"resume={folder / str(seed)}"], tmp_path)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from attnround.errors import InputError
+from attnround.errors import check_identity
 from attnround.files import sealed_json, write_atomically
 from attnround.typed import Percent, read_typed
 
@@ -32,9 +32,5 @@ class Trials:
         if not self.path.exists():
             return []
         content = read_typed(self.path, CONTENT, "list of budgets that were tried", GIVE)
-        if content["identity"] != self.identity:
-            raise InputError(
-                f"{self.path} is of a run with another config ({content['identity']}, this one is {self.identity}): "
-                "repeat that run's options and seed exactly, or start anew without resume"
-            )
+        check_identity(self.path, content["identity"], self.identity)
         return content["trials"]

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attnround.errors import InputError
+from attnround.errors import InputError, check_identity
 from attnround.files import write_atomically
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 from attnround.reconstruction.report import UNIT, UnitReport
@@ -64,11 +64,7 @@ class Checkpoint:
             raise InputError(f"{self.path} is not a reconstruction of this version: remove it to start anew")
         if content["layers"].keys() != {layer["name"] for report in content["reports"] for layer in report["layers"]}:
             raise InputError(f"{self.path} has other layers than it reports on: remove it to start anew")
-        if content["identity"] != self.identity:
-            raise InputError(
-                f"{self.path} is of a run with another config ({content['identity']}, this one is {self.identity}): "
-                "repeat that run's options and seed exactly, or start anew without resume"
-            )
+        check_identity(self.path, content["identity"], self.identity)
         return content
 
 
