@@ -185,6 +185,11 @@ BAD = {
     "launcher": (["-m", "hydra/launcher=nodes"], "basic"),
     "unknown metric": (["metric=quantized/top5"], "give quantized/top1"),
     "metric of another run": (["metric=ptq/top1"], "metric=ptq/top1 is of training with labels: give qat=lsq"),
+    "task of another entry": (["task=pretrain"], "task=pretrain takes training: leave task out"),
+    "devices of pre-training": (
+        ["experiment=pretrain", "trainer.devices=2"],
+        "trainer.devices=2: pre-training takes one",
+    ),
     "group of another task": (["experiment=pretrain", "bits=uniform"], "task=pretrain takes no bits: leave it out"),
     "resume elsewhere": (["resume=."], "resume=. goes on there: leave out hydra.run.dir=run"),
     "empty folder": (["hydra.run.dir="], "hydra.run.dir= is empty"),

@@ -211,7 +211,13 @@ def fitting(config: Mapping[str, object]) -> tuple[Callable[..., dict[str, float
     from attnround.experiment import task_of
 
     task = task_of(config["task"])
-    named = [name for name in inspect.signature(task).parameters if name in config]
+    parameters = inspect.signature(task).parameters
+    named = [name for name in parameters if name in config]
+    lacking = [name for name in parameters.keys() - {*config, "run"} if parameters[name].default is inspect._empty]
+    if lacking:
+        raise InputError(
+            f"task={config['task']} takes {', '.join(sorted(lacking))}: leave task out, an entry or experiment brings it"
+        )
     check_kinds({name: config[name] for name in named}, task)
     return task, named
 
