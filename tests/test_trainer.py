@@ -17,7 +17,7 @@ def test_one_device_asks_for_no_cluster(monkeypatch):
     assert isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment)
 
 
-@pytest.mark.parametrize("devices", [0, -2, 1.5, "two", None])
+@pytest.mark.parametrize("devices", [0, -1, -2, 1.5, "two", None])  # -1: all GPUs there are
 def test_devices_are_a_number(devices):
     with pytest.raises(InputError, match=r"trainer\.devices"):
         TrainerSettings(devices=devices)

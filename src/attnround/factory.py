@@ -9,6 +9,8 @@ from types import ModuleType
 
 from attnround.errors import InputError, near, reason
 
+PLACES: set[str] = set()  # folders that modules came from, where another process finds them
+
 
 def made(option: str, given: str, arguments: Mapping[str, object] | None = None) -> object:
     """What the function that an option names returns. arguments: of the call.
@@ -43,6 +45,7 @@ def resolved(option: str, given: str) -> Callable[..., object]:
 
 def _module(option: str, given: str, name: str) -> ModuleType:
     here = str(Path.cwd())
+    PLACES.add(here)
     sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
@@ -61,7 +64,8 @@ def _module(option: str, given: str, name: str) -> ModuleType:
 def _file(option: str, given: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{option}={given}: {path} is not there")
-    name = path.stem
+    name, folder = path.stem, str(path.resolve().parent)
+    PLACES.add(folder)
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path.resolve())
@@ -70,7 +74,7 @@ def _file(option: str, given: str, path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     before = sys.modules.get(name)
     sys.modules[name] = module  # its classes are found by their module's name
-    sys.path.insert(0, str(path.resolve().parent))  # the file may import its neighbours
+    sys.path.insert(0, folder)  # the file may import its neighbours
     try:
         spec.loader.exec_module(module)
     except Exception as error:  # the user's own
@@ -79,5 +83,5 @@ def _file(option: str, given: str, path: Path) -> ModuleType:
             sys.modules[name] = before
         raise InputError(f"{option}={given}: running {path} raised {type(error).__name__}: {reason(error)}") from error
     finally:
-        sys.path.remove(str(path.resolve().parent))
+        sys.path.remove(folder)
     return module

@@ -11,6 +11,7 @@ from pytorch_lightning.plugins.environments import LightningEnvironment
 
 from attnround.errors import InputError, check_number, reason
 from attnround.progress import bar
+from attnround.ranks import num_ranks, rank
 
 PRECISIONS = ("32-true", "bf16-mixed")
 QUIET = (
@@ -28,16 +29,16 @@ QUIET = (
 class TrainerSettings:
     """The device side of every Trainer of a run. precision is Lightning's word for it, one of `PRECISIONS`.
 
-    devices, strategy: what a fit with labels is spread over, and how; all else runs on one device.
+    devices: how many share the calibration images and a fit with labels, -1 for all there are; strategy: of that fit.
     """
 
     accelerator: str = "cpu"
     precision: str = "32-true"
     devices: int = 1
-    strategy: str = "auto"
+    strategy: str = "ddp_spawn"
 
     def __post_init__(self) -> None:
-        if self.devices != -1:  # all there are
+        if self.devices != -1 or self.accelerator == "cpu":  # -1: all there are
             check_number("trainer.devices", self.devices, least=1, most=1024, whole=True)
         if self.precision not in PRECISIONS:
             raise InputError(f"trainer.precision={self.precision}: give one of {', '.join(PRECISIONS)}")
@@ -53,6 +54,11 @@ class TrainerSettings:
         return self.make().strategy.root_device
 
     @property
+    def num_devices(self) -> int:
+        """How many there are of those asked for. Raises InputError where the machine has no such accelerator."""
+        return 1 if self.devices == 1 else self.make(devices=self.devices).num_devices
+
+    @property
     def autocast(self) -> bool:
         """Whether forward passes are in bfloat16."""
         return self.precision.startswith("bf16")
@@ -60,16 +66,17 @@ class TrainerSettings:
     @staticmethod
     def quiet() -> None:
         """Silence what Lightning says of things that are meant so."""
-        logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+        for name in ("pytorch_lightning", "lightning_fabric"):
+            logging.getLogger(name).setLevel(logging.WARNING)
         for message in QUIET:
             warnings.filterwarnings("ignore", f".*{message}.*")
 
     def make(self, **more: Any) -> pl.Trainer:
-        """A quiet Trainer on one device. Raises InputError where the machine has no such accelerator."""
+        """A quiet Trainer on this process's device. Raises InputError where the machine has no such accelerator."""
         self.quiet()
         settings: dict[str, Any] = {
             "accelerator": self.accelerator,
-            "devices": 1,
+            "devices": 1 if num_ranks() == 1 or self.accelerator == "cpu" else [rank()],
             "precision": self.precision,
             "logger": False,
             "enable_checkpointing": False,
@@ -77,7 +84,7 @@ class TrainerSettings:
             "enable_model_summary": False,
         }
         settings |= more
-        if settings["devices"] == 1:  # a cluster's variables, in a job that was not started by srun, say nothing of it
+        if "devices" not in more:  # a cluster's variables, in a job that was not started by srun, say nothing of it
             settings["plugins"] = [LightningEnvironment()]
         try:
             return pl.Trainer(**settings)
@@ -87,7 +94,9 @@ class TrainerSettings:
 
     def make_distributed(self, **more: Any) -> pl.Trainer:
         """The same on all the devices."""
-        return self.make(devices=self.devices, strategy=self.strategy, **more)
+        return (
+            self.make(**more) if self.devices == 1 else self.make(devices=self.devices, strategy=self.strategy, **more)
+        )
 
 
 class EvaluationBar(pl.Callback):

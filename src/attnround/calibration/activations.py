@@ -12,6 +12,7 @@ from attnround.progress import bar
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.histogram import Histogram
 from attnround.quantization.ranges import RangeSearch
+from attnround.ranks import gathered, is_own
 
 EDGE_BITS = 8  # no runtime has narrower ones between layers
 
@@ -42,14 +43,16 @@ def calibrate_activations(
     progress = bar(len(batches), "activation ranges", "batch")
     try:
         model.to(device)
-        for batch in batches:
-            model(batch.to(device))
+        for i, batch in enumerate(batches):
+            if is_own(i):
+                model(batch.to(device))
             progress.update()
     finally:
         model.to("cpu")
         progress.close()
         for hook in hooks:
             hook.remove()
+    histograms = united(histograms)
     found = {name: search.quantizer(histogram, bit_widths[name]) for name, histogram in histograms.items()}
     for name in find_edges(model):
         if name in found:
@@ -57,6 +60,15 @@ def calibrate_activations(
     for name, edge in taken.items():  # in execution order, so that the edge has its own by now
         found[name] = found[edge]
     return {name: found[name] for name in bit_widths}
+
+
+def united(histograms: dict[str, Histogram]) -> dict[str, Histogram]:
+    """Of all processes that have a part of the batches."""
+    first, *others = gathered(histograms)
+    for other in others:
+        for name, histogram in first.items():
+            histogram.add(other[name])
+    return first
 
 
 def _keep_within(quantizer: ActivationQuantizer, histogram: Histogram) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
+from attnround.ranks import from_first, gathered, num_ranks, summed
 
 BLOCK = 512  # inputs that `gram` computes at a time
 NUM_VALUES = 2**22  # of columns at a time, if they are more columns than inputs: few large tensors, which fit a cache
@@ -75,6 +76,18 @@ class CentredMeans:
             else:
                 self.sums[name] = value.to(self.dtype)
 
+    def unite(self) -> None:
+        """Make the sums those of all processes that have a part of the batches. The first one has the first batch."""
+        if num_ranks() == 1:
+            return
+        assert self.origin is not None, "no process had a batch"
+        shapes = from_first({name: value.shape for name, value in self.sums.items()})
+        own = {
+            name: self.sums.get(name, torch.zeros(shape, dtype=self.dtype, device=self.origin.device))
+            for name, shape in shapes.items()
+        }
+        self.sums, self.count = summed(own), sum(gathered(self.count))
+
     def means(self) -> dict[str, Tensor]:
         return {name: total / self.count for name, total in self.sums.items()}
 
@@ -120,10 +133,20 @@ class MomentSums:
         for one, one_quantized, added in zip(x.split(size), x_quantized.split(size), residuals, strict=False):
             self._add(one, one_quantized, added)
 
+    def skip(self, num_images: int) -> None:
+        """Leave a batch of so many images to the process that has it; the first batch is the first process's."""
+        if self.sums.origin is None:
+            self.sums.origin = from_first(torch.empty(0)).to(self.rows.device)
+        for first in range(0, num_images, self.num_images):
+            self.patches.skip(min(self.num_images, num_images - first))
+
     def _add(self, x: Tensor, x_quantized: Tensor, residual: Tensor | None) -> None:
         columns, columns_quantized, *added = self.patches.draw(x, x_quantized, residual=residual)
         drift = columns_quantized - columns
+        is_first = self.sums.origin is None
         columns_quantized = self.sums.relative(columns_quantized)
+        if is_first and self.sums.origin is not None:
+            from_first(self.sums.origin.cpu())
         outputs, output_drift = self.sums.relative(columns) @ self.rows.mT, drift @ self.rows.mT
         sums = {}
         for rows in added:
@@ -143,6 +166,7 @@ class MomentSums:
         )
 
     def moments(self) -> Moments:
+        self.sums.unite()
         mean = self.sums.means()
         assert self.sums.origin is not None, "moments of no batch"
         origin = self.sums.origin[:, 0].double()

@@ -12,7 +12,7 @@ label drawn from the model's own prediction, whose mean square is the change of 
 G of few images is chance to a part, which is shrunk away (calibration/shrinkage.py).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +25,7 @@ from attnround.errors import InputError, check_number
 from attnround.graph import class_logits, find_layers, joined
 from attnround.graph.patches import Patches
 from attnround.progress import bar
+from attnround.ranks import from_first, is_own, num_ranks
 
 NUM_POSITIONS = 49  # output positions of an image that enter the metric
 BATCH_SIZE = 64
@@ -66,35 +67,52 @@ def output_metrics(
 
     images: [N, C, H, W]; kind: `logits` or `fisher`; a forward pass, and a backward pass a projection, for all layers.
     """
-    device = images.device
-    generator = torch.Generator(device).manual_seed(seed)
+    generator = torch.Generator(images.device).manual_seed(seed)
     sums = {name: GradientSums(model.get_submodule(name), seed) for name in names}
     hooks = [model.get_submodule(name).register_forward_hook(each.watch) for name, each in sums.items()]
     batches = in_batches(images, BATCH_SIZE)
     progress = bar(len(batches) * num_projections, "output metric", "projection")
+    passed: list[int] = []  # sizes of the batches since the last one here, which other processes have
     try:
         with gradients_of(model):
-            for batch in batches:
-                for each in sums.values():
-                    each.outputs.clear()
-                outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
-                for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
-                    watched = [output for each in sums.values() for output in each.outputs]
-                    gradients = torch.autograd.grad(
-                        projected(outputs, kind, generator),
-                        watched,
-                        retain_graph=number + 1 < num_projections,
-                        allow_unused=True,
-                    )
-                    places = iter(gradients)
+            for i, batch in enumerate(batches):
+                if not is_own(i):
+                    passed.append(len(batch))
+                else:
                     for each in sums.values():
-                        each.add([next(places) for _ in each.outputs])
-                    progress.update()
+                        each.begin(passed * num_projections)
+                    outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
+                    for size in passed * num_projections:  # they draw what they draw in a process that has them all
+                        projected(outputs.new_zeros(size, *outputs.shape[1:]), kind, generator)
+                    passed = []
+                    for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
+                        watched = [output for each in sums.values() for output in each.outputs]
+                        gradients = torch.autograd.grad(
+                            projected(outputs, kind, generator),
+                            watched,
+                            retain_graph=number + 1 < num_projections,
+                            allow_unused=True,
+                        )
+                        places = iter(gradients)
+                        for each in sums.values():
+                            each.add([next(places) for _ in each.outputs])
+                progress.update(num_projections)
+                if i == 0:
+                    share_scales(sums, images.device)
     finally:
         progress.close()
         for hook in hooks:
             hook.remove()
     return {name: each.value() for name, each in sums.items()}
+
+
+def share_scales(sums: Mapping[str, "GradientSums"], device: torch.device) -> None:
+    """Give all processes the scales of the first batch, which is the first one's."""
+    if num_ranks() == 1:
+        return
+    own = {name: each.moment.scale.cpu() for name, each in sums.items() if each.moment.scale is not None}
+    for name, scale in from_first(own).items():
+        sums[name].moment.scale = scale.to(device)
 
 
 @torch.enable_grad()
@@ -149,7 +167,13 @@ class GradientSums:
         self.layer = layer
         self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
         self.outputs: list[Tensor] = []
-        self.moment = SampledMoment()
+        self.moment = SampledMoment(torch.float64)
+        self.passed: list[int] = []
+
+    def begin(self, passed: Sequence[int]) -> None:
+        """Before a forward pass. passed: numbers of images whose gradients, before these, are another process's."""
+        self.outputs.clear()
+        self.passed = list(passed)
 
     def watch(self, layer: nn.Module, args: tuple, output: Tensor) -> None:
         """A hook on the layer's forward. The first layer's output is where the graph of gradients begins."""
@@ -160,12 +184,18 @@ class GradientSums:
     @torch.no_grad()
     def add(self, gradients: list[Tensor | None]) -> None:
         """Gradients of a projection at the outputs of the layer's calls; None where it does not depend on one."""
-        for gradient in gradients:
-            if gradient is not None:
-                self.moment.add(self.patches.outputs(gradient).unflatten(1, (len(gradient), -1)))
+        found = [gradient for gradient in gradients if gradient is not None]
+        for size in self.passed:
+            for gradient in found:
+                self.patches.places_of(gradient, size)
+        self.passed = []
+        for gradient in found:
+            self.moment.add(self.patches.outputs(gradient).unflatten(1, (len(gradient), -1)))
 
     def value(self) -> Tensor:
+        groups = getattr(self.layer, "groups", 1)
+        outputs = len(self.layer.weight) // groups
+        self.moment.unite(groups, outputs)
         if not self.moment.num_samples:
-            groups, outputs = getattr(self.layer, "groups", 1), len(self.layer.weight)
-            return torch.zeros(groups, outputs // groups, outputs // groups)
+            return torch.zeros(groups, outputs, outputs)
         return shrunk(self.moment.mean(), self.moment.sampling_share())

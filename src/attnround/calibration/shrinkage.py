@@ -9,6 +9,8 @@ Genetics and Molecular Biology 4(1), 2005.
 import torch
 from torch import Tensor
 
+from attnround.ranks import gathered, num_ranks, summed
+
 TINY = 1e-30  # of the second moment of a value that is always zero
 
 
@@ -16,33 +18,46 @@ class SampledMoment:
     """Sums up samples of a second moment [G, n, n], and how much they differ.
 
     The squares of a sample's entries are summed as those of X X^T, [P, P] and of the same norm. For that the values are
-    scaled as in the first batch, in which each then has a mean square of 1.
+    scaled as in the first batch, in which each then has a mean square of 1. dtype: of the sums over batches.
     """
 
-    def __init__(self) -> None:
-        self.scale = self.second = torch.zeros(())
+    def __init__(self, dtype: torch.dtype = torch.float32) -> None:
+        self.dtype = dtype
+        self.scale: Tensor | None = None
+        self.second = torch.zeros(())
         self.square = self.diagonal_square = 0.0
         self.num_samples = 0
 
     def add(self, rows: Tensor) -> None:
         """A batch of N images' rows [G, N, P, n]."""
         rows = rows / rows.shape[2] ** 0.5
-        if not self.num_samples:
+        if self.scale is None:
             self.scale = rows.square().sum(2, keepdim=True).mean(1, keepdim=True).clamp(min=TINY).rsqrt()
         flat = rows.flatten(1, 2)
-        self.second = self.second + flat.mT @ flat
+        self.second = self.second + (flat.mT @ flat).to(self.dtype)
         self.num_samples += rows.shape[1]
         if rows.shape[3] > 1:
             scaled = rows * self.scale
             self.square += (scaled @ scaled.mT).square().sum().item()
             self.diagonal_square += scaled.square().sum(2).square().sum().item()
 
+    def unite(self, num_groups: int, num_values: int) -> None:
+        """Make the sums those of all processes that have a part of the batches, of G groups of n values."""
+        if num_ranks() == 1:
+            return
+        device = None if self.scale is None else self.scale.device
+        empty = torch.zeros(num_groups, num_values, num_values, dtype=self.dtype, device=device)
+        self.second = summed({"second": self.second if self.num_samples else empty})["second"]
+        counts = gathered((self.square, self.diagonal_square, self.num_samples))
+        self.square, self.diagonal_square, self.num_samples = (sum(each) for each in zip(*counts, strict=True))
+
     def mean(self) -> Tensor:
-        """[G, n, n], of at least one sample."""
-        return self.second / self.num_samples
+        """[G, n, n] in float32, of at least one sample."""
+        return (self.second / self.num_samples).float()
 
     def sampling_share(self) -> float:
         """The share of the squared correlations that is sampling error, from 0 to 1."""
+        assert self.scale is not None, "no sample"
         scale = self.scale[:, 0, 0]  # [G, n]
         scaled = self.mean() * scale[:, :, None] * scale[:, None, :]
         total = scaled.square().sum().item() - scaled.diagonal(dim1=1, dim2=2).square().sum().item()

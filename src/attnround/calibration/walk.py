@@ -11,6 +11,7 @@ from torch import Tensor, fx
 from attnround.calibration.cache import ActivationCache, Slice
 
 Values = dict[fx.Node, Any]
+Both = tuple[Values, Values]  # in the float model, in the model quantized so far
 
 
 class Walk:
@@ -19,10 +20,18 @@ class Walk:
     To reach a node, only the nodes from where the images are up to it are run. The values there replace the earlier
     ones if they fit into `cache_mib`, so that no node runs twice; if they do not (an expanded activation), the earlier
     ones stay, and the nodes in between run again for the next place.
+
+    batches: of images; own: which of them are carried here, None for all: other processes carry the others.
     """
 
     def __init__(
-        self, graph: fx.Graph, teacher: fx.Interpreter, student: fx.Interpreter, batches: list[Tensor], cache_mib: float
+        self,
+        graph: fx.Graph,
+        teacher: fx.Interpreter,
+        student: fx.Interpreter,
+        batches: Sequence[Tensor],
+        cache_mib: float,
+        own: Sequence[bool] | None = None,
     ):
         self.nodes = list(graph.nodes)
         self.place = {node: i for i, node in enumerate(self.nodes)}
@@ -31,8 +40,11 @@ class Walk:
         self.cache_bytes = cache_mib * 2**20
         start = next(node for node in self.nodes if node.op == "placeholder" and node.users)
         self.at = self.place[start] + 1
-        self.kept: list[tuple[Values, Values]] = [({start: batch}, {start: batch}) for batch in batches]
         self.sizes = [len(batch) for batch in batches]
+        self.kept: list[Both | None] = [
+            ({start: batch}, {start: batch}) if mine else None
+            for batch, mine in zip(batches, own or [True] * len(batches), strict=True)
+        ]
 
     def fork(self) -> "Walk":
         """Another walk from here on; what is kept is shared."""
@@ -45,21 +57,26 @@ class Walk:
 
         keep: whether the walk moves here; with None it does if the values fit into the budget.
         """
-        for values, quantized in self.values_of([node], keep):
+        for both in self.values_of([node], keep):
+            assert both is not None, "a batch of another process"
+            values, quantized = both
             yield values[node], quantized[node]
 
     @torch.no_grad()
-    def values_of(self, nodes: Sequence[fx.Node], keep: bool | None = None) -> Iterator[tuple[Values, Values]]:
+    def values_of(self, nodes: Sequence[fx.Node], keep: bool | None = None) -> Iterator[Both | None]:
         """Each batch's values of these nodes and of others, in both models, as `values` gives those of one.
 
-        Nodes behind the last of these need each of them.
+        Nodes behind the last of these need each of them. None is a batch that another process carries.
         """
         end = max(self.at, *(self.place[node] + 1 for node in nodes))
-        for i, (teacher_values, student_values) in enumerate(self.kept):
-            x = self._run(self.teacher, teacher_values, end)
-            x_quantized = self._run(self.student, student_values, end)
+        num_own = sum(both is not None for both in self.kept)
+        for i, both in enumerate(self.kept):
+            if both is None:
+                yield None
+                continue
+            x, x_quantized = self._run(self.teacher, both[0], end), self._run(self.student, both[1], end)
             if keep is None:
-                keep = num_bytes(x, x_quantized) * len(self.kept) <= self.cache_bytes
+                keep = num_bytes(x, x_quantized) * num_own <= self.cache_bytes
             if keep:
                 self.kept[i] = (x, x_quantized)
             yield x, x_quantized

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from attnround.data.files import collate
 from attnround.errors import LARGEST_SEED, InputError, check_number
 from attnround.machine import num_cores
+from attnround.ranks import own_items
 
 log = logging.getLogger(__name__)
 NUM_CALIBRATION = 1024  # at most, where no number is asked for
@@ -96,8 +97,11 @@ class ImageData(pl.LightningDataModule, ABC):
         return self.num_calibration if self.is_asked_for else min(self.num_calibration, max(1, num_available))
 
     def val_dataloader(self) -> Iterable:
-        """The evaluation images with labels, or with None in place of these, in a fixed order."""
-        return self.loader(self.evaluation, self.batch_size)
+        """The evaluation images with labels, or with None in place of these, in a fixed order.
+
+        Of several processes that share the work each gets its own batches.
+        """
+        return self.loader(own_items(self.evaluation, self.batch_size), self.batch_size)
 
     @abstractmethod
     def training_sets(self) -> tuple[Dataset, Dataset]:
@@ -109,6 +113,9 @@ class ImageData(pl.LightningDataModule, ABC):
     def remarks(self) -> list[str]:
         """What there is to say of the evaluation images that were looked at, such as how many could not be read."""
         return []
+
+    def share_remarks(self) -> None:
+        """Know what each of the processes that share the work has to say of its images."""
 
     def say_remarks(self) -> None:
         """Say what has not been said."""

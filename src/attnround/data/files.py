@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -67,6 +68,12 @@ class LabelledFiles(Dataset):
     transform: Callable[[Image.Image], Tensor]
     remarks: Tensor | None = None
     least: int = SHORT_SIDE
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """In another process: its workers, if it has some, share the remarks with it."""
+        self.__dict__.update(state)
+        if self.remarks is not None and not self.remarks.is_shared():
+            self.__dict__["remarks"] = self.remarks.clone().share_memory_()
 
     def __len__(self) -> int:
         return len(self.files)

@@ -13,6 +13,7 @@ from attnround.data.base import Calibration, ImageData
 from attnround.data.files import LabelledFiles, list_images, said_of
 from attnround.data.pixels import READ_HERE, UnreadableError, open_image
 from attnround.errors import InputError, listed
+from attnround.ranks import gathered
 
 log = logging.getLogger(__name__)
 EXTENSIONS = ", ".join(READ_HERE)
@@ -38,6 +39,11 @@ class ImageFiles(ImageData):
         """What there is to say of the evaluation images that were opened so far."""
         opened = self.evaluated.remarks
         return [] if opened is None else said_of(self.evaluated.files, opened.tolist(), self.evaluated.root)
+
+    def share_remarks(self) -> None:
+        opened = self.evaluated.remarks
+        if opened is not None:
+            opened.copy_(torch.stack(gathered(opened)).amax(0))
 
     def limited(self, files: LabelledFiles) -> Dataset:
         """The part of an evaluation set that `limit` asks for, class-balanced where there are labels."""

@@ -12,6 +12,7 @@ from attnround.data.base import Calibration, ImageData, draw, draw_balanced
 from attnround.data.images import Labelled, gather_images, labelled
 from attnround.errors import InputError, reason
 from attnround.factory import made
+from attnround.ranks import OwnBatches, own_items
 
 
 class OwnData(ImageData):
@@ -86,8 +87,9 @@ class OwnData(ImageData):
 
     def val_dataloader(self) -> Labelled:
         if not _indexed(self.evaluation):
-            return Labelled(self.evaluation, num_classes=self.num_classes)
-        loader = DataLoader(self.evaluation, self.batch_size, num_workers=self.num_workers)
+            return Labelled(OwnBatches(self.evaluation), num_classes=self.num_classes)
+        dataset = own_items(self.evaluation, self.batch_size)
+        loader = DataLoader(dataset, self.batch_size, num_workers=self.num_workers)
         return Labelled(loader, num_classes=self.num_classes)
 
     def training_sets(self) -> tuple[Dataset, Dataset]:

@@ -15,11 +15,11 @@ from attnround.deploy import build, fingerprint, open_model, prove, read
 from attnround.deploy.file import Content
 from attnround.deploy.report import findings, layer_table, verdict
 from attnround.errors import InputError, check_number
-from attnround.evaluation import evaluate
 from attnround.experiment.card import write_card
 from attnround.experiment.comparison import fidelity_cells, interval
 from attnround.experiment.record import Run
 from attnround.experiment.schema import read_record
+from attnround.experiment.sharing import evaluate_each
 from attnround.experiment.stages import check_labels, compare
 from attnround.factory import made
 from attnround.files import json_floats, sealed_json, write_atomically
@@ -60,11 +60,9 @@ def evaluate_file(
         raise InputError(
             f"model gives {float_model.num_classes} classes, {checkpoint} {opened.num_classes}: give its own"
         )
-    outputs = evaluate(opened, data, trainer, Path(checkpoint).name)
-    if float_model is None:
-        metrics = {"quantized/top1": outputs.top1}
-    else:
-        metrics = compare("quantized", outputs, evaluate(float_model, data, trainer, "fp32"))
+    models = {Path(checkpoint).name: opened} | ({} if float_model is None else {"fp32": float_model})
+    outputs, *reference = evaluate_each(models, data, trainer)
+    metrics = compare("quantized", outputs, *reference) if reference else {"quantized/top1": outputs.top1}
     said = ", ".join(said_of(metrics, len(outputs)))
     log.info("%s on %d images of %s: %s", checkpoint, len(outputs), run.choices["data"], said)
     return metrics

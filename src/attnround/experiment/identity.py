@@ -17,7 +17,7 @@ LAYER_OBJECTIVE = {
 }  # fmt: skip
 NEUTRAL = {
     "activation.placement": "inputs", "bits.places": "apart", "model.weights_key": None,
-    "data.class_order": None, "data.class_map": None, "data.validation": "val",
+    "trainer.devices": 1, "data.class_order": None, "data.class_map": None, "data.validation": "val",
     "reconstruction.mirrored": False, "reconstruction.layer_first.mirrored": False,
     **{f"reconstruction.{name}": value for name, value in LAYER_OBJECTIVE.items()},
     **{f"reconstruction.layer_first.{name}": value for name, value in LAYER_OBJECTIVE.items()},

@@ -8,6 +8,7 @@ from pytorch_lightning.loggers import Logger
 from safetensors.torch import save as serialised
 
 from attnround.data import ImageData
+from attnround.errors import InputError
 from attnround.evaluation import evaluate
 from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.record import Run
@@ -29,6 +30,8 @@ def pretrain(
     logger: dict[str, Logger] | None = None,
 ) -> dict[str, float]:
     """Train a float model with labels; write its weights as model.safetensors."""
+    if trainer.devices != 1:
+        raise InputError(f"trainer.devices={trainer.devices}: pre-training takes one device, give 1")
     begun = time.perf_counter()
     pl.seed_everything(seed, verbose=False)
     loggers = list((logger or {}).values())

@@ -21,7 +21,8 @@ from attnround.experiment.loggers import closing, publish, say
 from attnround.experiment.photographs import photographs
 from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, draw_photographs, draw_trials
 from attnround.experiment.record import Run, model_of, pack
-from attnround.experiment.stages import STAGES, prepare
+from attnround.experiment.sharing import sharing
+from attnround.experiment.stages import STAGES, prepare, train_with_labels
 from attnround.graph import Equalization, left_float
 from attnround.machine import peak_mib
 from attnround.qat import Lsq, NoTraining
@@ -64,8 +65,10 @@ def quantize(
     )  # fmt: skip
     metrics = prepare(job)
     with closing(job.loggers, run, COMPARED):
-        for stage in STAGES:
-            metrics |= stage(job)
+        with sharing(job):
+            for stage in STAGES:
+                metrics |= stage(job)
+        metrics |= train_with_labels(job)
         metrics |= {"time/total_s": time.perf_counter() - begun, "memory/peak_mib": peak_mib()}
         written = report(job, metrics)
     log.info("\n%s\n", comparison(job.method, metrics, len(job.reference), run.choices["qat"]))

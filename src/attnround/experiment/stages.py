@@ -39,7 +39,7 @@ Metrics = dict[str, float]
 
 def prepare(job: Job) -> Metrics:
     """Build, capture and fold the float model, and draw its calibration images."""
-    _ = job.trainer.device  # what cannot be is said before anything is computed
+    _ = job.trainer.device, job.trainer.num_devices  # what cannot be is said before anything is computed
     if job.run.resume and not job.run.goes_on:
         say("resume", f"{job.run.output_dir} had not come to a checkpoint: it starts from the beginning")
     if not job.quantizer.data_free:
@@ -255,13 +255,9 @@ def train_with_labels(job: Job) -> Metrics:
     return before | after | costs
 
 
-STAGES: Sequence[Callable[[Job], Metrics]] = (
-    find_start,
-    evaluate_start,
-    round_weights,
-    evaluate_quantized,
-    train_with_labels,
-)  # after `prepare`, without which no logger knows what to begin
+# What several devices share. `prepare` comes before, without which no logger knows what to begin, and training, which
+# is spread in a way of its own, after.
+STAGES: Sequence[Callable[[Job], Metrics]] = (find_start, evaluate_start, round_weights, evaluate_quantized)
 
 
 def compare(name: str, outputs: Outputs, reference: Outputs) -> Metrics:

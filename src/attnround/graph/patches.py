@@ -18,6 +18,8 @@ class Patches:
         self.layer, self.kind = layer, kind_of(layer)
         self.num_positions = num_positions
         self.generator = generator
+        self.num_available: int | None = None  # places of the last images seen
+        self.passed: list[int] = []
 
     def draw(self, *inputs: Tensor, residual: Tensor | None = None) -> list[Tensor]:
         """The columns of each input; then, of a value of the output's shape, its rows [G, N*P, O/G]."""
@@ -28,11 +30,24 @@ class Patches:
 
     def outputs(self, y: Tensor) -> Tensor:
         """The rows [G, N*P, O/G] of a value of the output's shape."""
-        places = self.places(len(y), y[0].numel() // len(self.layer.weight))
-        return self.kind.outputs_at(self.layer, y, places)
+        return self.kind.outputs_at(self.layer, y, self.places_of(y, len(y)))
+
+    def places_of(self, y: Tensor, num_images: int) -> Tensor:
+        """[N, P] places of so many images with values of the output's shape as `y` has them."""
+        return self.places(num_images, y[0].numel() // len(self.layer.weight))
+
+    def skip(self, num_images: int) -> None:
+        """Leave out so many images: those after them have the places that they have after these."""
+        if self.num_available is None:  # it takes images to know what they draw
+            self.passed.append(num_images)
+        else:
+            self.places(num_images, self.num_available)
 
     def places(self, num_images: int, num_available: int) -> Tensor:
         """[N, P] places of each image, drawn without replacement; all of them where there are few."""
+        self.num_available = num_available
+        while self.passed:
+            self.places(self.passed.pop(0), num_available)
         if num_available <= self.num_positions:
             return torch.arange(num_available).expand(num_images, -1)
         keys = torch.rand(num_images, num_available, generator=self.generator)

@@ -45,6 +45,13 @@ class Histogram:
             self.counts += torch.bincount(bins, minlength=len(self.counts)).cpu()
             self.zeros += int((part == 0).sum())
 
+    def add(self, other: "Histogram") -> None:
+        """Count what another one has counted, of as many bins."""
+        self._cover(min(self.low, other.low), max(self.high, other.high))
+        other._cover(self.low, self.high)
+        self.counts += other.counts
+        self.zeros += other.zeros
+
     def quantile(self, fraction: float) -> float:
         """The value below which this fraction of the values lies, taking them as spread evenly within a bin."""
         cumulated = torch.cat([torch.zeros(1), self.counts.cumsum(0)]).double()

@@ -38,6 +38,8 @@ class LayerReconstruction(Reconstruction):
     decided layer to its levels by least squares.
     """
 
+    by_moments = True
+
     ridge: float | None = None
     num_positions: int = 49
     output_metric: str = "logits"
@@ -81,10 +83,14 @@ class LayerReconstruction(Reconstruction):
         for node in (unit.start, *unit.more_inputs):
             keep = None if node is unit.start else False  # what lies between a layer's calls will run again
             for i, both in enumerate(bench.walk.values_of([node, *branches.operands], keep)):
+                sums = learned if i < bench.num_learned_batches else held_out
+                if both is None:
+                    sums.skip(bench.walk.sizes[i])
+                    continue
                 x, x_quantized = (values[node] for values in both)
                 if layer.activation is not None:  # the weights then make up for the input's error too
                     x_quantized = layer.activation(x_quantized)
-                (learned if i < bench.num_learned_batches else held_out).add(x, x_quantized, branches.residual(*both))
+                sums.add(x, x_quantized, branches.residual(*both))
         moments = learned.moments()
         held_out_moments = held_out.moments() if bench.num_held_out else moments
         return LayerUnit(name, float_layer, layer, moments, held_out_moments, bench.quantizer, self, bench.generator)

@@ -17,8 +17,10 @@ from attnround.graph.edges import beside
 from attnround.graph.trace import executor, graph_of
 from attnround.machine import memory_kept
 from attnround.quantization.rounding import RoundingMethod
-from attnround.reconstruction.checkpoint import Checkpoint
+from attnround.ranks import check_same, from_first, is_own, num_ranks
+from attnround.reconstruction.checkpoint import Checkpoint, layer_state, restore_layer
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
+from attnround.reconstruction.report import UnitReport
 from attnround.reconstruction.unit import UnitWork
 
 
@@ -93,7 +95,11 @@ class ReconstructionLoop:
 
     @contextlib.contextmanager
     def on(self, device: torch.device | str) -> Iterator[None]:
-        """Within, the models are on this device and units can be worked on; afterwards they are on the CPU."""
+        """Within, the models are on this device and units can be worked on; afterwards they are on the CPU.
+
+        Of processes that share the work each carries its part of the batches, of the same images.
+        """
+        check_same(self.images)
         self.device = torch.device(device)
         self.teacher.to(device)
         self.student.to(device).eval()
@@ -106,8 +112,9 @@ class ReconstructionLoop:
         learned, held_out = list(in_batches(shown, size)), list(in_batches(kept, size)) if len(kept) else []
         self.num_learned_batches = len(learned)
         teacher, student = (executor(model, self.graph) for model in (self.teacher, self.student))
+        own = [is_own(i) for part in (learned, held_out) for i in range(len(part))]
         cache_mib = budget_mib(self.settings.cache_mib, device)
-        self.walk = Walk(self.graph, teacher, student, learned + held_out, cache_mib)
+        self.walk = Walk(self.graph, teacher, student, learned + held_out, cache_mib, own)
         self.forks: dict[fx.Node, Walk] = {}
         metrics = self.given_metrics
         if metrics is None:
@@ -170,12 +177,26 @@ class ReconstructionLoop:
 
     def finish_unit(self) -> None:
         """Bake the unit, report it, write the checkpoint, and go on to the next."""
-        report = self.unit.finish()
+        report = self._of_first(self.unit.finish())
         self.reports.append(dataclasses.replace(report, seconds=time.perf_counter() - self.begun))
         if self.checkpoint:
             self.checkpoint.save(self.student, self.reports)
         self._tell("on_unit_end")
         self.index += 1
+
+    def _of_first(self, report: UnitReport) -> UnitReport:
+        """The report of the first of the processes that share the work, and its integers in the unit's layers.
+
+        All have learned from the same sums, but on devices that may be unlike.
+        """
+        if num_ranks() == 1:
+            return report
+        layers = self.unit.layers
+        own = {name: {key: each.cpu() for key, each in layer_state(layer).items()} for name, layer in layers.items()}
+        report, states = from_first((report, own))
+        for name, state in states.items():
+            restore_layer(layers[name], state)
+        return report
 
     def _tell(self, event: str) -> None:
         for callback in self.callbacks:

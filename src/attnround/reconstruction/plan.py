@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, fx
@@ -61,6 +62,8 @@ class Reconstruction(ABC):
     result must be no worse than its start to be kept; mirrored: every image learned from is learned from mirrored too;
     cache_mib: memory for activations; None: what `budget_mib` gives.
     """
+
+    by_moments: ClassVar[bool] = False  # whether all that is learned from images are sums over them
 
     observer: ClipSearch
     batch_size: int = 64
