@@ -216,7 +216,7 @@ def fitting(config: Mapping[str, object]) -> tuple[Callable[..., dict[str, float
     lacking = [name for name in parameters.keys() - {*config, "run"} if parameters[name].default is inspect._empty]
     if lacking:
         raise InputError(
-            f"task={config['task']} takes {', '.join(sorted(lacking))}: leave task out, an entry or experiment brings it"
+            f"task={config['task']} takes {', '.join(sorted(lacking))}: leave task out: an entry or experiment has it"
         )
     check_kinds({name: config[name] for name in named}, task)
     return task, named
