@@ -1,6 +1,7 @@
 """The same work on a CUDA device: `pytest -m gpu` where there is one."""
 
 import copy
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -15,6 +16,8 @@ from attnround.quantization.rounding import AdaRound, AttentionRound
 from attnround.quantization.rounding.gaussian import GaussianTable
 from attnround.quantization.rounding.mean_field import MeanField
 from attnround.reconstruction import LayerReconstruction, reconstruct
+from tests import processes
+from tests.conftest import ROOT
 
 pytestmark = [
     pytest.mark.gpu,
@@ -78,3 +81,20 @@ def test_the_library_computes_on_a_gpu(network):
     assert {each.device.type for each in found.model.state_dict().values()} == {"cpu"}
     on_cpu = attnround.quantize(network, images, bits=3, activation=8, progress=False)
     assert abs(found.report.sqnr_db - on_cpu.report.sqnr_db) < 1
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there is one CUDA device")
+def test_two_gpus_share_a_run(tmp_path):
+    found = {}
+    for devices in (1, 2):
+        words = (
+            "trainer=gpu",
+            f"trainer.devices={devices}",
+            "data.num_calibration=256",
+            "data.limit=1000",
+            "logger=[]",
+        )
+        done = processes.run([str(ROOT / "src/train.py"), *words, f"hydra.run.dir={devices}"], tmp_path)
+        assert done.returncode == 0, done.stderr
+        found[devices] = json.loads((tmp_path / f"{devices}/record.json").read_text())["metrics"]["quantized/sqnr_db"]
+    assert found[2] == pytest.approx(found[1], abs=0.5)
