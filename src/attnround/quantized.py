@@ -15,6 +15,7 @@ from attnround.data.images import NUM_IMAGES, Labelled, check_labels, gather_ima
 from attnround.deploy import prove, read, save
 from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
+from attnround.deploy.openvino import AS_WRITTEN, OPSET, need_openvino, open_ir, sealed_ir
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
 from attnround.deploy.runtime import onnx_file, open_onnx
@@ -118,7 +119,9 @@ class Quantized:
         return save(self.model, Path(path), self._about())
 
     def export(self, path: str | Path, *, weights: str = "runtime") -> float:
-        """Write an .onnx or .pt2 file; return its agreement with the simulation on the calibration images in percent.
+        """Write a file; return its agreement with the simulation on the calibration images in percent.
+
+        path: its ending says which, .onnx, .pt2, or .xml for OpenVINO's IR, whose .bin is written beside it.
 
         weights: of ONNX, `runtime` as onnxruntime runs them right on any processor, `signed` as those with VNNI, ARM
         and OpenVINO run them faster, or `literal`, each a DequantizeLinear of its levels.
@@ -131,17 +134,23 @@ class Quantized:
         if path.suffix == ".onnx":
             need_onnx(str(path))
             raw, _ = onnx_file(self.model, content, about, weights=weights)
-            exported = open_onnx(raw, path)
+            files, exported = {path: raw}, open_onnx(raw, path)
         elif path.suffix == ".pt2":
             raw, _ = sealed_program(exported_program(self.model), about)
-            exported = open_program(raw, path)
+            files, exported = {path: raw}, open_program(raw, path)
+        elif path.suffix == ".xml":
+            need_onnx(str(path))
+            need_openvino(str(path))
+            xml, packed = sealed_ir(onnx_file(self.model, content, about, OPSET, "signed")[0], about)
+            files, exported = {path.with_suffix(".bin"): packed, path: xml}, open_ir(xml, packed, path, AS_WRITTEN)
         else:
-            raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx or .pt2")
+            raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx, .xml or .pt2")
         (found,) = compare(self.model, [exported], _unlabelled(self.images))
         fault = found.fault(content.quantizes_values)
         if fault:
             raise InputError(f"{path} is not written: {fault}")
-        write_atomically(path, raw)
+        for place, raw in files.items():
+            write_atomically(place, raw)
         return found.agreement
 
     def verify(self, images: object | None = None, *, batch_size: int = 50) -> Proof:

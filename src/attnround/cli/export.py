@@ -1,10 +1,12 @@
-"""Write the model of a run as ONNX (quantized.onnx) or as a torch.export program (quantized.pt2).
+"""Write the model of a run as ONNX (quantized.onnx), as OpenVINO's IR (quantized.xml, quantized.bin) or as a
+torch.export program (quantized.pt2).
 
     python src/export.py <run folder> format=onnx
     python src/export.py <run folder> format=onnx opset=13
     python src/export.py <run folder> format=onnx weights=literal
     python src/export.py <run folder> format=onnx preprocessing=graph
     python src/export.py <run folder> format=onnx compare_with=onnxruntime model=<the float model>
+    python src/export.py <run folder> format=openvino
     python src/export.py <run folder> format=torch
 
 ONNX has packed INT4 and INT2 weights, which onnxruntime unpacks when it loads the file, or with weights=literal

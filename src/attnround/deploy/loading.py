@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.deploy.file import Content, StoredLayer, read
+from attnround.deploy.openvino import load_ir
 from attnround.deploy.program import load_program
 from attnround.deploy.runtime import load_onnx
 from attnround.deploy.seal import preprocessing_of
@@ -169,6 +170,7 @@ LOADERS: dict[str, Callable[[Path, Factory | None], nn.Module]] = {  # suffix ->
     ".safetensors": load,
     ".onnx": lambda path, own: load_onnx(path),
     ".pt2": lambda path, own: load_program(path),
+    ".xml": lambda path, own: load_ir(path),
 }
 
 

@@ -1,11 +1,13 @@
 """Sessions of onnxruntime: in which execution provider, what it makes of a graph, what runs where, and how fast."""
 
+import functools
 import importlib.util
 import json
 import statistics
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,16 +132,21 @@ def any_image(size: list[int]) -> Tensor:
 
 
 def latency(sessions: list[Any], image: Tensor, rounds: int = 40, seconds: float = 5.0) -> list[float]:
-    """Median milliseconds of each session for an image [1, C, H, W], in turns so that all meet the same machine.
+    """Median milliseconds of each session for an image [1, C, H, W], see `medians_ms`."""
+    return medians_ms([functools.partial(run, each, image) for each in sessions], rounds, seconds)
+
+
+def medians_ms(runs: Sequence[Callable[[], object]], rounds: int = 40, seconds: float = 5.0) -> list[float]:
+    """Median milliseconds of each, in turns so that all meet the same machine.
 
     At most `rounds` of each and about `seconds` in all.
     """
-    times: list[list[float]] = [[] for _ in sessions]
+    times: list[list[float]] = [[] for _ in runs]
     begun = time.perf_counter()
     for i in range(WARM_UP + rounds):
-        for each, taken in zip(sessions, times, strict=True):
+        for each, taken in zip(runs, times, strict=True):
             clock = time.perf_counter()
-            run(each, image)
+            each()
             taken.append(time.perf_counter() - clock)
         if i > WARM_UP and time.perf_counter() - begun > seconds:
             break

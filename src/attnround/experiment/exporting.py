@@ -1,4 +1,6 @@
-"""The task of `src/export.py`: the model of a run as ONNX or as a torch.export program, compared before it is kept."""
+"""The task of `src/export.py`: the model of a run as ONNX, OpenVINO's IR or a torch.export program, compared before it
+is kept.
+"""
 
 import logging
 from collections import Counter
@@ -15,13 +17,15 @@ from attnround.data import ImageData
 from attnround.deploy import compare, read
 from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.kernels import HEADER, kernels
+from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
+from attnround.deploy.openvino import OPSET, OpenVinoModel, layers_in_integers, need_openvino, open_ir, sealed_ir
 from attnround.deploy.opset import OLDEST
 from attnround.deploy.preprocessing import described, resizes, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_form, wanted_opset
 from attnround.deploy.runtime import about_onnx, newest_opset, onnx_file, open_onnx, read_graph, with_preprocessing
 from attnround.deploy.seal import about_export
-from attnround.deploy.session import any_image, latency, need_onnx, session
+from attnround.deploy.session import any_image, latency, medians_ms, need_onnx, session
 from attnround.errors import InputError, check_number, choice
 from attnround.experiment.beside import beside_onnxruntime, beside_table
 from attnround.experiment.card import write_card
@@ -35,7 +39,8 @@ from attnround.zoo import Blueprint
 log = logging.getLogger(__name__)
 RIVAL = "onnxruntime"
 PREPROCESSING = ("beside", "graph")
-FORMATS = {"onnx": ".onnx", "torch": ".pt2"}
+RUNTIMES = {"onnx": "onnxruntime", "openvino": "OpenVINO"}  # what has default options that are compared too
+FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
 
 
 def export(
@@ -75,8 +80,10 @@ def export(
     target = source.with_suffix(FORMATS[format])
     steps = known_steps(data, quantized.preprocessing, needed=preprocessing == "graph")
     head = steps if preprocessing == "graph" else None
-    writer = partial(_as_onnx, opset=opset, weights=weights, head=head) if format == "onnx" else _as_program
-    raw, exported, facts = writer(quantized, content, about, target)
+    of_onnx = partial(_as_onnx, opset=opset, weights=weights, head=head)
+    writer = {"onnx": of_onnx, "torch": _as_program, "openvino": _as_ir}[format]
+    files, exported, facts = writer(quantized, content, about, target)
+    num_bytes = sum(map(len, files.values()))
     found, *others = compare(quantized, exported, watched(data, "export"))
     fault = found.fault(content.quantizes_values)
     if fault:
@@ -84,7 +91,7 @@ def export(
     budget = sum(record["deployed"]["parts"].values())
     report = {
         "file": target.name,
-        "bytes": len(raw),
+        "bytes": num_bytes,
         "budget_bytes": budget,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
@@ -96,21 +103,22 @@ def export(
         **about,
         **facts,
     }
-    write_atomically(target, raw)
+    for path, raw in files.items():
+        write_atomically(path, raw)
     if compare_with:
-        report["compared_with"] = _rivals(exported[-1], len(raw), model, data)
+        report["compared_with"] = _rivals(exported[-1], num_bytes, model, data)
     if steps:
         beside = json_text(described(quantized.preprocessing, steps), indent=2)
         write_atomically(Path(folder) / "preprocessing.json", beside + "\n")
     write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
     write_card(Path(folder))
-    say("size", f"{len(raw) / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
+    say("size", f"{num_bytes / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
     say("logits", f"differ by up to {found.relative:.1e} of the largest, on {found.images} images")
     top1 = "" if found.top1 is None else f"top-1 {found.top1:.2f} %, "
     say("classes", f"{top1}the same as those of the simulation on {found.agreement:.2f} % of the images")
     for other in others:
-        say("default", f"with onnxruntime's default options the same class on {other.agreement:.2f} %")
-    say("export", f"{target}, export_{format}.json, model_card.md")
+        say("default", f"with {RUNTIMES[format]}'s default options the same class on {other.agreement:.2f} %")
+    say("export", f"{', '.join(map(str, reversed(files)))}, export_{format}.json, model_card.md")
     return {"agreement": found.agreement}
 
 
@@ -152,8 +160,8 @@ def _as_onnx(
     opset: int | None,
     weights: str,
     head: list[dict] | None,
-) -> tuple[bytes, list[nn.Module], dict]:
-    """The file's bytes, the model as written and as onnxruntime runs it by default, and what to report.
+) -> tuple[dict[Path, bytes], list[nn.Module], dict]:
+    """The file, the model as written and as onnxruntime runs it by default, and what to report.
 
     In the literal form it is not run by default, where some files are refused. head: steps that the file does first;
     where these resize images, what is run takes images that are resized already.
@@ -184,7 +192,7 @@ def _as_onnx(
         raw = with_preprocessing(raw, head, about) if resizes(head) else same_size
         exported = [open_onnx(same_size, target), *(open_onnx(same_size, target, {}) for _ in exported[1:])]
         say("graph", f"takes pixels, uint8 [batch, height, width, {model.preprocessing['input_size'][0]}]")
-    return raw, exported, facts | {"sha256": about_onnx(read_graph(raw, target), target)["sha256"]}
+    return {target: raw}, exported, facts | {"sha256": about_onnx(read_graph(raw, target), target)["sha256"]}
 
 
 def known_steps(data: ImageData, preprocessing: dict, needed: bool) -> list[dict] | None:
@@ -243,10 +251,41 @@ def _latency(floats: Any, exported: list[nn.Module], size: list[int]) -> dict[st
     return {"threads": torch.get_num_threads(), **dict(taken)}
 
 
-def _as_program(model: nn.Module, content: Content, about: dict, target: Path) -> tuple[bytes, list[nn.Module], dict]:
-    """The file's bytes, the model as it is loaded again, and nothing to report."""
+def _as_program(
+    model: nn.Module, content: Content, about: dict, target: Path
+) -> tuple[dict[Path, bytes], list[nn.Module], dict]:
+    """The file, the model as it is loaded again, and nothing to report."""
     raw, _ = sealed_program(exported_program(model), about)
-    return raw, [open_program(raw, target)], {}
+    return {target: raw}, [open_program(raw, target)], {}
+
+
+def _as_ir(
+    model: nn.Module, content: Content, about: dict, target: Path
+) -> tuple[dict[Path, bytes], list[nn.Module], dict]:
+    """Both files, the model as written and as OpenVINO runs it by default, and what to report."""
+    need_onnx("format=openvino")
+    need_openvino("format=openvino")
+    import openvino
+
+    raw, floats = onnx_file(model, content, about, OPSET, "signed")
+    xml, weights = sealed_ir(raw, about)
+    exported = [open_ir(xml, weights, target, OPENVINO_AS_WRITTEN), open_ir(xml, weights, target)]
+    integer = layers_in_integers(exported[1], raw, content.layers)
+    quantized = sum(layer.activation is not None for layer in content.layers)
+    say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
+    image = any_image(model.preprocessing["input_size"])
+    of_floats = OpenVinoModel(*sealed_ir(floats.SerializeToString(), about), about, "the float graph")
+    before, after, default = medians_ms([partial(each, image) for each in (of_floats, *exported)])
+    say("latency", f"{default:.2f} ms an image, {default / before:.2f} times the {before:.2f} ms of the float graph")
+    facts = {
+        "openvino": openvino.__version__,
+        "layers_with_quantized_inputs": quantized,
+        "layers_in_integers": integer,
+        "latency": {
+            "threads": torch.get_num_threads(), "float_ms": before, "as_written_ms": after, "default_ms": default,
+        },
+    }  # fmt: skip
+    return {target.with_suffix(".bin"): weights, target: xml}, exported, facts
 
 
 def say(stage: str, text: str) -> None:

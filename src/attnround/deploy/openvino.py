@@ -1,0 +1,118 @@
+"""OpenVINO's own form of a model, its IR: an .xml with its .bin, made by OpenVINO's reader of the ONNX that we write.
+
+Weights of 2 and 4 bits are INT4 in the .bin, others INT8. What the file says of itself is a text of the .xml, and the
+checksum there is over the .xml, which holds that of the .bin.
+"""
+
+import hashlib
+import html
+import importlib.util
+import re
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from attnround.deploy.file import StoredLayer
+from attnround.deploy.kernels import operators
+from attnround.deploy.runtime import read_graph
+from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
+from attnround.errors import InputError, reason
+
+GIVE = "the quantized.xml that src/export.py writes, with its quantized.bin"
+OPSET = 21  # the newest that OpenVINO 2026.4 reads all types of: it knows no INT2
+AS_WRITTEN = {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"}  # the operations of the file, in floats
+BIN = "bin_digest"
+
+
+def need_openvino(what: str) -> None:
+    """Raise InputError unless the optional package is there."""
+    if importlib.util.find_spec("openvino") is None:
+        raise InputError(f"{what} needs openvino: install the extra, pip install -e '.[export,openvino]'")
+
+
+def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
+    """The .xml and the .bin of an ONNX file's bytes. Raises InputError where OpenVINO does not take these."""
+    import onnx.inliner
+    import openvino
+
+    graph = onnx.inliner.inline_local_functions(read_graph(raw, "the model"))  # the marks of a float graph
+    graph.ClearField("metadata_props")  # what the ONNX says of itself
+    try:
+        model = openvino.Core().read_model(graph.SerializeToString())
+    except RuntimeError as error:
+        raise InputError(f"openvino {openvino.__version__} does not take this model ({reason(error)})") from error
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "quantized.xml"
+        openvino.save_model(model, file, compress_to_fp16=False)
+        weights = file.with_suffix(".bin").read_bytes()
+        model.set_rt_info(describe(about | {BIN: hashlib.sha256(weights).hexdigest()}), [ENTRY])
+        openvino.save_model(model, file, compress_to_fp16=False)
+        return seal(file.read_bytes())[0], weights
+
+
+class OpenVinoModel(nn.Module):
+    """An IR as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs. It runs on the CPU.
+
+    settings: OpenVINO's properties; by default it takes its integer kernels where it can.
+    """
+
+    def __init__(self, xml: bytes, weights: bytes, about: dict, source: str, settings: dict[str, str] | None = None):
+        super().__init__()
+        self.about = about
+        self.preprocessing = preprocessing_of(about)
+        self.num_classes, self.logits_at = about["model"].get("num_classes"), about["model"].get("output")
+        self.compiled = _compiled(xml, weights, source, settings)
+
+    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+        found = self.compiled(images.cpu().numpy())
+        outputs = tuple(torch.from_numpy(found[i]).to(images.device) for i in range(len(found)))
+        return outputs[0] if len(outputs) == 1 else outputs
+
+
+def open_ir(xml: bytes, weights: bytes, path: str | Path, settings: dict[str, str] | None = None) -> OpenVinoModel:
+    """The model of both files' bytes. Raises InputError where they are damaged, of something else or not run."""
+    about = read_about(_entry(xml), path, GIVE)
+    check_seal(xml, about, path)
+    if about.get(BIN) != hashlib.sha256(weights).hexdigest():
+        raise InputError(f"{Path(path).with_suffix('.bin')} is damaged or not that of {path}: copy both anew")
+    return OpenVinoModel(xml, weights, about, str(path), settings)
+
+
+def load_ir(path: str | Path) -> OpenVinoModel:
+    """The model of an .xml, with its .bin beside it. Raises InputError as `open_ir` does."""
+    need_openvino(str(path))
+    return open_ir(read_bytes(path, GIVE), read_bytes(Path(path).with_suffix(".bin"), GIVE), path)
+
+
+def layers_in_integers(model: OpenVinoModel, raw: bytes, layers: Sequence[StoredLayer]) -> list[str]:
+    """The names of the layers that OpenVINO runs in integer kernels. raw: the ONNX file that the IR was made of.
+
+    It names an operation as the ONNX does, with more behind a slash where it has split it.
+    """
+    integer: set[str] = set()
+    for each in model.compiled.get_runtime_model().get_ops():
+        about = each.get_rt_info()
+        if about["primitiveType"].astype(str).endswith(("_I8", "_i8")):
+            integer |= {name.partition("/")[0] for name in about["originalLayersNames"].astype(str).split(",")}
+    return sorted(layer for layer, name in operators(raw, layers).items() if name in integer)
+
+
+def _entry(xml: bytes) -> str | None:
+    """What an .xml says of itself, as text."""
+    found = re.search(rb'<attnround value="([^"]*)"', xml)
+    return html.unescape(found[1].decode(errors="replace")) if found else None
+
+
+def _compiled(xml: bytes, weights: bytes, source: str, settings: dict[str, str] | None) -> Any:
+    import openvino
+
+    threads = {"INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
+    core = openvino.Core()
+    try:
+        return core.compile_model(core.read_model(xml, weights), "CPU", threads | (settings or {}))
+    except RuntimeError as error:
+        raise InputError(f"{source}: openvino {openvino.__version__} does not run it ({reason(error)})") from error

@@ -1,0 +1,102 @@
+"""OpenVINO's IR: as written it computes what torch does, by default in integers; damage to either file is seen."""
+
+import functools
+import importlib.util
+import random
+
+import pytest
+import torch
+from tests.deploy.conftest import MODELS, exported, images_for
+from tests.deploy.test_qdq import ABOUT, layers_of, written
+
+from attnround.deploy.comparison import ALIKE, compare
+from attnround.deploy.loading import open_model
+from attnround.deploy.openvino import AS_WRITTEN, OPSET, layers_in_integers, open_ir, sealed_ir
+from attnround.errors import InputError
+
+slow = pytest.mark.slow
+
+
+@functools.cache
+def onnx_of(name: str) -> bytes:
+    return written(exported(name)[0], OPSET, "signed")
+
+
+@functools.cache
+def ir(name: str) -> tuple[bytes, bytes]:
+    return sealed_ir(onnx_of(name), ABOUT)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("resnet between layers", "float inputs") else pytest.param(name, marks=slow) for name in MODELS],
+)
+def test_as_written_it_computes_what_torch_does(name):
+    """Of all bit widths; where a tie falls to its other side, a code differs."""
+    model, _ = exported(name)
+    inputs = any(layer.activation is not None for layer in layers_of(model))
+    batches = [(images_for(model, 3, seed=1), None)]
+    found, default = compare(model, [open_ir(*ir(name), "x", AS_WRITTEN), open_ir(*ir(name), "x")], batches)
+    assert found.relative < (0.05 if inputs else ALIKE)
+    assert default.relative < (0.2 if inputs else ALIKE)  # it rounds codes of its own between layers
+
+
+def test_layers_with_quantized_inputs_run_in_integers():
+    layers = layers_of(exported("resnet between layers")[0])
+    name = "resnet between layers"
+    by_default = layers_in_integers(open_ir(*ir(name), "x"), onnx_of(name), layers)
+    assert by_default == sorted(layer.name for layer in layers)
+    assert layers_in_integers(open_ir(*ir(name), "x", AS_WRITTEN), onnx_of(name), layers) == []
+
+
+def test_its_weights_are_packed():
+    """At 2 to 4 bits two in a byte, else one; what is float comes on top."""
+    xml, weights = ir("float inputs")
+    layers = layers_of(exported("float inputs")[0])
+    packed = sum(layer.levels.numel() * (4 if layer.grid.bit_width <= 4 else 8) / 8 for layer in layers)
+    assert packed <= len(weights) < packed + 30_000
+    assert b"i4" in xml or b"u4" in xml
+
+
+def test_damage_to_either_file_is_seen(tmp_path):
+    draw = random.Random(0)
+    for damaged in (0, 1):
+        for _ in range(20):
+            files = [bytearray(each) for each in ir("float inputs")]
+            place = draw.randrange(len(files[damaged]))
+            files[damaged][place] ^= 1 << draw.randrange(8)
+            with pytest.raises(InputError, match=r"damaged|does not say|not as"):
+                open_ir(*map(bytes, files), "x.xml")
+    (tmp_path / "quantized.xml").write_bytes(ir("float inputs")[0])
+    with pytest.raises(InputError, match=r"quantized\.bin cannot be read"):
+        open_model(str(tmp_path / "quantized.xml"))
+    (tmp_path / "quantized.bin").write_bytes(ir("float inputs")[1])
+    assert open_model(str(tmp_path / "quantized.xml"))(images_for(exported("float inputs")[0], 2)).shape == (2, 10)
+
+
+def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "openvino" else there(name))
+    with pytest.raises(InputError, match=r"needs openvino: install the extra, pip install -e '\.\[export,openvino\]'"):
+        open_model(str(tmp_path / "quantized.xml"))
+
+
+def test_the_library_writes_it_and_several_outputs_stay_a_tuple(tmp_path):
+    from torch import nn
+
+    import attnround
+
+    class Two(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.fc = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+        def forward(self, x):
+            x = self.conv(x).relu()
+            return x, self.fc(x.mean((2, 3)))
+
+    q = attnround.quantize(Two(), torch.randn(8, 3, 8, 8), rounding="gptq", output=1, progress=False)
+    assert q.export(tmp_path / "q.xml") == 100
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["q.bin", "q.xml"]
+    found = open_model(str(tmp_path / "q.xml"))(torch.randn(2, 3, 8, 8))
+    assert [tuple(each.shape) for each in found] == [(2, 4, 6, 6), (2, 2)]
