@@ -45,6 +45,14 @@ def test_inputs_are_those_of_a_forward_pass_however_little_is_kept(pair, cache_m
         torch.testing.assert_close(torch.cat([b for _, b in inputs]), expected_quantized[node.target])
 
 
+def test_before_the_first_quantized_layer_both_models_have_one_value(pair):
+    graph = graph_of(pair[0])
+    walk = Walk(graph, *(executor(each, graph) for each in pair[:2]), list(torch.randn(4, 3, 16, 16).split(2)), 100)
+    first, second, *_ = calls(graph, pair[1], (QuantizedLayer,))
+    assert all(a is b for a, b in walk.values(first.all_input_nodes[0]))
+    assert all(not a.equal(b) for a, b in walk.values(second.all_input_nodes[0]))
+
+
 @pytest.mark.parametrize("cache_mib", [0, 0.02, 100], ids=["keeps nothing", "keeps some", "keeps all"])
 def test_values_of_several_nodes_come_together(pair, cache_mib):
     """The values that a sum far behind needs are there with a layer's input, whichever comes first in the graph."""

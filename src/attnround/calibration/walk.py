@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, fx
 
 from attnround.calibration.cache import ActivationCache, Slice
+from attnround.calibration.slab import Slab
+from attnround.quantization.layers import Edge, QuantizedLayer
 
 Values = dict[fx.Node, Any]
 Both = tuple[Values, Values]  # in the float model, in the model quantized so far
@@ -40,7 +42,9 @@ class Walk:
         self.cache_bytes = cache_mib * 2**20
         start = next(node for node in self.nodes if node.op == "placeholder" and node.users)
         self.at = self.place[start] + 1
+        self.alike = next((self.place[node] for node in self.nodes if _quantizes(student, node)), len(self.nodes))
         self.sizes = [len(batch) for batch in batches]
+        self.slabs = [Slab() for _ in batches]
         self.kept: list[Both | None] = [
             ({start: batch}, {start: batch}) if mine else None
             for batch, mine in zip(batches, own or [True] * len(batches), strict=True)
@@ -49,7 +53,7 @@ class Walk:
     def fork(self) -> "Walk":
         """Another walk from here on; what is kept is shared."""
         walk = copy.copy(self)
-        walk.kept = list(self.kept)
+        walk.kept, walk.slabs = list(self.kept), [Slab() for _ in self.slabs]
         return walk
 
     def values(self, node: fx.Node, keep: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -74,11 +78,14 @@ class Walk:
             if both is None:
                 yield None
                 continue
-            x, x_quantized = self._run(self.teacher, both[0], end), self._run(self.student, both[1], end)
+            x = self._run(self.teacher, both[0], end)
+            x_quantized = x if end <= self.alike else self._run(self.student, both[1], end)
             if keep is None:
                 keep = num_bytes(x, x_quantized) * num_own <= self.cache_bytes
             if keep:
-                self.kept[i] = (x, x_quantized)
+                stay = [{n: value for n, value in each.items() if n.op != "get_attr"} for each in (x, x_quantized)]
+                in_slab, quantized_in_slab = self.slabs[i].hold(stay)
+                x, x_quantized = self.kept[i] = x | in_slab, x_quantized | quantized_in_slab
             yield x, x_quantized
         if keep:
             self.at = end
@@ -108,6 +115,13 @@ class Walk:
                 if self.last_use[used] <= i:
                     values.pop(used, None)
         return {node: value for node, value in values.items() if self.last_use[node] >= end}
+
+
+def _quantizes(student: fx.Interpreter, node: fx.Node) -> bool:
+    """Whether the student's value of a node may be another than the teacher's, where their inputs are alike."""
+    if node.op == "call_module":
+        return isinstance(student.fetch_attr(str(node.target)), QuantizedLayer | Edge)
+    return False
 
 
 def _loaded(value: object) -> object:
