@@ -71,7 +71,6 @@ def memory_kept() -> Iterator[None]:
     if libc is None:
         yield
         return
-    libc.malloc_trim(0)  # what others have left is seldom where it is of use
     libc.mallopt(MMAP_THRESHOLD, LARGEST)
     libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST - 1)
     try:

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, fx
 
 from attnround.calibration.cache import ActivationCache, Slice
-from attnround.calibration.slab import Slab
 from attnround.quantization.layers import Edge, QuantizedLayer
 
 Values = dict[fx.Node, Any]
@@ -44,7 +43,6 @@ class Walk:
         self.at = self.place[start] + 1
         self.alike = next((self.place[node] for node in self.nodes if _quantizes(student, node)), len(self.nodes))
         self.sizes = [len(batch) for batch in batches]
-        self.slabs = [Slab() for _ in batches]
         self.kept: list[Both | None] = [
             ({start: batch}, {start: batch}) if mine else None
             for batch, mine in zip(batches, own or [True] * len(batches), strict=True)
@@ -53,7 +51,7 @@ class Walk:
     def fork(self) -> "Walk":
         """Another walk from here on; what is kept is shared."""
         walk = copy.copy(self)
-        walk.kept, walk.slabs = list(self.kept), [Slab() for _ in self.slabs]
+        walk.kept = list(self.kept)
         return walk
 
     def values(self, node: fx.Node, keep: bool | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -83,9 +81,7 @@ class Walk:
             if keep is None:
                 keep = num_bytes(x, x_quantized) * num_own <= self.cache_bytes
             if keep:
-                stay = [{n: value for n, value in each.items() if n.op != "get_attr"} for each in (x, x_quantized)]
-                in_slab, quantized_in_slab = self.slabs[i].hold(stay)
-                x, x_quantized = self.kept[i] = x | in_slab, x_quantized | quantized_in_slab
+                self.kept[i] = (x, x_quantized)
             yield x, x_quantized
         if keep:
             self.at = end
