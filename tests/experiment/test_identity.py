@@ -86,6 +86,16 @@ def test_a_run_without_the_residual_target_is_the_one_it_was_before(path):
     assert identity(before, choices) == identity(without, choices)
 
 
+@pytest.mark.parametrize(("option", "neutral", "other"), [("patience", None, 3), ("refine", False, True)])
+def test_a_block_that_neither_refines_nor_stops_early_is_the_one_it_was_before(option, neutral, other):
+    config, choices = compose(["reconstruction=layer_then_block"])
+    now = OmegaConf.to_container(config)
+    assert now["reconstruction"].pop(option) == neutral
+    assert identity(OmegaConf.to_container(config), choices) == identity(now, choices)
+    OmegaConf.update(config, f"reconstruction.{option}", other)
+    assert identity(OmegaConf.to_container(config), choices) != identity(now, choices)
+
+
 def test_a_group_that_is_added_at_its_neutral_choice_keeps_the_rows(run):
     config, choices = run
     assert choices["equalization"] == "none"

@@ -16,6 +16,7 @@ from attnround.quantization.ranges import Lsq, Mse
 from attnround.quantization.rounding import GPTQ, AdaRound, AttentionRound, CoordinateDescent, FlexRound
 from attnround.reconstruction import BlockReconstruction, LayerReconstruction, unit_data
 from attnround.reconstruction.block_objective import BlockObjective
+from attnround.reconstruction.report import decibel
 from attnround.reconstruction.unit_data import UnitData
 
 METHODS = {
@@ -243,3 +244,80 @@ def test_inputs_that_a_shortcut_takes_too_or_whose_steps_are_learned_stay_as_the
     for search, granularity in ((Mse(4), "block"), (Lsq(4), "layer"), (Mse(4, drop=0.5), "layer")):
         unit, _ = with_activations(search).begin(METHODS["expected"], block(granularity=granularity), index=1)
         assert unit.data.quantized.storage == "float32"
+
+
+def looks(unit) -> list[float]:
+    """The errors that a unit is judged by from now on, as they come."""
+    seen, look = [], unit.stopping.look
+    unit.stopping.look = lambda error, state: seen.append(error) or look(error, state)
+    return seen
+
+
+def test_a_unit_stops_where_no_better_decision_comes_and_keeps_the_best(blocks):
+    unit, loop = blocks.begin(AttentionRound(num_steps=400), block(burst=4, patience=3), index=1)
+    seen = looks(unit)
+    with loop.on("cpu"):
+        for burst in range(100):
+            loop.run_burst(burst)
+            if unit.stopped:
+                break
+    assert 3 < len(seen) == len(unit.losses) < 100
+    assert seen.index(min(seen)) == len(seen) - 4
+    best = {key: layer["levels"] for key, layer in unit.stopping.best.items()}
+    assert any((unit.layers[key].levels != levels).any() for key, levels in best.items())
+    report = unit.finish()
+    assert report.kept
+    assert report.sqnr_db == decibel(min(seen))
+    assert all(torch.equal(unit.layers[key].levels, levels) for key, levels in best.items())
+
+
+def test_looking_does_not_disturb_the_learning(with_activations):
+    """Scales are learned, of weights by FlexRound and of activations, and a look bakes the former."""
+    problem = with_activations(Lsq(4, drop=0.5))
+    quantizer, settings = FlexRound(num_steps=40, lr=0.005), {"burst": 4, "mix": 0.5, "activation_lr": 1e-2}
+    _, plain = problem.run(quantizer, block(**settings))
+    _, judged = problem.run(quantizer, block(**settings, patience=10))
+    assert judged[0].losses == plain[0].losses
+    assert all(one.sqnr_db >= other.sqnr_db for one, other in zip(judged[:1], plain, strict=False))
+
+
+def test_the_best_state_has_the_scales_that_it_was_judged_with(with_activations):
+    unit, loop = with_activations(Lsq(4)).begin(
+        FlexRound(num_steps=40, lr=0.02), block(burst=4, patience=2, activation_lr=1e-1), index=1
+    )
+    seen = looks(unit)
+    with loop.on("cpu"):
+        for burst in range(10):
+            loop.run_burst(burst)
+    unit.start_error = float("inf")
+    assert unit.finish().sqnr_db == decibel(min(seen))
+
+
+def test_a_start_that_nothing_beats_stays_where_a_unit_stops(blocks):
+    student, reports = blocks.run(replace(ABSURD, num_steps=40), block(burst=2, patience=2))
+    assert all(len(report.losses) < 20 for report in reports)
+    assert not any(report.kept for report in reports)
+    assert same_state(student, blocks.student)
+
+
+@pytest.mark.parametrize(("held_out", "num_images"), [(0.0, 48), (0.125, 7)])
+def test_stopping_where_no_image_is_held_out_is_refused_in_a_line(two_blocks, problem_of, held_out, num_images):
+    with pytest.raises(InputError, match=r"patience=2 .*held_out=0.*larger held_out.* patience=null") as caught:
+        problem_of(two_blocks, num_images=num_images).run(ABSURD, block(patience=2, held_out=held_out))
+    assert "\n" not in str(caught.value)
+
+
+def test_roundings_that_refine_lose_less_of_the_layers_result_at_first(blocks):
+    blocks.student, _ = blocks.run(METHODS["expected"], LayerReconstruction(**SHARED))
+    lowest = {}
+    for refine in (False, True):
+        unit, loop = blocks.begin(METHODS["expected"], block(burst=4, patience=9, refine=refine), index=1)
+        for key, rounding in unit.roundings.items():
+            levels = unit.layers[key].levels
+            assert torch.equal(rounding.decide(), levels.float())
+            assert (rounding.u - levels).abs().max() == pytest.approx(0.25 if refine else 0.49)
+        with loop.on("cpu"):
+            loop.run_burst(0)
+        assert rounding.sigma == pytest.approx(0.5 * 0.2 ** (0.5 + 0.5 * 0.03 if refine else 0.03))
+        lowest[refine] = unit.stopping.lowest
+    assert lowest[True] < 0.95 * lowest[False]

@@ -21,6 +21,7 @@ PLANS = {
     "block": BLOCK,
     "block fisher": BlockReconstruction(**SHARED, num_steps=12, loss="fisher"),
     "layer_then_block": BlockReconstruction(**SHARED, num_steps=12, minibatch=8, mix=0.5, layer_first=LAYER),
+    "stopped early": BlockReconstruction(**SHARED | {"burst": 2}, num_steps=40, patience=1),
     "block in bfloat16": BlockReconstruction(**SHARED, num_steps=12, cache_mib=0.2),
     "block on disk": BlockReconstruction(**SHARED, num_steps=12, cache_mib=0.01),
 }

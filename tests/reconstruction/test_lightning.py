@@ -1,16 +1,18 @@
 """Lightning's Trainer drives the loop to what the loop comes to alone."""
 
 import copy
+import io
 
 import pytest
 import torch
 from pytorch_lightning.loggers.logger import DummyLogger
 from tests.conftest import same_state
 from tests.reconstruction.test_checkpoint import PLANS, QUANTIZER, KilledError, stop_after
+from tqdm import tqdm
 
 from attnround.quantization.ranges import Lsq
 from attnround.quantization.rounding import Nearest
-from attnround.reconstruction import Checkpoint, ReconstructionLoop
+from attnround.reconstruction import Checkpoint, ReconstructionLoop, callbacks
 from attnround.reconstruction.lightning import ReconstructionModule, fit_reconstruction
 from attnround.trainer import TrainerSettings
 
@@ -24,6 +26,13 @@ class Losses(DummyLogger):
 
     def log_metrics(self, metrics, step):
         self.seen.append((metrics, step))
+
+
+class Counter(tqdm):
+    """A bar that is not seen, and counts nevertheless."""
+
+    def __init__(self, total):
+        super().__init__(total=total, file=io.StringIO())
 
 
 @pytest.fixture
@@ -52,6 +61,35 @@ def test_the_same_bits_reports_and_losses(problem, plan):
     assert ours.seen == theirs.seen
     assert [step for _, step in ours.seen] == list(range(2 * len(reports)))
     assert ours.seen[2] == ({f"reconstruction/{reports[1].name}": reports[1].losses[0]}, 2)
+
+
+@pytest.mark.parametrize("by", ["loop", "trainer"])
+def test_a_unit_that_stops_early_takes_no_more_bursts(problem, by, monkeypatch, tmp_path):
+    """Loggers count as if it had taken them all, so that a run which goes on from a checkpoint counts alike."""
+    bars, losses, checkpoint = [], Losses(), Checkpoint(tmp_path / "it.pt", "it")
+    monkeypatch.setattr(callbacks, "bar", lambda *_: bars.append(Counter(total=_[0])) or bars[-1])
+
+    def run(**more):
+        if by == "loop":
+            return problem.run(QUANTIZER, PLANS["stopped early"], **more)
+        return fitted(problem, QUANTIZER, "stopped early", **more)
+
+    student, reports = run(loggers=[losses])
+    taken = [len(report.losses) for report in reports]
+    assert max(taken) < 20  # of 20 bursts
+    assert [step for _, step in losses.seen] == [
+        20 * unit + burst for unit, n in enumerate(taken) for burst in range(n)
+    ]
+    assert bars[0].n == bars[0].total == 20 * len(taken)
+    with pytest.MonkeyPatch.context() as patch:
+        stop_after(patch, 2)
+        with pytest.raises(KilledError):
+            run(checkpoint=checkpoint)
+    again = Losses()
+    resumed, _ = run(checkpoint=checkpoint, loggers=[again])
+    assert same_state(student, resumed)
+    assert again.seen == [(values, step) for values, step in losses.seen if step >= 2 * 20]
+    assert bars[-1].n == bars[-1].total == 20 * (len(taken) - 2)
 
 
 @pytest.mark.parametrize("plan", ["layer", "layer_then_block"])

@@ -18,6 +18,7 @@ LAYER_OBJECTIVE = {
 NEUTRAL = {
     "activation.placement": "inputs", "bits.places": "apart", "model.weights_key": None,
     "trainer.devices": 1, "data.class_order": None, "data.class_map": None, "data.validation": "val",
+    "reconstruction.refine": False, "reconstruction.patience": None,
     "reconstruction.mirrored": False, "reconstruction.layer_first.mirrored": False,
     **{f"reconstruction.{name}": value for name, value in LAYER_OBJECTIVE.items()},
     **{f"reconstruction.layer_first.{name}": value for name, value in LAYER_OBJECTIVE.items()},

@@ -34,12 +34,14 @@ from attnround.reconstruction.block_objective import BlockObjective, LayerError,
 from attnround.reconstruction.checkpoint import layer_state, restore_layer
 from attnround.reconstruction.layer import LayerReconstruction
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
+from attnround.reconstruction.stopping import EarlyStopping, State
 from attnround.reconstruction.unit import UnitWork
 from attnround.reconstruction.unit_data import UnitData, gather
 
 CURVATURE_DRAWS = 8  # mini-batches that c is estimated from; each costs a backward pass
 LOSSES = ("mse", "logits", "fisher")
 EDGE = 0.49  # a rounding starts at most so many steps from the level it is given, which is then the nearest to it
+REFINED_EDGE, REFINED_FROM = 0.25, 0.5  # where it refines: that, and the fraction of its schedules that is left out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +53,10 @@ class BlockReconstruction(Reconstruction):
     images a step; mix: probability that an element of the input is the float model's; loss: mse; logits, which takes
     errors in the metric of what they do to the logits, channels together; or fisher, which weighs each squared error by
     the squared gradient of the float model's own log-likelihood; activation_lr: Adam's rate for learned scales of
-    activations, which falls to zero as a cosine; layer_first: settings of the layer objective, which then rounds the
-    layers of each block first; None starts from nearest.
+    activations, which falls to zero as a cosine; refine: roundings start close to the levels that they are given and in
+    the middle of their schedules; patience: bursts without a decision of smaller error on held-out images after which a
+    unit stops, the best one being kept, None: never; layer_first: settings of the layer objective, which then rounds
+    the layers of each block first; None starts from nearest.
     """
 
     granularity: str = "block"
@@ -62,6 +66,8 @@ class BlockReconstruction(Reconstruction):
     mix: float = 0.0
     loss: str = "mse"
     activation_lr: float = 4e-5
+    refine: bool = False
+    patience: int | None = None
     layer_first: LayerReconstruction | None = None
 
     def __post_init__(self) -> None:
@@ -72,6 +78,10 @@ class BlockReconstruction(Reconstruction):
         check_number("reconstruction.activation_lr", self.activation_lr, above=0)
         if self.num_steps is not None:
             check_number("reconstruction.num_steps", self.num_steps, least=1, whole=True)
+        if self.patience is not None:
+            check_number("reconstruction.patience", self.patience, least=1, whole=True)
+            if not self.held_out:
+                raise self.nothing_to_stop_by()
         if self.loss not in LOSSES:
             raise InputError(f"reconstruction.loss={self.loss}: give one of {', '.join(LOSSES)}")
 
@@ -101,7 +111,15 @@ class BlockReconstruction(Reconstruction):
         lr = quantizer.lr * self.lr_scale
         return dataclasses.replace(quantizer, num_steps=num_steps, lr=lr)  # type: ignore[type-var]  # all are dataclasses
 
+    def nothing_to_stop_by(self) -> InputError:
+        return InputError(
+            f"reconstruction.patience={self.patience} and reconstruction.held_out={self.held_out:g}: no image is held "
+            "out to stop by; give a larger held_out, more images, or patience=null"
+        )
+
     def begin(self, unit: Unit, bench: Bench) -> "BlockUnit":
+        if self.patience is not None and not bench.num_held_out:
+            raise self.nothing_to_stop_by()
         cache_mib = budget_mib(self.cache_mib, next(bench.teacher.parameters()).device)
         data = gather(unit, bench, self.batch_size, cache_mib, self.loss)
         layers = {name: bench.student.get_submodule(name) for name in unit.layers}
@@ -130,17 +148,36 @@ class BlockUnit(UnitWork):
         self.part, self.data, self.settings = part, data, settings
         self.generator, self.autocast = bench.generator, bench.autocast
         self.objective = BlockObjective(data, settings.batch_size)
-        self.before = {key: layer_state(layer) for key, layer in layers.items()}
+        self.before = self._state()
         self.start_error = self.loss = self._held_out_error()
         self.roundings = {key: self._start_rounding(key) for key in layers}
         self.curvature = self._curvature()
         self.optimizer = self._optimizer()
+        self.stopping = None if settings.patience is None else EarlyStopping(settings.patience)
 
     def _descend(self, steps: range) -> float:
         with self._dropping():
             for step in steps:
                 loss = self._step(step / self.quantizer.num_steps)
+        if self.stopping:
+            self.stopped = self._look(self.stopping)
         return loss.item()
+
+    @torch.no_grad()
+    def _look(self, stopping: EarlyStopping) -> bool:
+        """Judge the present decision, and go on learning from where it was; return whether to stop."""
+        learning = self._state()
+        self._bake_present()
+        stop = stopping.look(self._held_out_error(), self._state())
+        self._restore(learning)
+        return stop
+
+    def _state(self) -> State:
+        return {key: layer_state(layer) for key, layer in self.layers.items()}
+
+    def _restore(self, state: State) -> None:
+        for key, layer in self.layers.items():
+            restore_layer(layer, state[key])
 
     def _step(self, progress: float) -> Tensor:
         images = self._draw()
@@ -148,8 +185,9 @@ class BlockUnit(UnitWork):
             group["lr"] = self.settings.activation_lr * (1 + math.cos(math.pi * progress)) / 2
         weights: dict[str, Tensor] = {}
         added: Tensor | float = 0.0
+        skipped = REFINED_FROM if self.settings.refine else 0.0
         for key, rounding in self.roundings.items():
-            rounding.anneal(progress)
+            rounding.anneal(skipped + (1 - skipped) * progress)
             mean, variance = rounding.moments()
             weights[key] = self._weight(key, mean)
             added = added + rounding.penalty()
@@ -187,6 +225,12 @@ class BlockUnit(UnitWork):
         return torch.optim.Adam(groups, self.quantizer.lr, fused=True)
 
     def _bake_decision(self) -> None:
+        if self.stopping and self.stopping.best:
+            self._restore(self.stopping.best)
+        else:
+            self._bake_present()
+
+    def _bake_present(self) -> None:
         for key, layer in self.layers.items():
             factor = self.roundings[key].gain()
             if factor is not None:
@@ -194,8 +238,7 @@ class BlockUnit(UnitWork):
             layer.bake(self.roundings[key].decide())
 
     def _bake_start(self) -> None:
-        for key, layer in self.layers.items():
-            restore_layer(layer, self.before[key])
+        self._restore(self.before)
 
     def _start_rounding(self, key: str) -> Rounding:
         """The rounding of a layer, started from the layer's present levels."""
@@ -208,7 +251,8 @@ class BlockUnit(UnitWork):
 
         levels = layer.levels.to(self.weights[key].dtype)
         u = steps(self.weights[key], layer.scale, layer.zero_point)
-        u = torch.minimum(torch.maximum(u, levels - EDGE), levels + EDGE)
+        edge = REFINED_EDGE if self.settings.refine else EDGE
+        u = torch.minimum(torch.maximum(u, levels - edge), levels + edge)
         return self.quantizer.start(
             u, layer.grid, LayerError(loss_with, self.objective.unit), self.generator, per_channel(layer.zero_point, u)
         )

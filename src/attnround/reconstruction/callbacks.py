@@ -31,12 +31,16 @@ class LossLog(Callback):
             logger.log_metrics({f"reconstruction/{loop.step.unit.name}": loop.unit.loss}, step=self.num_bursts)
         self.num_bursts += 1
 
+    def on_unit_end(self, loop: ReconstructionLoop) -> None:
+        self.num_bursts = sum(loop.num_bursts[: loop.index + 1])  # past those of a unit that stopped early
+
 
 class ReconstructionBar(Callback):
     """Names the unit and its loss, in percent of its output's variance; plain lines where there is no terminal."""
 
     def on_start(self, loop: ReconstructionLoop) -> None:
-        self.bar = bar(sum(loop.num_bursts[loop.index :]), "reconstruct", "burst")
+        self.first = loop.index
+        self.bar = bar(sum(loop.num_bursts[self.first :]), "reconstruct", "burst")
         self._say("", f"{len(loop.plan)} units", "loss: error of the unit's output, % of its variance")
 
     def on_unit_begin(self, loop: ReconstructionLoop) -> None:
@@ -47,6 +51,7 @@ class ReconstructionBar(Callback):
         self.bar.update()
 
     def on_unit_end(self, loop: ReconstructionLoop) -> None:
+        self.bar.update(sum(loop.num_bursts[self.first : loop.index + 1]) - self.bar.n)
         self._say(_place(loop), _label(loop), f"loss {loop.unit.loss:.3g} %")
 
     def on_end(self, loop: ReconstructionLoop) -> None:

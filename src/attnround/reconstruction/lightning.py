@@ -41,6 +41,10 @@ class ReconstructionModule(pl.LightningModule):
     def on_train_epoch_start(self) -> None:
         self.loop.begin_unit()
 
+    def on_train_batch_start(self, burst: int, batch_idx: int) -> int | None:
+        """End the epoch of a unit that has stopped: that is what Lightning takes -1 for."""
+        return -1 if self.loop.unit.stopped else None
+
     def training_step(self, burst: int, batch_idx: int) -> None:
         self.loop.run_burst(burst)
 

@@ -87,7 +87,7 @@ class ReconstructionLoop:
 
     @property
     def num_bursts(self) -> list[int]:
-        """Bursts of every unit of the plan."""
+        """Bursts of every unit of the plan, where none stops early."""
         return [
             max(1, math.ceil(quantizer.num_steps / step.settings.burst))
             for quantizer, step in zip(self.quantizers, self.plan, strict=True)
@@ -137,6 +137,8 @@ class ReconstructionLoop:
                 self.begin_unit()
                 for burst in range(self.num_bursts[self.index]):
                     self.run_burst(burst)
+                    if self.unit.stopped:
+                        break
                 self.finish_unit()
 
     def begin_unit(self) -> None:

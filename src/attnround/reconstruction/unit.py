@@ -24,6 +24,7 @@ class UnitWork(ABC):
     optimizer: torch.optim.Optimizer | None
     loss: float
     start_error: float
+    stopped: bool = False  # early: what is left of the steps is not to be taken
 
     def __init__(
         self,
