@@ -26,6 +26,7 @@ from attnround.api import ENDS, LAYER, ROUNDINGS
 from attnround.bits import Mixed, Uniform
 from attnround.data import Photos
 from attnround.evaluation import fidelity, is_right, logits, size_mib
+from attnround.graph import Captured
 from attnround.machine import processor
 from attnround.prepared import Prepared, start
 from attnround.quantization.ranges import Float
@@ -116,10 +117,15 @@ def run(case: Case, method: str, bits: str, pins: str, ridge: str, mirrored: str
         case.prepared.teacher, found.student, case.prepared.images, ROUNDINGS[method](), settings, seed=case.seed
     )
     seconds = time.perf_counter() - begun
-    wanted, given = (logits(model, case.judged) for model in (case.prepared.teacher, found.student))
+    return judge(case, found.student) | {"mib": f"{size_mib(found.student):.3f}", "seconds": f"{seconds:.1f}"}
+
+
+def judge(case: Case, student: Captured) -> dict[str, str]:
+    """Compare with the float model's outputs, and with labels where there are any."""
+    wanted, given = (logits(model, case.judged) for model in (case.prepared.teacher, student))
     measured = {name: f"{value:.4g}" for name, value in fidelity(wanted, given).items()}
     right = "" if case.labels is None else f"{100 * is_right(given, case.labels).double().mean().item():.2f}"
-    return measured | {"top1": right, "mib": f"{size_mib(found.student):.3f}", "seconds": f"{seconds:.1f}"}
+    return measured | {"top1": right}
 
 
 def main() -> None:
