@@ -321,3 +321,9 @@ def test_roundings_that_refine_lose_less_of_the_layers_result_at_first(blocks):
         assert rounding.sigma == pytest.approx(0.5 * 0.2 ** (0.5 + 0.5 * 0.03 if refine else 0.03))
         lowest[refine] = unit.stopping.lowest
     assert lowest[True] < 0.95 * lowest[False]
+
+
+@pytest.mark.parametrize("patience", [0, -1, 1.5, float("nan"), True, "x", [3]])
+def test_a_patience_that_is_no_number_of_bursts_is_refused_in_a_line(patience):
+    with pytest.raises(InputError, match=r"^reconstruction\.patience=.*: give a whole number of at least 1$"):
+        block(patience=patience)
