@@ -7,7 +7,7 @@ python benchmarks/blocks.py --smoke                             # one small sett
 
 Uniform bits, the first and the last layer at 8, Attention Round. `layer` is the layer objective alone; all else starts
 from its result, block by block. SQNR of the logits in dB, agreement with FP32 and top-1 in percent, KL divergence in
-nats; kept: units whose result beat its start, of those that blocks were learned in; steps: taken, of those planned;
+nats; kept: blocks whose result was no worse than its start, of all; steps: taken by blocks, of those planned;
 seconds: of the whole reconstruction. A row that is there is not run again.
 """
 
