@@ -76,26 +76,11 @@ def output_metrics(
     try:
         with gradients_of(model):
             for i, batch in enumerate(batches):
-                if not is_own(i):
-                    passed.append(len(batch))
-                else:
-                    for each in sums.values():
-                        each.begin(passed * num_projections)
-                    outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
-                    for size in passed * num_projections:  # they draw what they draw in a process that has them all
-                        projected(outputs.new_zeros(size, *outputs.shape[1:]), kind, generator)
+                if is_own(i):
+                    add_projections(model, batch, sums, kind, num_projections, generator, passed)
                     passed = []
-                    for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
-                        watched = [output for each in sums.values() for output in each.outputs]
-                        gradients = torch.autograd.grad(
-                            projected(outputs, kind, generator),
-                            watched,
-                            retain_graph=number + 1 < num_projections,
-                            allow_unused=True,
-                        )
-                        places = iter(gradients)
-                        for each in sums.values():
-                            each.add([next(places) for _ in each.outputs])
+                else:
+                    passed.append(len(batch))
                 progress.update(num_projections)
                 if i == 0:
                     share_scales(sums, images.device)
@@ -104,6 +89,39 @@ def output_metrics(
         for hook in hooks:
             hook.remove()
     return {name: each.value() for name, each in sums.items()}
+
+
+def add_projections(
+    model: nn.Module,
+    batch: Tensor,
+    sums: Mapping[str, "GradientSums"],
+    kind: str,
+    num_projections: int,
+    generator: torch.Generator,
+    passed: Sequence[int],
+) -> None:
+    """Add what gradients of random projections of a batch's outputs say.
+
+    passed: sizes of batches before it that other processes have: they draw here what they draw in a process that has
+    them all.
+    """
+    for each in sums.values():
+        each.begin([size for size in passed for _ in range(num_projections)])
+    outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
+    for size in passed:
+        for _ in range(num_projections):
+            projected(outputs.new_zeros(size, *outputs.shape[1:]), kind, generator)
+    for number in range(num_projections if outputs.requires_grad else 0):  # else it depends on no layer
+        watched = [output for each in sums.values() for output in each.outputs]
+        gradients = torch.autograd.grad(
+            projected(outputs, kind, generator),
+            watched,
+            retain_graph=number + 1 < num_projections,
+            allow_unused=True,
+        )
+        places = iter(gradients)
+        for each in sums.values():
+            each.add([next(places) for _ in each.outputs])
 
 
 def share_scales(sums: Mapping[str, "GradientSums"], device: torch.device) -> None:
