@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -124,15 +125,18 @@ def test_two_processes_give_one_ones_run(own, tmp_path):
 
 @slow
 @pytest.mark.parametrize("first", [False, True], ids=["another", "the first"])
-def test_killed_it_ends_as_a_whole_and_goes_on_to_the_same_bits(own, tmp_path, first):
+def test_killed_it_ends_as_a_whole_and_goes_on_to_the_same_bits(own, tmp_path, monkeypatch, first):
     words = [*own, "trainer.devices=2"]
     assert ended(start([*words, "hydra.run.dir=whole"], tmp_path))[0] == 0
+    temporary = tempfile.TemporaryDirectory()  # of a short name, as sockets lie there
+    monkeypatch.setenv("TMPDIR", temporary.name)
     process = start([*words, "hydra.run.dir=broken"], tmp_path)
     until(lambda: (tmp_path / "broken/reconstruction.pt").exists())
     (other,) = children(process.pid)
     os.kill(process.pid if first else other, signal.SIGKILL)
     status, _, err = ended(process)
     until(lambda: not Path(f"/proc/{other}").exists())
+    assert not list(Path(temporary.name).glob("attnround-*/work.pt"))
     if not first:
         assert status == 1
         line = (

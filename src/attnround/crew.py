@@ -60,6 +60,9 @@ def crew(
             ends.callback(torch.set_num_threads, num_threads)
             with joined(_connect(accelerator, 0, size, port)):
                 yield
+            for process in others:  # which clear up
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(GRACE_S)
         except RuntimeError as error:  # as torch says that another process has gone
             deadline = time.monotonic() + GRACE_S
             while (found := failure()) is None and time.monotonic() < deadline:
@@ -135,14 +138,12 @@ def _start(
     with (folder / LOG.format(rank)).open("wb") as log:
         return subprocess.Popen(
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(num_threads), "TMPDIR": str(folder)},
+            env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": str(num_threads)},
         )  # fmt: skip
 
 
 def _end(others: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in others:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(1)
         process.kill()
         process.wait()
 
@@ -203,8 +204,8 @@ def _follow(parent: int, folder: Path) -> None:
 def main(place: str, rank: str, accelerator: str, size: str, port: str) -> None:
     """What one of the other processes does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the first process ends all
-    folder = Path(place)
-    threading.Thread(target=_follow, args=(os.getppid(), folder), daemon=True).start()
+    folder, parent = Path(place), os.getppid()
+    threading.Thread(target=_follow, args=(parent, folder), daemon=True).start()
     try:
         work, arguments = torch.load(folder / WORK, weights_only=False, mmap=True)
         (folder / READY.format(rank)).touch()
@@ -213,6 +214,9 @@ def main(place: str, rank: str, accelerator: str, size: str, port: str) -> None:
     except InputError as error:
         (folder / FAILED.format(rank)).write_text(str(error))
         sys.exit(1)
+    finally:
+        if os.getppid() != parent:  # nobody else removes it
+            shutil.rmtree(folder, ignore_errors=True)
     torch.distributed.destroy_process_group()
 
 
