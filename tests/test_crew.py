@@ -81,6 +81,14 @@ def own(tmp_path, image_folder):
     ]  # fmt: skip
 
 
+@pytest.fixture
+def temporary(monkeypatch):
+    """Where processes write what is temporary, of a short name, as sockets lie there."""
+    with tempfile.TemporaryDirectory() as place:
+        monkeypatch.setenv("TMPDIR", place)
+        yield Path(place)
+
+
 def start(words: list[str], cwd: Path) -> subprocess.Popen:
     """With one thread, so that sums come in the same order however many processes there are."""
     return subprocess.Popen(
@@ -125,18 +133,16 @@ def test_two_processes_give_one_ones_run(own, tmp_path):
 
 @slow
 @pytest.mark.parametrize("first", [False, True], ids=["another", "the first"])
-def test_killed_it_ends_as_a_whole_and_goes_on_to_the_same_bits(own, tmp_path, monkeypatch, first):
+def test_killed_it_ends_as_a_whole_and_goes_on_to_the_same_bits(own, tmp_path, temporary, first):
     words = [*own, "trainer.devices=2"]
     assert ended(start([*words, "hydra.run.dir=whole"], tmp_path))[0] == 0
-    temporary = tempfile.TemporaryDirectory()  # of a short name, as sockets lie there
-    monkeypatch.setenv("TMPDIR", temporary.name)
     process = start([*words, "hydra.run.dir=broken"], tmp_path)
     until(lambda: (tmp_path / "broken/reconstruction.pt").exists())
     (other,) = children(process.pid)
     os.kill(process.pid if first else other, signal.SIGKILL)
     status, _, err = ended(process)
     until(lambda: not Path(f"/proc/{other}").exists())
-    assert not list(Path(temporary.name).glob("attnround-*/work.pt"))
+    assert not list(temporary.glob("attnround-*/work.pt"))
     if not first:
         assert status == 1
         line = (
