@@ -143,10 +143,9 @@ class MomentSums:
     def _add(self, x: Tensor, x_quantized: Tensor, residual: Tensor | None) -> None:
         columns, columns_quantized, *added = self.patches.draw(x, x_quantized, residual=residual)
         drift = columns_quantized - columns
-        is_first = self.sums.origin is None
+        if self.sums.origin is None:
+            self.sums.origin = from_first(columns_quantized.mean(1, keepdim=True).cpu()).to(columns.device)
         columns_quantized = self.sums.relative(columns_quantized)
-        if is_first and self.sums.origin is not None:
-            from_first(self.sums.origin.cpu())
         outputs, output_drift = self.sums.relative(columns) @ self.rows.mT, drift @ self.rows.mT
         sums = {}
         for rows in added:

@@ -72,6 +72,11 @@ def kernels(raw: bytes, layers: Iterable[StoredLayer], source: str) -> list[Kern
     return found
 
 
+def num_quantized(layers: Iterable[StoredLayer]) -> int:
+    """How many layers have quantized inputs, without which none runs in integers."""
+    return sum(layer.activation is not None for layer in layers)
+
+
 def operators(raw: bytes, layers: Iterable[StoredLayer]) -> dict[str, str]:
     """Layer -> the name of its operator in a file, of the first where the layer is called several times."""
     import onnx

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.kernels import operators
+from attnround.deploy.opened import Opened
 from attnround.deploy.runtime import read_graph
-from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
+from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 
 GIVE = "the quantized.xml that src/export.py writes, with its quantized.bin"
@@ -54,17 +55,14 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
         return seal(file.read_bytes())[0], weights
 
 
-class OpenVinoModel(nn.Module):
+class OpenVinoModel(Opened):
     """An IR as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs. It runs on the CPU.
 
     settings: OpenVINO's properties; by default it takes its integer kernels where it can.
     """
 
     def __init__(self, xml: bytes, weights: bytes, about: dict, source: str, settings: dict[str, str] | None = None):
-        super().__init__()
-        self.about = about
-        self.preprocessing = preprocessing_of(about)
-        self.num_classes, self.logits_at = about["model"].get("num_classes"), about["model"].get("output")
+        super().__init__(about)
         self.compiled = _compiled(xml, weights, source, settings)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:

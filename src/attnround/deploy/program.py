@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from attnround.deploy.seal import check_seal, describe, preprocessing_of, read_about, read_bytes, seal
+from attnround.deploy.opened import Opened
+from attnround.deploy.seal import check_seal, describe, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 from attnround.quantization.grid import dequantize
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
@@ -75,14 +76,11 @@ def sealed_program(program: torch.export.ExportedProgram, about: dict) -> tuple[
     return seal(raw.removesuffix(NO_COMMENT) + len(comment).to_bytes(2, "little") + comment)
 
 
-class Program(nn.Module):
+class Program(Opened):
     """An exported program as a module: images [N, C, H, W] -> logits. Its mode was settled in export."""
 
     def __init__(self, program: torch.export.ExportedProgram, about: dict):
-        super().__init__()
-        self.about = about
-        self.preprocessing = preprocessing_of(about)
-        self.num_classes, self.logits_at = about["model"].get("num_classes"), about["model"].get("output")
+        super().__init__(about)
         self.module = program.module()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch.utils import _pytree as pytree
 
 from attnround.deploy.file import Content
 from attnround.deploy.marked import float_graph
+from attnround.deploy.opened import Opened
 from attnround.deploy.opset import OLDEST
 from attnround.deploy.preprocessing import pixels_of, resizes, with_head
 from attnround.deploy.qdq import NARROW, packed, quantized_graph, storage_bits, wanted_form, wanted_opset
@@ -55,7 +56,7 @@ def _probe(opset: int) -> bytes:
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version).SerializeToString()
 
 
-class OnnxModel(nn.Module):
+class OnnxModel(Opened):
     """An ONNX file as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs.
 
     It takes its images from the CPU and gives its logits on their device, whatever the provider runs on. Of a file that
@@ -65,10 +66,7 @@ class OnnxModel(nn.Module):
     def __init__(
         self, raw: bytes, about: dict, source: str, settings: dict[str, str] = AS_WRITTEN, provider: Provider = CPU
     ):
-        super().__init__()
-        self.about = about
-        self.preprocessing = preprocessing_of(about)
-        self.num_classes, self.logits_at = about["model"].get("num_classes"), about["model"].get("output")
+        super().__init__(about)
         if resizes(about.get("steps", [])):
             raise InputError(f"{source} resizes image files itself: open the one without preprocessing=graph")
         self.session = session(raw, source, settings, provider)

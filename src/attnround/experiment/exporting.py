@@ -16,7 +16,7 @@ from torch import nn
 from attnround.data import ImageData
 from attnround.deploy import compare, read
 from attnround.deploy.file import Content, StoredLayer
-from attnround.deploy.kernels import HEADER, kernels
+from attnround.deploy.kernels import HEADER, kernels, num_quantized
 from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
 from attnround.deploy.openvino import OPSET, OpenVinoModel, layers_in_integers, need_openvino, open_ir, sealed_ir
 from attnround.deploy.opset import OLDEST
@@ -224,7 +224,7 @@ def _storage(layers: list[StoredLayer], opset: int, form: str) -> dict[str, obje
 
 def _kernels(raw: bytes, content: Content, target: Path) -> dict[str, object]:
     """How onnxruntime runs the layers by default, and why some run in floats; nothing where it refuses the file."""
-    quantized = sum(layer.activation is not None for layer in content.layers)
+    quantized = num_quantized(content.layers)
     try:
         found = kernels(raw, content.layers, str(target))
     except InputError as error:  # of the literal form
@@ -271,7 +271,7 @@ def _as_ir(
     xml, weights = sealed_ir(raw, about)
     exported = [open_ir(xml, weights, target, OPENVINO_AS_WRITTEN), open_ir(xml, weights, target)]
     integer = layers_in_integers(exported[1], raw, content.layers)
-    quantized = sum(layer.activation is not None for layer in content.layers)
+    quantized = num_quantized(content.layers)
     say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
     image = any_image(model.preprocessing["input_size"])
     of_floats = OpenVinoModel(*sealed_ir(floats.SerializeToString(), about), about, "the float graph")

@@ -15,7 +15,7 @@ from attnround.deploy import compare, read
 from attnround.deploy.changes import changes
 from attnround.deploy.comparison import Comparison
 from attnround.deploy.file import Content
-from attnround.deploy.kernels import in_integers
+from attnround.deploy.kernels import in_integers, num_quantized
 from attnround.deploy.marked import float_graph
 from attnround.deploy.preprocessing import with_head
 from attnround.deploy.runtime import GIVE, OnnxModel, about_onnx, open_onnx, read_graph
@@ -169,7 +169,7 @@ def _fault(found: Comparison, operators: dict[str, int], provider: Provider) -> 
 
 def _integers(raw: bytes, content: Content, file: str, provider: Provider, session: str) -> dict[str, object]:
     """Which layers run in integers; None where the provider compiles the graph, so that onnxruntime cannot say."""
-    quantized = sum(layer.activation is not None for layer in content.layers)
+    quantized = num_quantized(content.layers)
     integer: list[str] | None = []
     if session == "default":
         try:
