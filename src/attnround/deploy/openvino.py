@@ -40,10 +40,11 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
     import onnx.inliner
     import openvino
 
-    graph = onnx.inliner.inline_local_functions(read_graph(raw, "the model"))  # the marks of a float graph
-    graph.ClearField("metadata_props")  # what the ONNX says of itself
+    model = onnx.inliner.inline_local_functions(read_graph(raw, "the model"))  # the marks of a float graph
+    model.ClearField("metadata_props")  # what the ONNX says of itself
+    _take_biases_apart(model.graph)
     try:
-        model = openvino.Core().read_model(graph.SerializeToString())
+        model = openvino.Core().read_model(model.SerializeToString())
     except RuntimeError as error:
         raise InputError(f"openvino {openvino.__version__} does not take this model ({reason(error)})") from error
     with tempfile.TemporaryDirectory() as folder:
@@ -97,6 +98,34 @@ def layers_in_integers(model: OpenVinoModel, raw: bytes, layers: Sequence[Stored
         if about["primitiveType"].astype(str).endswith(("_I8", "_i8")):
             integer |= {name.partition("/")[0] for name in about["originalLayersNames"].astype(str).split(",")}
     return sorted(layer for layer, name in operators(raw, layers).items() if name in integer)
+
+
+def _take_biases_apart(graph: Any) -> None:
+    """Make constant biases of convolutions sums of their own: in the .xml the reader has them shaped at each inference.
+
+    A convolution keeps its name, and the sum the name of the result.
+    """
+    import onnx
+    from onnx import numpy_helper
+
+    constants = {each.name: each for each in graph.initializer}
+    nodes = []
+    for node in graph.node:
+        nodes.append(node)
+        strides = next((each.ints for each in node.attribute if each.name == "strides"), ())
+        if node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in constants or not strides:
+            continue
+        bias, result = node.input[2], node.output[0]
+        shaped, alone = f"{bias}/shaped", f"{result}/without_bias"
+        if shaped not in constants:
+            values = numpy_helper.to_array(constants[bias]).reshape(1, -1, *[1] * len(strides))
+            constants[shaped] = numpy_helper.from_array(values, shaped)
+            graph.initializer.append(constants[shaped])
+        del node.input[2]
+        node.output[0] = alone
+        nodes.append(onnx.helper.make_node("Add", [alone, shaped], [result], f"{node.name}/bias"))
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _entry(xml: bytes) -> str | None:
