@@ -58,6 +58,13 @@ def test_its_weights_are_packed():
     assert b"i4" in xml or b"u4" in xml
 
 
+@pytest.mark.parametrize("name", ["resnet between layers", "float inputs"])
+def test_a_bias_is_a_constant_that_is_added(name):
+    """OpenVINO's reader shapes the bias of an ONNX convolution at run time, by six operations of the .xml."""
+    assert b'type="Convolution"' in ir(name)[0]
+    assert b'type="Broadcast"' not in ir(name)[0]
+
+
 def test_damage_to_either_file_is_seen(tmp_path):
     draw = random.Random(0)
     for damaged in (0, 1):
