@@ -59,16 +59,28 @@ def test_the_narrowest_gaussians_descend_by_coordinates():
 
 
 @pytest.mark.parametrize("coupled", [False, True])
-@pytest.mark.parametrize("n", [7, 150])
-def test_wide_gaussians_have_the_best_real_valued_means(n, coupled):
-    """From elsewhere; in groups of columns that are not independent, of rows that are not either."""
-    problem, grid = Problem(8, n, coupled), Grid(8)
+@pytest.mark.parametrize(("o", "n"), [(8, 7), (8, 150), (11, 37), (11, 1), (1, 9), (13, 2)])
+def test_wide_gaussians_have_the_best_real_valued_means(o, n, coupled):
+    """From elsewhere; in groups of columns that are not independent, of rows that are not either; of any number."""
+    problem, grid = Problem(o, n, coupled), Grid(8)
     field, centre = MeanField(problem), torch.zeros_like(problem.centre)
     before = problem(centre)
     for _ in range(100):
         table = GaussianTable(0.7, grid, centre)
         field.sweep(centre, table)
     assert problem(table.mean(centre)) < 1e-3 * before
+
+
+def test_weights_that_move_at_once_do_not_overshoot():
+    """Where columns and rows have nearly all in common, and together would go too far."""
+    problem, grid = Problem(64, 96, coupled=True, common=4), Grid(8)
+    field, centre = MeanField(problem), torch.zeros_like(problem.centre)
+    assert field.rate.max() < 0.2
+    table, losses = GaussianTable(0.5, grid, centre), []
+    for _ in range(30):
+        field.sweep(centre, table)
+        losses.append(problem(table.mean(centre)).item())
+    assert losses == sorted(losses, reverse=True)
 
 
 @pytest.mark.parametrize("coupled", [False, True])

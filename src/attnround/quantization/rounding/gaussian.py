@@ -97,6 +97,7 @@ class GaussianTable:
         self.lowest = grid.qmin + reach  # of the levels that the table is read relative to
         self.highest = max(grid.qmax - reach, self.lowest)
         self.first = -2 * reach - 0.5  # where the first knot's step begins, relative to such a level
+        self.origin = torch.full((), -KNOTS * self.first, dtype=like.dtype, device=like.device)  # a level's, in knots
 
     def mean(self, centre: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """Of the Gaussians around these centres."""
@@ -110,12 +111,12 @@ class GaussianTable:
     def locate(self, centre: Float[Tensor, "*shape"]) -> tuple[Float[Tensor, "*shape"], Int[Tensor, "*shape"]]:
         """The level that the mean is read relative to and the place of the nearest knot; the level of NaN is NaN."""
         level = centre.round().clamp_(self.lowest, self.highest)
-        knot = (centre - level).sub_(self.first).mul_(KNOTS).clamp_(0, len(self.parts[0]) - 1)
-        return level, knot.nan_to_num_().long()
+        knot = torch.add(self.origin, centre - level, alpha=KNOTS).clamp_(0, len(self.parts[0]) - 1)
+        return level, knot.nan_to_num_().int().long()  # by way of int32: there is no AVX2 instruction to int64
 
     def read(self, part: Float[Tensor, " knots"], place: Int[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """The part's values at these places."""
-        return part.index_select(0, place.flatten()).view(place.shape)
+        return part.take(place)
 
 
 @functools.lru_cache(NUM_TABLES)

@@ -14,11 +14,11 @@ variance of m_j on its two neighbours, so that this is the expected objective, w
 """
 
 import copy
-import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from attnround.quantization.rounding.base import Quadratic
 from attnround.quantization.rounding.gaussian import GaussianTable
@@ -26,52 +26,103 @@ from attnround.quantization.shapes import Float
 
 NUM_GROUPS = 16  # of columns, at least, where there are as many
 GROUP_SIZE = 32  # columns that move at once, at most, where that makes more groups
-NUM_BLOCKS = 8  # of coupled rows, which move after one another: 8 come 0.3 dB further at 4 bits than 2
-STABLE = 1.5  # largest eigenvalue at which columns move all the way; above 2 they overshoot together
+NUM_BLOCKS = 8  # of coupled rows: 8 come 0.3 dB further at 4 bits than 2
+AT_ONCE = 4  # blocks that move at once, each in another group of columns: 2 come no further, and all 8 less far
+STABLE = 1.8  # largest eigenvalue at which weights move all the way; above 2 they overshoot together
+NUM_PRODUCTS = 12  # that the largest eigenvalue is found by
+TINY = 1e-30
 
 
 class MeanField:
-    """Sweeps over the weights of a quadratic objective, group by group.
+    """Sweeps over the weights of a quadratic objective, part by part.
 
-    A group is every k-th column, of all rows or of a block of them where rows are coupled, and moves at once. Its
-    weights are not quite independent: they go only a part of the way where the largest eigenvalue of their second
-    moments, scaled to a diagonal of ones, is above `STABLE`, or that of their rows' coupling is above 1.
+    A group is every k-th column. A part is a group in all rows, or where rows are coupled, `AT_ONCE` groups, each in
+    another block of rows: two weights of different blocks are coupled by the product of what couples their rows and
+    what couples their columns. A part moves at once. Its weights are not quite independent: they go only a part of the
+    way where the largest eigenvalue of their second derivatives, scaled to a diagonal of ones, is above `STABLE`.
 
-    Within, columns are the middle axis, those of a group side by side.
+    Within, weights are arranged as the sweep meets them, [turns, groups, at once * G, columns, rows]: in a turn the
+    same blocks move, and block i of them in group k + i at the k-th part. `order` is that of the columns, group by
+    group. Rows and columns are filled up with ones of zeros, which nothing depends on.
     """
 
     captured: "_CapturedSweep | None" = None
 
     def __init__(self, objective: Quadratic):
-        self.gain, self.coupling = objective.gain.mT, objective.coupling
-        second, num_columns = objective.second, objective.second.shape[1]
-        num_groups = min(num_columns, max(NUM_GROUPS, -(-num_columns // GROUP_SIZE)))
-        groups = [torch.arange(first, num_columns, num_groups, device=second.device) for first in range(num_groups)]
-        self.sizes, self.order = [len(group) for group in groups], torch.cat(groups)
-        self.back = self.order.argsort()
-        self.best = objective.centre.mT.index_select(1, self.order)
-        second = second[:, self.order[:, None], self.order]
-        self.diagonal = second.diagonal(dim1=1, dim2=2)[:, :, None].contiguous()
-        self.second, self.inverses = second.split(self.sizes, 1), (-1 / self.diagonal).split(self.sizes, 1)
-        ends = itertools.accumulate(self.sizes, initial=0)
-        eigenvalues = [_largest_eigenvalue(second, slice(*each)) for each in itertools.pairwise(ends)]
-        self.blocks = list(self._blocks([(STABLE / each).clamp(max=1) for each in eigenvalues]))
+        (num_matrices, num_rows, num_columns), device = objective.centre.shape, objective.centre.device
+        coupling = objective.coupling
+        block_size = num_rows if coupling is None else -(-num_rows // NUM_BLOCKS)
+        num_blocks = -(-num_rows // block_size)
+        at_once = min(AT_ONCE, num_blocks)
+        num_turns = -(-num_blocks // at_once)
+        num_groups = max(at_once, min(num_columns, max(NUM_GROUPS, -(-num_columns // GROUP_SIZE))))
+        group_size = -(-num_columns // num_groups)
+        self.columns = num_matrices, num_groups, group_size
+        self.rows = at_once, num_turns, block_size
+        self.num_rows, self.num_more = num_rows, at_once * num_turns * block_size - num_rows
 
-    def _blocks(self, rates: list[Float[Tensor, "G 1 1"]]) -> Iterator[tuple[slice, list[Float[Tensor, "G 1 1"]]]]:
-        """Every block of rows, and what part of the way each group of its columns goes."""
-        if self.coupling is None:
-            yield slice(None), rates
-            return
-        num_rows = self.coupling.shape[1]
-        size = -(-num_rows // NUM_BLOCKS)
-        for first in range(0, num_rows, size):
-            rows = slice(first, first + size)
-            eigenvalue = _largest_eigenvalue(self.coupling, rows)
-            yield rows, [rate / eigenvalue for rate in rates]
+        order = torch.arange(group_size * num_groups, device=device).view(group_size, num_groups).mT.flatten()
+        exists = order < num_columns
+        self.back, self.order = order.argsort()[:num_columns], order.where(exists, 0)
+        self.block = torch.arange(at_once, device=device)
+        part = torch.arange(num_groups, device=device)[:, None]
+        self.group, self.part = (part + self.block) % num_groups, (part - self.block) % num_groups
+
+        second = objective.second[:, self.order[:, None], self.order] * (exists[:, None] & exists)
+        grouped = second.unflatten(1, (num_groups, group_size)).transpose(0, 1)
+        self.second = torch.cat([grouped, grouped[: at_once - 1]])
+        diagonal = second.diagonal(dim1=1, dim2=2).view(self.columns).transpose(0, 1)[self.group]
+        self.diagonal = diagonal.flatten(1, 2)[:, :, :, None]
+        self.inverse = torch.where(self.diagonal > 0, -1 / self.diagonal, 0)
+        gain = pad(objective.gain[:, :, 0], (0, self.num_more))
+        self.gain = gain.view(num_matrices, *self.rows).permute(2, 1, 0, 3).flatten(1, 2)[:, None, :, None]
+        self.best = self._arranged(objective.centre)
+        self.coupling = self.onward = None
+        if coupling is not None:
+            coupling = pad(coupling, (0, self.num_more) * 2)
+            self.coupling = coupling / gain.where(gain > 0, 1)[:, None]
+            onward = self.coupling.view(num_matrices, *self.rows, -1)
+            self.onward = onward.permute(2, 1, 0, 3, 4).flatten(1, 2)
+        self.rate = (STABLE / self._largest_eigenvalues(second, coupling).clamp(min=TINY)).clamp(max=1)
+
+    def _arranged(self, weights: Float[Tensor, "G o n"]) -> Float[Tensor, "T N PG s r"]:
+        filled = pad(weights.mT.index_select(1, self.order), (0, self.num_more)).view(*self.columns, *self.rows)
+        parts = filled.permute(1, 3, 4, 0, 2, 5)[self.group, self.block]
+        return parts.permute(2, 0, 1, 3, 4, 5).flatten(2, 3).contiguous()
+
+    def _filled(self, arranged: Float[Tensor, "T N PG s r"]) -> Float[Tensor, "G n o"]:
+        """Group by group, with what columns and rows are filled up with."""
+        (num_matrices, num_groups, group_size), (at_once, num_turns, block_size) = self.columns, self.rows
+        parts = arranged.view(num_turns, num_groups, at_once, num_matrices, group_size, block_size)
+        blocks = parts.permute(1, 2, 0, 3, 4, 5)[self.part, self.block]
+        return blocks.permute(3, 0, 4, 1, 2, 5).reshape(num_matrices, num_groups * group_size, -1)
+
+    def _largest_eigenvalues(
+        self, second: Float[Tensor, "G n n"], coupling: Float[Tensor, "G o o"] | None
+    ) -> Float[Tensor, "T N PG 1 1"]:
+        """Of every part's second derivatives, scaled to a diagonal of ones, by the power method, from below."""
+        at_once, num_turns, _ = self.rows
+        columns = _scaled(second).view(*self.columns, *self.columns[1:]).transpose(0, 1)
+        columns = columns[self.group[:, :, None], :, :, self.group[:, None, :]]
+        if coupling is None:
+            rows = second.new_ones(len(second), 1, 1, 1, 1, 1, 1)
+        else:
+            rows = _scaled(coupling).view(len(coupling), *self.rows, *self.rows)
+        start = torch.rand(self.columns[2], rows.shape[3], generator=torch.Generator().manual_seed(0)).to(second)
+        found = []
+        for turn in range(num_turns):
+            coupled = rows[:, :, turn, :, :, turn]
+            x = start.expand(*columns.shape[:2], len(second), -1, -1)
+            for _ in range(NUM_PRODUCTS):
+                x = x / torch.linalg.vector_norm(x, dim=(1, 3, 4), keepdim=True).clamp(min=TINY)
+                x = torch.einsum("nabgst,nbgtk->nabgsk", columns, x)
+                x = torch.einsum("nabgsk,gbkaj->nagsj", x, coupled)
+            found.append(torch.linalg.vector_norm(x, dim=(1, 3, 4)))
+        return torch.stack(found).repeat(1, 1, at_once)[:, :, :, None, None]
 
     @torch.no_grad()
     def sweep(self, centre: Float[Tensor, "G o n"], table: GaussianTable) -> Float[Tensor, ""]:
-        """Move every centre once, in place; return the expected objective, every group's share as it was met."""
+        """Move every centre once, in place; return the expected objective, every part's share as it was met."""
         if not centre.is_cuda:
             return self._sweep(centre, table)
         if self.captured is None or not self.captured.fits(table):
@@ -79,38 +130,41 @@ class MeanField:
         return self.captured(centre, table)
 
     def _sweep(self, centre: Float[Tensor, "G o n"], table: GaussianTable) -> Float[Tensor, ""]:
-        placed = centre.mT.index_select(1, self.order)
+        placed = self._arranged(centre)
         mean = table.mean(placed)
         loss = (table.variance(placed) * self.diagonal * self.gain).sum()
-        for rows, rates in self.blocks:
-            loss += self._sweep_rows(rows, rates, placed, mean, table)
-        centre.copy_(placed.index_select(1, self.back).mT)
+        error, product = self._filled(mean - self.best), torch.empty_like(mean)
+        if self.coupling is not None:
+            error = error @ self.coupling
+        for turn in range(len(placed)):
+            self._take_turn(turn, placed[turn], mean[turn], error, product[turn], table)
+        loss += ((mean - self.best) * product * self.gain).sum()
+        centre.copy_(self._filled(placed)[:, self.back, : self.num_rows].mT)
         return loss
 
-    def _sweep_rows(
+    def _take_turn(
         self,
-        rows: slice,
-        rates: list[Float[Tensor, "G 1 1"]],
-        placed: Float[Tensor, "G n o"],
-        mean: Float[Tensor, "G n o"],
+        turn: int,
+        placed: Float[Tensor, "N PG s r"],
+        mean: Float[Tensor, "N PG s r"],
+        error: Float[Tensor, "G n o"],
+        product: Float[Tensor, "N PG s r"],
         table: GaussianTable,
-    ) -> Float[Tensor, ""]:
-        """Move the centres of a block of rows, and their means with them; return its share of the quadratic form."""
-        gain, error = self.gain[:, :, rows], mean - self.best
-        if self.coupling is not None:
-            error = error @ (self.coupling[:, :, rows] / gain)
-            within = self.coupling[:, rows, rows] / gain
-        product = torch.empty_like(error)
-        parts = [each.split(self.sizes, 1) for each in (placed[:, :, rows], mean[:, :, rows], error, product)]
-        for second, inverse, rate, at, level, wrong, slope in zip(
-            self.second, self.inverses, rates, *parts, strict=True
+    ) -> None:
+        """Move the centres of these blocks of rows, and their means and what they make of the error with them."""
+        at_once = self.rows[0]
+        blocks = error.unflatten(2, self.rows)[:, :, :, turn].permute(2, 0, 1, 3)
+        groups = error.view(*self.columns, -1)
+        for k, (at, level, slope, inverse, rate) in enumerate(
+            zip(placed, mean, product, self.inverse, self.rate[turn], strict=True)
         ):
-            torch.bmm(second, error, out=slope)
+            torch.bmm(self.second[k : k + at_once].flatten(0, 1), blocks.flatten(0, 1), out=slope)
             at.lerp_(torch.addcmul(level, slope, inverse), rate)
             change = table.mean(at).sub_(level)
             level += change
-            wrong += change if self.coupling is None else change @ within
-        return ((mean - self.best)[:, :, rows] * product * gain).sum()
+            if self.onward is not None:
+                change = change @ self.onward[turn]
+            groups.index_add_(1, self.group[k], change.unflatten(0, (at_once, -1)).transpose(0, 1))
 
 
 class _CapturedSweep:
@@ -146,9 +200,8 @@ class _CapturedSweep:
         return self.loss.clone()
 
 
-def _largest_eigenvalue(matrix: Float[Tensor, "G n n"], part: slice) -> Float[Tensor, "G 1 1"]:
-    """Of a part of the rows and columns, scaled to a diagonal of ones; small ones are fastest on the CPU."""
-    inside = matrix[:, part, part].cpu()
-    scale = inside.diagonal(dim1=1, dim2=2).rsqrt()
-    scaled = inside * scale[:, :, None] * scale[:, None, :]
-    return torch.linalg.eigvalsh(scaled)[:, -1, None, None].to(matrix.device)
+def _scaled(matrix: Float[Tensor, "G n n"]) -> Float[Tensor, "G n n"]:
+    """To a diagonal of ones, or of zeros where nothing is."""
+    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    scale = torch.where(diagonal > 0, diagonal.rsqrt(), 0)
+    return matrix * scale[:, :, None] * scale[:, None, :]

@@ -1,0 +1,175 @@
+"""Exported models in OpenVINO beside the float network and beside NNCF: size, integer kernels, milliseconds.
+
+OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_openvino.csv
+python benchmarks/deployment_openvino.py outputs/smoke.csv --smoke                  # one small network
+
+As benchmarks/deployment.py does in onnxruntime, with the same networks, images and judgement: every IR of a network is
+timed in turn with the float one, an image at a time, with OpenVINO's default options; SQNR of the logits and agreement
+with FP32 are those of the same compiled model. NNCF quantizes the float network twice. defaults: symmetric activations,
+ranges by the mean of the images' extremes, fast bias correction. tuned: asymmetric activations, ranges by the extremes
+of all images, full bias correction, which was the best of its options on resnet18_slim; for trained networks. Where
+nncf is not installed (pip install nncf) its rows are left out, and a line says so.
+"""
+
+import argparse
+import csv
+import importlib.util
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from deployment import NETWORKS, Case
+from torch import Tensor
+from trials import settle
+
+from attnround.api import ENDS, quantize
+from attnround.bits import Uniform
+from attnround.deploy.marked import float_graph
+from attnround.deploy.openvino import OPSET, OpenVinoModel, sealed_ir
+from attnround.deploy.runtime import onnx_file
+from attnround.deploy.seal import about_export
+from attnround.deploy.session import medians_ms
+from attnround.evaluation import fidelity, logits
+from attnround.machine import processor
+
+SETTINGS = [(8, 8, "inputs"), (8, 8, "openvino"), (4, 8, "openvino"), (4, None, "inputs")]  # weights, inputs, placement
+NNCF_IMAGES = 300  # at most, its default
+LAYERS = {"Convolution", "FullyConnected", "MatMul"}  # as OpenVINO calls what it runs them as
+TRANSFORMERS = ("vit_",)  # that NNCF is told of, by the beginnings of their names
+HEADER = [
+    "network", "pixels", "weights", "inputs", "made_by", "form", "mib", "layers", "in_integers", "in_floats", "ms",
+    "float_ms", "speed_up", "sqnr_db", "agreement", "threads", "processor", "openvino", "nncf",
+]  # fmt: skip
+
+
+def ours(case: Case) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
+    """What each setting's files are called, the model that they are and their bytes."""
+    for weights, inputs, placement in SETTINGS:
+        rounding = "nearest" if case.judged is None else "gptq"
+        found = quantize(
+            case.prepared, bits=Uniform(bit_width=weights, pinned=ENDS), rounding=rounding, activation=inputs,
+            placement=placement, progress=False,
+        )  # fmt: skip
+        content = found._content()
+        about = about_export(content.about)
+        xml, binary = sealed_ir(onnx_file(found.model, content, about, OPSET, "signed")[0], about)
+        what = {"weights": weights, "inputs": inputs or 32, "made_by": "attnround", "form": placement}
+        yield what, OpenVinoModel(xml, binary, about, placement), len(xml) + len(binary)
+
+
+def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
+    """The same by NNCF, of the float network as OpenVINO converts it from torch: of our ONNX it is 19 dB worse."""
+    import nncf
+    import openvino
+    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
+
+    logging.getLogger("nncf").setLevel(logging.ERROR)
+    batches = [image.contiguous() for image in case.prepared.images.split(1)]
+    kind = nncf.ModelType.TRANSFORMER if name.startswith(TRANSFORMERS) else None
+    extremes = nncf.AdvancedQuantizationParameters(
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX
+    )
+    tuned = {
+        "preset": nncf.QuantizationPreset.MIXED, "fast_bias_correction": False, "advanced_parameters": extremes,
+    }  # fmt: skip
+    forms: dict[str, dict[str, Any]] = {"defaults": {}}
+    if case.judged is not None:
+        forms["tuned"] = tuned
+    for form, options in forms.items():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's, of how OpenVINO traces
+            model = openvino.convert_model(case.prepared.teacher, example_input=batches[0])
+        dataset = nncf.Dataset([each.numpy() for each in batches])
+        quantized = nncf.quantize(
+            model, dataset, model_type=kind, subset_size=min(NNCF_IMAGES, len(batches)), **options
+        )
+        xml, binary = serialized(quantized)
+        what = {"weights": 8, "inputs": 8, "made_by": "nncf", "form": form}
+        yield what, OpenVinoModel(xml, binary, about_images(batches[0]), form), len(xml) + len(binary)
+
+
+def about_images(images: Tensor) -> dict:
+    """What a model of these images says of itself."""
+    return {"model": {"input_size": list(images.shape[1:])}}
+
+
+def serialized(model: Any) -> tuple[bytes, bytes]:
+    """An IR's .xml and .bin."""
+    import openvino
+
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "model.xml"
+        openvino.save_model(model, file, compress_to_fp16=False)
+        return file.read_bytes(), file.with_suffix(".bin").read_bytes()
+
+
+def operations(model: OpenVinoModel) -> dict[str, int]:
+    """Layers that run in integers and in floats, as OpenVINO has compiled them."""
+    found = {"in_integers": 0, "in_floats": 0}
+    for each in model.compiled.get_runtime_model().get_ops():
+        about = each.get_rt_info()
+        if about["layerType"].astype(str) in LAYERS:
+            integer = about["primitiveType"].astype(str).lower().endswith("_i8")
+            found["in_integers" if integer else "in_floats"] += 1
+    return found
+
+
+def rows_of(name: str) -> list[dict]:
+    """A row an IR of this network, all timed in one run."""
+    case = NETWORKS[name](name)
+    images, teacher = case.prepared.images, case.prepared.teacher
+    teacher.preprocessing = {"input_size": list(images.shape[1:])}
+    about = about_images(images)
+    floats = sealed_ir(float_graph(teacher, OPSET).SerializeToString(), about)
+    made = list(ours(case))
+    if importlib.util.find_spec("nncf"):
+        made += theirs(name, case)
+    else:
+        print(f"{name}: nncf is not installed, its rows are left out (pip install nncf)")
+    image = images[:1].contiguous()
+    models = [OpenVinoModel(*floats, about, "float"), *(model for _, model, _ in made)]
+    float_ms, *times = medians_ms([partial(each, image) for each in models], rounds=60, seconds=120)
+    rows = []
+    for (what, model, num_bytes), ms in zip(made, times, strict=True):
+        row = {
+            "network": name, "pixels": image.shape[-1], **what, "mib": f"{num_bytes / 2**20:.3f}",
+            "layers": len(case.prepared.unfolded), **operations(model), "ms": f"{ms:.3f}",
+            "float_ms": f"{float_ms:.3f}", "speed_up": f"{float_ms / ms:.2f}", "threads": torch.get_num_threads(),
+            "processor": processor(), "openvino": version("openvino"),
+            "nncf": version("nncf") if what["made_by"] == "nncf" else "",
+        }  # fmt: skip
+        if case.judged is not None:
+            found = torch.cat([model(batch.contiguous()) for batch in case.judged.split(64)])
+            measured = fidelity(logits(teacher, case.judged), found)
+            row |= {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")}
+        rows.append(row)
+        print(*(f"{key} {value}" for key, value in row.items() if key not in ("processor", "openvino")), flush=True)
+    return rows
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("rows", type=Path)
+    arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    arguments.add_argument("--smoke", action="store_true", help="one small network in two settings")
+    given = arguments.parse_args()
+    settle()
+    networks = ["resnet18_slim"] if given.smoke else given.networks
+    if given.smoke:
+        del SETTINGS[2:]
+    with given.rows.open("w", newline="") as file:
+        writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+        writer.writeheader()
+        for name in networks:
+            writer.writerows(rows_of(name))
+            file.flush()
+
+
+if __name__ == "__main__":
+    main()
