@@ -44,6 +44,8 @@ def said(monkeypatch, tmp_path):
             "or activation=lsq activation.bit_width=3",
         ),
         ("train training.lr=1", "train has no option training: give experiment=pretrain training.lr=1"),
+        ("train evaluation.limit=9", "train has no option evaluation: give data.limit=9"),
+        ("train quantiser.sigma=1", "train has no option quantiser: give quantizer.sigma=1"),
         (
             "train quantizer.sgma=1",
             "quantizer=attention_round has no sgma: give quantizer.sigma or quantizer.sigma_end",

@@ -44,9 +44,9 @@ def test_as_written_it_computes_what_torch_does(name):
 def test_layers_with_quantized_inputs_run_in_integers():
     layers = layers_of(exported("resnet between layers")[0])
     name = "resnet between layers"
-    by_default = layers_in_integers(open_ir(*ir(name), "x"), onnx_of(name), layers)
+    by_default = layers_in_integers(open_ir(*ir(name), "x"))
     assert by_default == sorted(layer.name for layer in layers)
-    assert layers_in_integers(open_ir(*ir(name), "x", AS_WRITTEN), onnx_of(name), layers) == []
+    assert layers_in_integers(open_ir(*ir(name), "x", AS_WRITTEN)) == []
 
 
 def test_its_weights_are_packed():

@@ -67,6 +67,33 @@ def test_a_file_is_compared_with_its_run(shipped, caplog):
     assert f"| `{first['layer']}` | {first['runs_as']} | {first['why']} |" in text
 
 
+def test_an_ir_is_compared_with_its_run_on_a_device(exported_once, tmp_path, caplog):
+    caplog.set_level("INFO", "attnround")
+    folder = shutil.copytree(exported_once, tmp_path / "run")
+    export(folder=str(folder), format="openvino", opset=None, data=data(), run=run_with(folder))
+    of_export = json.loads((folder / "export_openvino.json").read_text())
+    metrics = verified(folder, folder / "quantized.xml", provider="CPU")
+    report = json.loads((folder / "verify_OpenVINO_CPU.json").read_text())
+    assert metrics["agreement"] == report["agreement"] == 100 * report["comparison"]["agreeing"] / 40
+    assert report["comparison"] == of_export["with_default_options"][0]
+    assert report["layers_in_integers"] == of_export["layers_in_integers"] != []
+    assert report["sha256"] == of_export["sha256"]
+    verified(folder, folder / "quantized.xml", session="written", provider_options={"NUM_STREAMS": 1})
+    written = json.loads((folder / "verify_OpenVINO_CPU_written.json").read_text())
+    assert written["layers_in_integers"] == []
+    assert written["comparison"] == of_export["comparison"]
+    text = (folder / "model_card.md").read_text()
+    assert "in OpenVINO CPU (session=default" in text
+    assert "in OpenVINO CPU (session=written" in text
+    with pytest.raises(InputError, match=r"provider=NPU9: openvino .* here has CPU.*: give one of these"):
+        verified(folder, folder / "quantized.xml", provider="NPU9")
+    with pytest.raises(InputError, match=r"does not run it"):
+        verified(folder, folder / "quantized.xml", provider_options={"NO_SUCH": 1})
+    (folder / "quantized.bin").write_bytes(b"other")
+    with pytest.raises(InputError, match=r"damaged or not that of"):
+        verified(folder, folder / "quantized.xml")
+
+
 def test_a_file_that_takes_pixels_is_given_these(shipped):
     file = shipped / "quantized.onnx"
     said = about_onnx(onnx.load(file), file)

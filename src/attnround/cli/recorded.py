@@ -15,10 +15,10 @@ from attnround.files import SHIPPED, quoted
 RECORDED: dict[str, object] = {}  # of the run that was given: the values of its data's options
 
 
-def start_on_run(main: Callable[[], object], takes: str | None = None) -> None:
+def start_on_run(main: Callable[[], object], takes: tuple[str, ...] = ()) -> None:
     """`start` with the folder of a run as an argument, whose data `main` then takes unless told otherwise.
 
-    takes: how the name of a file ends that may be given in the folder's place.
+    takes: how the names of files end that may be given in the folder's place.
     """
     try:
         overrides, flags = split(sys.argv[1:])
@@ -28,7 +28,7 @@ def start_on_run(main: Callable[[], object], takes: str | None = None) -> None:
             if len(places) > 1:
                 raise InputError(f"{' '.join(places)}: give the folder of one run")
             folder, *file = places
-            if takes and folder.endswith(takes):
+            if folder.endswith(takes):
                 folder, file = run_of_file(folder, options), [f"file={quoted(folder)}"]
             sys.argv[1:] = recorded(folder, options) + file + options + flags
     except InputError as error:
@@ -42,7 +42,7 @@ def run_of_file(file: str, given: list[str]) -> str:
     Raises InputError where there is no such file, or no run beside it.
     """
     if not Path(file).is_file():
-        raise InputError(f"{file} is no file: give the quantized.onnx that src/export.py writes")
+        raise InputError(f"{file} is no file: give the quantized.onnx or quantized.xml that src/export.py writes")
     named = [parsed(at_home(each)).value() for each in given if each.startswith("folder=")]
     folder = Path(named[-1] if named else Path(file).parent)
     if not named and not (folder / "record.json").exists():

@@ -6,11 +6,12 @@
 
 It takes the images that the run was evaluated on, and writes verify.json, verify.csv and the model card.
 
-With an exported file in the folder's place, what an execution provider of onnxruntime makes of it is compared with the
-simulation on these images, and written into verify_<provider>.json beside it:
+With an exported file in the folder's place, what an execution provider of onnxruntime or a device of OpenVINO makes of
+it is compared with the simulation on these images, and written into verify_<provider>.json beside it:
 
     python src/verify.py <run folder>/quantized.onnx
     python src/verify.py <run folder>/quantized.onnx provider=CUDAExecutionProvider session=written
+    python src/verify.py <run folder>/quantized.xml provider=GPU
     python src/verify.py <file>.onnx folder=<run folder>
 """
 
@@ -29,4 +30,4 @@ def run(cfg: DictConfig) -> float:
 
 def main() -> None:
     """The entry."""
-    start_on_run(run, takes=".onnx")
+    start_on_run(run, takes=(".onnx", ".xml"))

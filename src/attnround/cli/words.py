@@ -179,14 +179,17 @@ def _reached(tree: Mapping[str, object], steps: Sequence[str]) -> tuple[int, obj
 def _unknown(given: "Override", choices: Choices, entry: str) -> str:
     """An entry has no group or option of this name: where it has one that may be meant."""
     word, key = given.input_line, given.key_or_group
-    name, value = key.partition(".")[0], word.partition("=")[2]
+    (name, _, inner), value = key.partition("."), word.partition("=")[2]
+    last = key.rpartition(".")[2]
     groups = groups_of(entry)
     known = [*groups, *options_of_entry(entry)]
     ways = [f"{path}={value}" for group in groups for path in _called(key, group, choices.get(group))]
     ways = ways or [
         f"experiment={each} {word}" for each in choices_of("experiment") if key in options_of("experiment", each)
     ]
-    ways = ways or [_instead(word, name, each) for each in near(name, known)]
+    alike = [each for each in near(name, known) if not inner or inner in _options(each, choices.get(each))]
+    ways = ways or [_instead(word, name, each) for each in alike]
+    ways = ways or [f"{path}={value}" for each in groups for path in _called(last, each, choices.get(each))]
     for group in groups if not ways else ():
         homes = [(each, path) for each in choices_of(group) for path in _called(key, group, each)]
         ways += [f"{group}={each} {path}={value}" for each, path in homes[:1]]

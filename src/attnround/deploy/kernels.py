@@ -77,14 +77,6 @@ def num_quantized(layers: Iterable[StoredLayer]) -> int:
     return sum(layer.activation is not None for layer in layers)
 
 
-def operators(raw: bytes, layers: Iterable[StoredLayer]) -> dict[str, str]:
-    """Layer -> the name of its operator in a file, of the first where the layer is called several times."""
-    import onnx
-
-    written = _Written(onnx.load_model_from_string(raw).graph)
-    return {layer.name: written.node_of(layer.name).name for layer in layers}
-
-
 def _integer(nodes: Any) -> dict[str, str]:
     """Of the layers in integer kernels, by name, which kernel."""
     taken = ((name, node.op_type) for node in nodes if node.op_type in INTEGER_KERNELS for name in node.input)

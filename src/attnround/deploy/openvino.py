@@ -9,15 +9,14 @@ import html
 import importlib.util
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from attnround.deploy.file import StoredLayer
-from attnround.deploy.kernels import operators
 from attnround.deploy.opened import Opened
 from attnround.deploy.runtime import read_graph
 from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
@@ -27,12 +26,26 @@ GIVE = "the quantized.xml that src/export.py writes, with its quantized.bin"
 OPSET = 21  # the newest that OpenVINO 2026.4 reads all types of: it knows no INT2
 AS_WRITTEN = {"LP_TRANSFORMS_MODE": "NO", "INFERENCE_PRECISION_HINT": "f32"}  # the operations of the file, in floats
 BIN = "bin_digest"
+CPU = "CPU"
+ENDING = ".levels"  # of the names of layers' integers
+UNPACKING = {"Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Unsqueeze"}  # of levels, to a weight
 
 
 def need_openvino(what: str) -> None:
     """Raise InputError unless the optional package is there."""
     if importlib.util.find_spec("openvino") is None:
         raise InputError(f"{what} needs openvino: install the extra, pip install -e '.[export,openvino]'")
+
+
+def check_device(name: str) -> None:
+    """Raise InputError unless OpenVINO has such a device here."""
+    import openvino
+
+    there = openvino.Core().available_devices
+    if name not in there:
+        raise InputError(
+            f"provider={name}: openvino {version('openvino')} here has {', '.join(there)}: give one of these"
+        )
 
 
 def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
@@ -46,7 +59,7 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
     try:
         model = openvino.Core().read_model(model.SerializeToString())
     except RuntimeError as error:
-        raise InputError(f"openvino {openvino.__version__} does not take this model ({reason(error)})") from error
+        raise InputError(f"openvino {version('openvino')} does not take this model ({reason(error)})") from error
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "quantized.xml"
         openvino.save_model(model, file, compress_to_fp16=False)
@@ -57,14 +70,23 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
 
 
 class OpenVinoModel(Opened):
-    """An IR as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs. It runs on the CPU.
+    """An IR as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs.
 
-    settings: OpenVINO's properties; by default it takes its integer kernels where it can.
+    settings: OpenVINO's properties; by default it takes its integer kernels where it can. device: one of `devices`.
     """
 
-    def __init__(self, xml: bytes, weights: bytes, about: dict, source: str, settings: dict[str, str] | None = None):
+    def __init__(
+        self,
+        xml: bytes,
+        weights: bytes,
+        about: dict,
+        source: str,
+        settings: dict[str, str] | None = None,
+        device: str = CPU,
+    ):
         super().__init__(about)
-        self.compiled = _compiled(xml, weights, source, settings)
+        graph, self.compiled = _compiled(xml, weights, source, settings, device)
+        self.operations = _operations(graph)
 
     def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
         found = self.compiled(images.cpu().numpy())
@@ -72,13 +94,15 @@ class OpenVinoModel(Opened):
         return outputs[0] if len(outputs) == 1 else outputs
 
 
-def open_ir(xml: bytes, weights: bytes, path: str | Path, settings: dict[str, str] | None = None) -> OpenVinoModel:
+def open_ir(
+    xml: bytes, weights: bytes, path: str | Path, settings: dict[str, str] | None = None, device: str = CPU
+) -> OpenVinoModel:
     """The model of both files' bytes. Raises InputError where they are damaged, of something else or not run."""
     about = read_about(_entry(xml), path, GIVE)
     check_seal(xml, about, path)
     if about.get(BIN) != hashlib.sha256(weights).hexdigest():
         raise InputError(f"{Path(path).with_suffix('.bin')} is damaged or not that of {path}: copy both anew")
-    return OpenVinoModel(xml, weights, about, str(path), settings)
+    return OpenVinoModel(xml, weights, about, str(path), settings, device)
 
 
 def load_ir(path: str | Path) -> OpenVinoModel:
@@ -87,17 +111,38 @@ def load_ir(path: str | Path) -> OpenVinoModel:
     return open_ir(read_bytes(path, GIVE), read_bytes(Path(path).with_suffix(".bin"), GIVE), path)
 
 
-def layers_in_integers(model: OpenVinoModel, raw: bytes, layers: Sequence[StoredLayer]) -> list[str]:
-    """The names of the layers that OpenVINO runs in integer kernels. raw: the ONNX file that the IR was made of.
+def layers_in_integers(model: OpenVinoModel) -> list[str]:
+    """The names of the layers that OpenVINO runs in integer kernels wherever they are called.
 
-    It names an operation as the ONNX does, with more behind a slash where it has split it.
+    It names an operation as the graph does, with more behind a slash where it has split it.
     """
     integer: set[str] = set()
     for each in model.compiled.get_runtime_model().get_ops():
         about = each.get_rt_info()
         if about["primitiveType"].astype(str).endswith(("_I8", "_i8")):
             integer |= {name.partition("/")[0] for name in about["originalLayersNames"].astype(str).split(",")}
-    return sorted(layer for layer, name in operators(raw, layers).items() if name in integer)
+    return sorted(layer for layer, names in model.operations.items() if names <= integer)
+
+
+def _operations(graph: Any) -> dict[str, set[str]]:
+    """Layer -> the names of the operations that take its weight, which is made of its levels."""
+    found = {}
+    for each in graph.get_ops():
+        if each.get_type_name() == "Constant" and each.get_friendly_name().endswith(ENDING):
+            reached = list(_reached(each))
+            found[each.get_friendly_name().removesuffix(ENDING)] = {name.partition("/")[0] for name in reached}
+    return found
+
+
+def _reached(operation: Any) -> Iterator[str]:
+    """The names of the operations that compute with this one's result, past what only unpacks or shapes it."""
+    for output in operation.outputs():
+        for taker in output.get_target_inputs():
+            node = taker.get_node()
+            if node.get_type_name() in UNPACKING:
+                yield from _reached(node)
+            else:
+                yield node.get_friendly_name()
 
 
 def _take_biases_apart(graph: Any) -> None:
@@ -134,12 +179,14 @@ def _entry(xml: bytes) -> str | None:
     return html.unescape(found[1].decode(errors="replace")) if found else None
 
 
-def _compiled(xml: bytes, weights: bytes, source: str, settings: dict[str, str] | None) -> Any:
+def _compiled(xml: bytes, weights: bytes, source: str, settings: dict[str, str] | None, device: str) -> tuple[Any, Any]:
+    """The graph as it is written, and as the device runs it."""
     import openvino
 
-    threads = {"INFERENCE_NUM_THREADS": str(torch.get_num_threads())}
+    threads = {"INFERENCE_NUM_THREADS": str(torch.get_num_threads())} if device == CPU else {}
     core = openvino.Core()
     try:
-        return core.compile_model(core.read_model(xml, weights), "CPU", threads | (settings or {}))
+        graph = core.read_model(xml, weights)
+        return graph, core.compile_model(graph, device, threads | (settings or {}))
     except RuntimeError as error:
-        raise InputError(f"{source}: openvino {openvino.__version__} does not run it ({reason(error)})") from error
+        raise InputError(f"{source}: openvino {version('openvino')} does not run it ({reason(error)})") from error

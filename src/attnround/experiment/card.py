@@ -12,7 +12,7 @@ import yaml
 from attnround.deploy.kernels import HEADER
 from attnround.experiment.comparison import fidelity_cells, interval
 from attnround.experiment.record import device_of, model_of
-from attnround.experiment.schema import read_exported, read_provided, read_record, read_verified
+from attnround.experiment.schema import read_exported, read_exported_ir, read_provided, read_record, read_verified
 from attnround.files import json_floats, write_atomically
 from attnround.table import markdown_table
 from attnround.zoo import hub_id
@@ -52,10 +52,9 @@ def write_card(folder: Path, record: dict | None = None) -> None:
     record = record or read_record(folder)
     of_run = record["deployed"]["sha256"]
     verification = _of(read_verified(folder), "sha256", of_run)
-    exported = _of(read_exported(folder), "source", of_run)
-    found = [read_provided(path) for path in sorted(folder.glob("verify_*.json"))] if exported else []
-    reports = [each for each in found if _of(each, "sha256", exported["sha256"])]
-    write_atomically(folder / "model_card.md", card(record, verification, exported, reports))
+    exported, ir = (_of(read(folder), "source", of_run) for read in (read_exported, read_exported_ir))
+    found = [read_provided(path) for path in sorted(folder.glob("verify_*.json"))] if exported or ir else []
+    write_atomically(folder / "model_card.md", card(record, verification, exported, ir, found))
 
 
 def _of(report: dict | None, key: str, digest: str) -> dict | None:
@@ -64,11 +63,16 @@ def _of(report: dict | None, key: str, digest: str) -> dict | None:
 
 
 def card(
-    record: dict, verification: dict | None = None, exported: dict | None = None, reports: Sequence[dict] = ()
+    record: dict,
+    verification: dict | None = None,
+    exported: dict | None = None,
+    ir: dict | None = None,
+    reports: Sequence[dict] = (),
 ) -> str:
     """The card: its metadata as YAML, then Markdown; what lies on this machine goes by its last name alone.
 
-    verification: verify.json; exported: export_onnx.json; reports: of that file in execution providers.
+    verification: verify.json; exported: export_onnx.json; ir: export_openvino.json; reports: what `verify` found of
+    exported files, these or others.
     """
     record = record | {"metrics": json_floats(record["metrics"])}
     choices, deployed = record["choices"], record["deployed"]
@@ -80,7 +84,8 @@ def card(
         "Bits": _bits(record),
         "What stays float": _floats(record),
         "Verification": _verification(verification),
-        **({"ONNX": [*_onnx(exported), *map(_provider, reports)]} if exported else {}),
+        **({"ONNX": [*_onnx(exported), *_providers(exported, reports)]} if exported else {}),
+        **({"OpenVINO": [*_openvino(ir), *_providers(ir, reports)]} if ir else {}),
         "Licences": [
             f"- weights ({record['config']['model']['name']}): {record['licence']['weights'] or 'unknown'}",
             f"- data ({choices['data']}): {record['licence']['data'] or 'unknown'}",
@@ -301,8 +306,29 @@ def _onnx(exported: dict) -> list[str]:
     return [*lines, "", markdown_table(HEADER, rows), ""]
 
 
+def _openvino(ir: dict) -> list[str]:
+    """How OpenVINO runs both files."""
+    timed, (default,) = ir["latency"], ir["with_default_options"]
+    same = 100 * default["agreeing"] / default["images"]
+    return [
+        f"`{ir['file']}` and its .bin, {ir['bytes']} bytes together, in OpenVINO {ir['openvino']}:",
+        "",
+        f"- read literally it has the simulation's class on {ir['agreement']:.2f} % of {default['images']} images, "
+        f"with default options on {same:.2f} %",
+        f"- {timed['default_ms']:.2f} ms an image then, the float graph {timed['float_ms']:.2f} ms ({ir['processor']}, "
+        f"threads: {timed['threads']})",
+        f"- {len(ir['layers_in_integers'])} of {ir['layers_with_quantized_inputs']} layers with quantized inputs run "
+        "in integers then",
+    ]
+
+
+def _providers(exported: dict, reports: Sequence[dict]) -> list[str]:
+    """A line for each of the reports that is of this file."""
+    return [_provider(each) for each in reports if each["sha256"] == exported["sha256"]]
+
+
 def _provider(report: dict) -> str:
-    """How a provider runs that file."""
+    """How a provider or a device runs that file."""
     same, timed = report["agreement"], report["latency"]
     return (
         f"- in {report['provider']} (session={report['session']}, {report['date']}): the simulation's class on "

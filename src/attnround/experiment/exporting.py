@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -265,12 +266,10 @@ def _as_ir(
     """Both files, the model as written and as OpenVINO runs it by default, and what to report."""
     need_onnx("format=openvino")
     need_openvino("format=openvino")
-    import openvino
-
     raw, floats = onnx_file(model, content, about, OPSET, "signed")
     xml, weights = sealed_ir(raw, about)
     exported = [open_ir(xml, weights, target, OPENVINO_AS_WRITTEN), open_ir(xml, weights, target)]
-    integer = layers_in_integers(exported[1], raw, content.layers)
+    integer = layers_in_integers(exported[1])
     quantized = num_quantized(content.layers)
     say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
     image = any_image(model.preprocessing["input_size"])
@@ -278,7 +277,8 @@ def _as_ir(
     before, after, default = medians_ms([partial(each, image) for each in (of_floats, *exported)])
     say("latency", f"{default:.2f} ms an image, {default / before:.2f} times the {before:.2f} ms of the float graph")
     facts = {
-        "openvino": openvino.__version__,
+        "sha256": exported[0].about["sha256"],
+        "openvino": version("openvino"),
         "layers_with_quantized_inputs": quantized,
         "layers_in_integers": integer,
         "latency": {

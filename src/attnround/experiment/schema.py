@@ -64,6 +64,12 @@ EXPORTED = {
     "kernels": [{"layer": str, "in_integers": bool, "runs_as": str, "why": (str, Nothing)}],
     "compared_with?": [{"made_by": str, "bytes": int, "speed_up": float, "agreement": Percent}],
 }  # fmt: skip
+EXPORTED_IR = {
+    "source": str, "sha256": str, "file": str, "bytes": Count, "openvino": str, "processor": str, "agreement": Percent,
+    "layers_with_quantized_inputs": int, "layers_in_integers": [str],
+    "with_default_options": [{"agreeing": int, "images": Count}],
+    "latency": {"threads": int, "float_ms": float, "default_ms": float},
+}  # fmt: skip
 PROVIDED = {
     "sha256": str, "provider": str, "session": str, "date": str, "data": str, "processor": str, "agreement": Percent,
     "comparison": {"images": Count}, "latency": {"ms": float, "float_ms": float}, "fault": (str, Nothing),
@@ -96,8 +102,16 @@ def read_exported(folder: Path) -> dict | None:
     return read_typed(path, EXPORTED, what, give)
 
 
+def read_exported_ir(folder: Path) -> dict | None:
+    """What `export` said of OpenVINO's files; None where there are none, or older ones, which say less."""
+    path, what, give = folder / "export_openvino.json", "report of export", "export it again"
+    if not path.exists() or "sha256" not in read_typed(path, {}, what, give):
+        return None
+    return read_typed(path, EXPORTED_IR, what, give)
+
+
 def read_provided(path: Path) -> dict:
-    """What `verify` found of an exported file in an execution provider."""
+    """What `verify` found of an exported file in an execution provider or on a device."""
     return read_typed(path, PROVIDED, "report of verify", "verify the file again")
 
 

@@ -1,9 +1,10 @@
-"""The task of `src/verify.py`: the integer proof of a run, or an exported ONNX file in one of onnxruntime's execution
-providers against the run's simulation, for devices that are elsewhere."""
+"""The task of `src/verify.py`: the integer proof of a run, or an exported file in one of onnxruntime's execution
+providers or on one of OpenVINO's devices against the run's simulation, for devices that are elsewhere."""
 
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,16 @@ import torch
 from torch import nn
 
 from attnround.data import ImageData
-from attnround.deploy import compare, read
+from attnround.deploy import compare, openvino, read
 from attnround.deploy.changes import changes
 from attnround.deploy.comparison import Comparison
 from attnround.deploy.file import Content
 from attnround.deploy.kernels import in_integers, num_quantized
 from attnround.deploy.marked import float_graph
+from attnround.deploy.opened import Opened
 from attnround.deploy.preprocessing import with_head
 from attnround.deploy.runtime import GIVE, OnnxModel, about_onnx, open_onnx, read_graph
-from attnround.deploy.seal import check_seal, read_bytes
+from attnround.deploy.seal import about_export, check_seal, read_bytes
 from attnround.deploy.session import (
     AS_WRITTEN,
     CPU,
@@ -27,6 +29,7 @@ from attnround.deploy.session import (
     any_image,
     check_provider,
     latency,
+    medians_ms,
     need_onnx,
     operators_by_provider,
     session,
@@ -57,12 +60,16 @@ def verify(
 ) -> dict[str, float]:
     """Prove a run's integers, or where a file is given, compare that with the run's simulation; return the agreement.
 
-    batch_size: of the proof; file: an exported ONNX one; provider, provider_options, session: what runs it, see
-    `verify_onnx`. Raises InputError.
+    batch_size: of the proof; file: an exported ONNX file or an .xml of OpenVINO; provider, provider_options, session:
+    what runs it, see `verify_onnx` and `verify_ir`. Raises InputError.
     """
     if session not in SESSIONS:
         raise InputError(choice("session", session, SESSIONS))
     own = {"factory": factory, "arguments": arguments}
+    if file is not None and Path(file).suffix == ".xml":
+        device, options = provider or openvino.CPU, provider_options or {}
+        return verify_ir(file=file, folder=folder, device=device, properties=options, session=session, data=data,
+                         run=run, **own)  # fmt: skip
     if file is not None:
         chosen = Provider(provider or CPU.name, provider_options or {})
         return verify_onnx(file=file, folder=folder, provider=chosen, session=session, data=data, run=run, **own)
@@ -97,36 +104,110 @@ def verify_onnx(
     settings = SESSIONS[session]
     exported = open_onnx(raw, path, settings, provider)
     model = checks.simulation(content, source, factory, arguments, data)
+    found = _compared(model, exported, data, run)
+    image = exported.taken(any_image(model.preprocessing["input_size"]))
+    operators = operators_by_provider(raw, file, image, settings, provider)
+    integer = _integers(raw, file, provider, session)
+    latency = _latency(exported, model, raw, image, settings, provider)
+    ran = Ran(provider.name, provider.options, session, operators, integer, latency)
+    return _finish(path, about, content, folder, run, ran, found, _fault(found, operators, provider))
+
+
+def verify_ir(
+    *,
+    file: str,
+    folder: str,
+    device: str,
+    properties: dict,
+    session: str,
+    data: ImageData,
+    run: Run,
+    factory: str | None = None,
+    arguments: dict | None = None,
+) -> dict[str, float]:
+    """Compare an exported .xml, as OpenVINO runs it on a device, with the simulation of its run; return the agreement.
+
+    device: such as GPU or NPU; properties: OpenVINO's, as its documentation has them; session: by default, or `written`
+    in floats. Writes verify_OpenVINO_<device>.json beside the file, and the run's card. Raises InputError as
+    `verify_onnx` does.
+    """
+    path = Path(file)
+    need_onnx(file)
+    openvino.need_openvino(file)
+    openvino.check_device(device)
+    _, source = checks.of_run(folder, factory)
+    content, xml = read(source), read_bytes(path, openvino.GIVE)
+    settings = {"default": {}, "written": openvino.AS_WRITTEN}[session] | {k: str(v) for k, v in properties.items()}
+    weights = read_bytes(path.with_suffix(".bin"), openvino.GIVE)
+    exported = openvino.open_ir(xml, weights, path, settings, device)
+    _check_source(exported.about, path, content, source)
+    model = checks.simulation(content, source, factory, arguments, data)
+    found = _compared(model, exported, data, run)
+    image = any_image(model.preprocessing["input_size"])
+    about = about_export(content.about)
+    floats = openvino.sealed_ir(float_graph(model, openvino.OPSET).SerializeToString(), about)
+    of_floats = openvino.OpenVinoModel(*floats, about, "the float graph", settings, device)
+    float_ms, ms = medians_ms([partial(each, image) for each in (of_floats, exported)])
+    latency = {"threads": torch.get_num_threads(), "float_ms": float_ms, "ms": ms}
+    operators = {device: len(exported.compiled.get_runtime_model().get_ops())}
+    ran = Ran(f"OpenVINO {device}", properties, session, operators, openvino.layers_in_integers(exported), latency)
+    return _finish(path, exported.about, content, folder, run, ran, found, found.fault(quantized_inputs=True))
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a file ran.
+
+    provider: its name in reports; operators: how many ran where; integer: the layers that ran in integers, None where
+    that is not known; latency: milliseconds of the file and of the float graph, and threads.
+    """
+
+    provider: str
+    options: dict
+    session: str
+    operators: dict[str, int]
+    integer: list[str] | None
+    latency: dict[str, float]
+
+
+def _compared(model: nn.Module, exported: Opened, data: ImageData, run: Run) -> Comparison:
+    """What the file gives beside the simulation, on the run's evaluation images."""
     size = list(model.preprocessing["input_size"])
     (found,) = compare(model, [exported], _of_size(size, checks.watched(data, "verify"), run.choices["data"]))
-    image = exported.taken(any_image(size))
-    operators = operators_by_provider(raw, file, image, settings, provider)
-    fault = _fault(found, operators, provider)
+    return found
+
+
+def _finish(
+    path: Path, about: dict, content: Content, folder: str, run: Run, ran: Ran, found: Comparison, fault: str | None
+) -> dict[str, float]:
+    """Write the report and the card and say what was found. Raises InputError then where there is a fault."""
     report = {
         "file": path.name,
         "sha256": about["sha256"],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "data": run.choices["data"],
-        "provider": provider.name,
-        "provider_options": provider.options,
-        "session": session,
+        "provider": ran.provider,
+        "provider_options": ran.options,
+        "session": ran.session,
         "fault": fault,
         "top1": found.top1,
         "simulation_top1": found.simulation_top1,
         "agreement": found.agreement,
         "comparison": asdict(found),
-        "operators": operators,
-        **_integers(raw, content, file, provider, session),
-        "latency": _latency(exported, model, raw, image, settings, provider),
+        "operators": ran.operators,
+        "layers_with_quantized_inputs": num_quantized(content.layers),
+        "layers_in_integers": ran.integer,
+        "latency": ran.latency,
     }
-    beside = path.with_name(f"verify_{provider.name}{'' if session == 'default' else f'_{session}'}.json")
+    name = ran.provider.replace(" ", "_")
+    beside = path.with_name(f"verify_{name}{'' if ran.session == 'default' else f'_{ran.session}'}.json")
     write_atomically(beside, json_text(report, indent=2) + "\n")
     write_card(Path(folder))
     _say(report, found)
     say("verify", f"{beside}, model_card.md")
     if fault:
-        raise InputError(f"{file} in {provider.name}: {fault}")
+        raise InputError(f"{path} in {ran.provider}: {fault}")
     return {"agreement": found.agreement}
 
 
@@ -143,9 +224,14 @@ def _unchanged(raw: bytes, path: Path, content: Content, source: Path) -> dict:
         raise InputError(
             f"{path} is not what was exported from {source}: {'; '.join(found)}: export it anew"
         ) from error
+    _check_source(about, path, content, source)
+    return about
+
+
+def _check_source(about: dict, path: Path, content: Content, source: Path) -> None:
+    """Raise InputError where a file says that it was exported from another run."""
     if about.get("source", content.about["sha256"]) != content.about["sha256"]:
         raise InputError(f"{path} is of another run than {source}: give folder=<the folder of its own>")
-    return about
 
 
 def _of_size(size: list[int], batches: Iterator, name: str) -> Iterator:
@@ -167,16 +253,14 @@ def _fault(found: Comparison, operators: dict[str, int], provider: Provider) -> 
     return found.fault(quantized_inputs=True)
 
 
-def _integers(raw: bytes, content: Content, file: str, provider: Provider, session: str) -> dict[str, object]:
+def _integers(raw: bytes, file: str, provider: Provider, session: str) -> list[str] | None:
     """Which layers run in integers; None where the provider compiles the graph, so that onnxruntime cannot say."""
-    quantized = num_quantized(content.layers)
-    integer: list[str] | None = []
-    if session == "default":
-        try:
-            integer = sorted(in_integers(raw, file, provider))
-        except InputError:
-            integer = None
-    return {"layers_with_quantized_inputs": quantized, "layers_in_integers": integer}
+    if session != "default":
+        return []
+    try:
+        return sorted(in_integers(raw, file, provider))
+    except InputError:
+        return None
 
 
 def _latency(

@@ -46,9 +46,14 @@ class TimmModel:
         if self.num_classes is not None:
             check_number("model.num_classes", self.num_classes, least=1, whole=True)
         sources = {"checkpoint": self.checkpoint, "pretrained": self.pretrained, "random_init": self.random_init}
-        given = [f"model.{option}={value}".replace("True", "true") for option, value in sources.items() if value]
+        given = {name: f"model.{name}={value}".replace("True", "true") for name, value in sources.items() if value}
         if len(given) > 1:
-            raise InputError(f"{' and '.join(given)} contradict each other: one says where the weights come from")
+            first, *others = given
+            off = " ".join(f"model.{name}={'null' if name == 'checkpoint' else 'false'}" for name in others)
+            raise InputError(
+                f"{' and '.join(given.values())} contradict each other: one says where the weights come from: "
+                f"give {given[first]} {off}, or the other way round"
+            )
 
     def build(self) -> nn.Module:
         """The model in eval mode, with attributes `preprocessing` (timm's data config), `num_classes` and `licence`.
