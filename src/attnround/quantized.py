@@ -18,6 +18,7 @@ from attnround.deploy.file import Content
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, need_openvino, open_ir, sealed_ir
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
+from attnround.deploy.qdq import FORMS_OF, check_form
 from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import need_onnx
@@ -123,11 +124,13 @@ class Quantized:
 
         path: its ending says which, .onnx, .pt2, or .xml for OpenVINO's IR, whose .bin is written beside it.
 
-        weights: of ONNX, `runtime` as onnxruntime runs them right on any processor, `signed` as those with VNNI, ARM
-        and OpenVINO run them faster, or `literal`, each a DequantizeLinear of its levels.
+        weights: of 8 bits, `runtime` as onnxruntime and OpenVINO run them right on any processor, or `signed` as those
+        with VNNI and ARM run them faster; of ONNX also `literal`, each a DequantizeLinear of its levels.
         Raises InputError where the file does not compute what the simulation does, and nothing is written.
         """
         path = Path(path)
+        if path.suffix in FORMS_OF:
+            check_form(weights, path.suffix)
         content = self._content()
         exported: nn.Module
         about = about_export(content.about)
@@ -141,7 +144,7 @@ class Quantized:
         elif path.suffix == ".xml":
             need_onnx(str(path))
             need_openvino(str(path))
-            xml, packed = sealed_ir(onnx_file(self.model, content, about, OPSET, "signed")[0], about)
+            xml, packed = sealed_ir(onnx_file(self.model, content, about, OPSET, weights)[0], about)
             files, exported = {path.with_suffix(".bin"): packed, path: xml}, open_ir(xml, packed, path, AS_WRITTEN)
         else:
             raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx, .xml or .pt2")

@@ -7,11 +7,13 @@ import random
 import pytest
 import torch
 from tests.deploy.conftest import MODELS, exported, images_for
-from tests.deploy.test_qdq import ABOUT, layers_of, written
+from tests.deploy.test_qdq import ABOUT, at_the_ends, floats_of_two, layers_of, written
 
 from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.loading import open_model
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, layers_in_integers, open_ir, sealed_ir
+from attnround.deploy.qdq import wanted_form
+from attnround.deploy.runtime import open_onnx
 from attnround.errors import InputError
 
 slow = pytest.mark.slow
@@ -47,6 +49,18 @@ def test_layers_with_quantized_inputs_run_in_integers():
     by_default = layers_in_integers(open_ir(*ir(name), "x"))
     assert by_default == sorted(layer.name for layer in layers)
     assert layers_in_integers(open_ir(*ir(name), "x", AS_WRITTEN)) == []
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+def test_no_sum_overflows_by_default(bits):
+    """As in onnxruntime: 7 bits in integers, 8 as UINT8 in floats."""
+    model, images = at_the_ends(bits)
+    raw = written(model, OPSET, floats=floats_of_two(True, OPSET))
+    assert wanted_form("runtime", "openvino") == "runtime"
+    by_default = open_ir(*sealed_ir(raw, ABOUT), "x")
+    expected = open_onnx(raw, "x")(images)
+    assert (by_default(images) - expected).abs().max() < 1e-3 * expected.abs().max()
+    assert layers_in_integers(by_default) == (["conv", "linear"] if bits == 7 else [])
 
 
 def test_its_weights_are_packed():

@@ -101,7 +101,7 @@ def test_an_export_says_how_its_weights_run(folder, weights, caplog):
     [
         ("onnx", 12, "opset=12: give a whole number"),
         ("onnx", 99, "opset=99"),
-        ("torch", 17, "opset and weights are of format=onnx"),
+        ("torch", 17, "opset is of format=onnx"),
         ("tflite", None, "none of"),
     ],
 )

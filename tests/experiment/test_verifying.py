@@ -70,8 +70,13 @@ def test_a_file_is_compared_with_its_run(shipped, caplog):
 def test_an_ir_is_compared_with_its_run_on_a_device(exported_once, tmp_path, caplog):
     caplog.set_level("INFO", "attnround")
     folder = shutil.copytree(exported_once, tmp_path / "run")
-    export(folder=str(folder), format="openvino", opset=None, data=data(), run=run_with(folder))
-    of_export = json.loads((folder / "export_openvino.json").read_text())
+    for weights in ("runtime", "signed"):
+        options = {"format": "openvino", "opset": None, "weights": weights}
+        export(folder=str(folder), **options, data=data(), run=run_with(folder))
+        of_export = json.loads((folder / "export_openvino.json").read_text())
+        eights = [name for name, each in quantized_layers(exported("resnet")[0]).items() if each.grid.bit_width == 8]
+        assert of_export["stored_unsigned"] == (eights if weights == "runtime" else [])
+        assert not set(of_export["stored_unsigned"]) & set(of_export["layers_in_integers"])
     metrics = verified(folder, folder / "quantized.xml", provider="CPU")
     report = json.loads((folder / "verify_OpenVINO_CPU.json").read_text())
     assert metrics["agreement"] == report["agreement"] == 100 * report["comparison"]["agreeing"] / 40

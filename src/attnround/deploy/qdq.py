@@ -8,9 +8,10 @@
 All of it computes what `dequantize` and `ActivationQuantizer` do, in float32 and in the same order. onnxruntime folds
 Cast, Sub and Mul of constants when it loads a file, and never a DequantizeLinear; its integer kernels take weights of
 8 bits. So the file is as small as its types, and what runs is integer kernels or plain float weights. Signed weights of
-all 8 bits that meet codes are stored as UINT8, levels + 128 with the zero point 128: processors without VNNI add two
-products of a code and a signed weight in 16 bits, which overflow from 8 bits on, without a word. Processors with VNNI
-have no such sums, and run signed weights more than twice as fast, as does OpenVINO: the signed form is for them.
+all 8 bits that meet codes are stored as UINT8, levels + 128 with the zero point 128: on processors without VNNI both
+onnxruntime and OpenVINO add two products of a code and a signed weight in 16 bits, which overflow from 8 bits on,
+without a word. Processors with VNNI have no such sums, and run signed weights more than twice as fast: the signed form
+is for them. OpenVINO runs UINT8 weights in floats.
 
 In the literal form every weight is a DequantizeLinear of its levels. In both, what a Gemm of codes gives has its bias
 added by an Add, since onnxruntime runs a Gemm with a float bias in floats.
@@ -34,7 +35,8 @@ from attnround.quantization.activation import ActivationQuantizer
 
 NARROW = {2: 25, 4: 21}  # bits of a storage type: the opset that brought it
 FORMS = ("runtime", "signed", "literal")  # of the weights
-SIGNED = ("openvino", "tensorrt")  # placements of runtimes that want signed weights
+FORMS_OF = {".onnx": FORMS, ".xml": FORMS[:2], ".pt2": FORMS[:1]}  # those that files have, by the ends of their names
+SIGNED = ("tensorrt",)  # placements of runtimes that want signed weights and have no such sums
 
 
 def storage_bits(bit_width: int, opset: int) -> int:
@@ -49,6 +51,12 @@ def storage_bits(bit_width: int, opset: int) -> int:
 def wanted_opset(layers: list[StoredLayer]) -> int:
     """The oldest opset with INT4, and with INT2 where a layer has 2 bits."""
     return NARROW[2] if any(layer.grid.bit_width == 2 for layer in layers) else NARROW[4]
+
+
+def check_form(weights: str, suffix: str) -> None:
+    """Raise InputError where files whose names end so have no such form of weights."""
+    if weights not in FORMS_OF[suffix]:
+        raise InputError(f"weights={weights}: give {' or '.join(FORMS_OF[suffix])} for a {suffix} file")
 
 
 def wanted_form(weights: str, placement: str) -> str:

@@ -23,7 +23,7 @@ from attnround.deploy.openvino import OPSET, OpenVinoModel, layers_in_integers, 
 from attnround.deploy.opset import OLDEST
 from attnround.deploy.preprocessing import described, resizes, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
-from attnround.deploy.qdq import NARROW, shifted, storage_bits, wanted_form, wanted_opset
+from attnround.deploy.qdq import NARROW, check_form, shifted, storage_bits, wanted_form, wanted_opset
 from attnround.deploy.runtime import about_onnx, newest_opset, onnx_file, open_onnx, read_graph, with_preprocessing
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import any_image, latency, medians_ms, need_onnx, session
@@ -61,7 +61,7 @@ def export(
     """Write a run's model in another format, and export_<format>.json beside it; return its agreement.
 
     The file is kept only where it gives what the simulation does. opset: None takes the oldest that has the types;
-    weights: of ONNX, one of `FORMS`; preprocessing: what an image goes through is written `beside`, in
+    weights: one of `FORMS_OF` the format; preprocessing: what an image goes through is written `beside`, in
     preprocessing.json, or into the `graph` of an ONNX file too, which then takes pixels; compare_with: `onnxruntime`,
     whose own static quantizer's files of the float `model` are measured beside this one; factory, arguments: what makes
     the float module where it is the user's own.
@@ -71,8 +71,9 @@ def export(
         raise InputError(f"format={format} is none of {', '.join(FORMATS)}")
     if preprocessing not in PREPROCESSING or (preprocessing == "graph" and format != "onnx"):
         raise InputError(f"preprocessing={preprocessing}: give beside, or with format=onnx graph")
-    if format != "onnx" and (opset is not None or weights != "runtime"):
-        raise InputError(f"opset and weights are of format=onnx: leave them out with format={format}")
+    if format != "onnx" and opset is not None:
+        raise InputError(f"opset is of format=onnx: leave it out with format={format}")
+    check_form(weights, FORMATS[format])
     record, source = of_run(folder, factory)
     check_rival(compare_with, (format, preprocessing), model, record)
     content = read(source)
@@ -82,7 +83,8 @@ def export(
     steps = known_steps(data, quantized.preprocessing, needed=preprocessing == "graph")
     head = steps if preprocessing == "graph" else None
     of_onnx = partial(_as_onnx, opset=opset, weights=weights, head=head)
-    writer = {"onnx": of_onnx, "torch": _as_program, "openvino": _as_ir}[format]
+    of_ir = partial(_as_ir, weights=weights)
+    writer = {"onnx": of_onnx, "torch": _as_program, "openvino": of_ir}[format]
     files, exported, facts = writer(quantized, content, about, target)
     num_bytes = sum(map(len, files.values()))
     found, *others = compare(quantized, exported, watched(data, "export"))
@@ -219,7 +221,7 @@ def _storage(layers: list[StoredLayer], opset: int, form: str) -> dict[str, obje
     unsigned = [layer.name for layer in layers if shifted(layer, form)]
     if unsigned:
         say("weights", f"8 bits as UINT8 with zero point 128 ({len(unsigned)} layers): no sum of 16 bits overflows")
-        say("weights", "weights=signed is faster on processors with VNNI, on ARM and in OpenVINO")
+        say("weights", "weights=signed is faster on processors with VNNI and on ARM; 7 bits need no choice")
     return {"weights": form, "stored_wider": wider, "stored_unsigned": unsigned}
 
 
@@ -261,14 +263,18 @@ def _as_program(
 
 
 def _as_ir(
-    model: nn.Module, content: Content, about: dict, target: Path
+    model: nn.Module, content: Content, about: dict, target: Path, weights: str
 ) -> tuple[dict[Path, bytes], list[nn.Module], dict]:
     """Both files, the model as written and as OpenVINO runs it by default, and what to report."""
     need_onnx("format=openvino")
     need_openvino("format=openvino")
-    raw, floats = onnx_file(model, content, about, OPSET, "signed")
-    xml, weights = sealed_ir(raw, about)
-    exported = [open_ir(xml, weights, target, OPENVINO_AS_WRITTEN), open_ir(xml, weights, target)]
+    raw, floats = onnx_file(model, content, about, OPSET, weights)
+    xml, packed = sealed_ir(raw, about)
+    exported = [open_ir(xml, packed, target, OPENVINO_AS_WRITTEN), open_ir(xml, packed, target)]
+    unsigned = [layer.name for layer in content.layers if shifted(layer, wanted_form(weights, content.placement))]
+    if unsigned:
+        say("weights", f"8 bits as UINT8 with zero point 128 ({len(unsigned)} layers), which OpenVINO runs in floats")
+        say("weights", "7 bits run in integers, on any processor; so do signed ones, right where there is VNNI or ARM")
     integer = layers_in_integers(exported[1])
     quantized = num_quantized(content.layers)
     say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
@@ -279,13 +285,15 @@ def _as_ir(
     facts = {
         "sha256": exported[0].about["sha256"],
         "openvino": version("openvino"),
+        "weights": weights,
+        "stored_unsigned": unsigned,
         "layers_with_quantized_inputs": quantized,
         "layers_in_integers": integer,
         "latency": {
             "threads": torch.get_num_threads(), "float_ms": before, "as_written_ms": after, "default_ms": default,
         },
     }  # fmt: skip
-    return {target.with_suffix(".bin"): weights, target: xml}, exported, facts
+    return {target.with_suffix(".bin"): packed, target: xml}, exported, facts
 
 
 def say(stage: str, text: str) -> None:
