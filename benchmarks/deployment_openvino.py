@@ -1,6 +1,7 @@
 """Exported models in OpenVINO beside the float network and beside NNCF: size, integer kernels, milliseconds.
 
-OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_openvino.csv
+OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_openvino.csv       # with VNNI
+OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_avx2_openvino.csv  # with AVX2 alone
 python benchmarks/deployment_openvino.py outputs/smoke.csv --smoke                  # one small network
 
 As benchmarks/deployment.py does in onnxruntime, with the same networks, images and judgement: every IR of a network is

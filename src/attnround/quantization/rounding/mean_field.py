@@ -41,9 +41,9 @@ class MeanField:
     what couples their columns. A part moves at once. Its weights are not quite independent: they go only a part of the
     way where the largest eigenvalue of their second derivatives, scaled to a diagonal of ones, is above `STABLE`.
 
-    Within, weights are arranged as the sweep meets them, [turns, groups, at once * G, columns, rows]: in a turn the
-    same blocks move, and block i of them in group k + i at the k-th part. `order` is that of the columns, group by
-    group. Rows and columns are filled up with ones of zeros, which nothing depends on.
+    Within, weights are arranged as a sweep meets them, [T, N, PG, s, r]: in each of T turns P blocks of r rows move, of
+    all G matrices; at the k-th of its N parts the i-th of these blocks moves in the group k + i of s columns. `order`
+    is that of the columns, group by group. Zeros fill the last group and the last block up.
     """
 
     captured: "_CapturedSweep | None" = None
@@ -91,7 +91,7 @@ class MeanField:
         return parts.permute(2, 0, 1, 3, 4, 5).flatten(2, 3).contiguous()
 
     def _filled(self, arranged: Float[Tensor, "T N PG s r"]) -> Float[Tensor, "G n o"]:
-        """Group by group, with what columns and rows are filled up with."""
+        """The columns group by group, and the zeros too."""
         (num_matrices, num_groups, group_size), (at_once, num_turns, block_size) = self.columns, self.rows
         parts = arranged.view(num_turns, num_groups, at_once, num_matrices, group_size, block_size)
         blocks = parts.permute(1, 2, 0, 3, 4, 5)[self.part, self.block]
