@@ -126,15 +126,19 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     floats = {each.dtype for each in net.parameters() if each.is_floating_point()}
     if floats - {image.dtype}:
         net = net.to(image.dtype)
+    fake_tensors = logging.getLogger("torch._subclasses.fake_tensor")
+    before = fake_tensors.level
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of sizes that become constants, and of torch's own
-            logging.getLogger("torch._subclasses.fake_tensor").setLevel(logging.CRITICAL)  # it would print a traceback
+            fake_tensors.setLevel(logging.CRITICAL)  # it would print a traceback
             shapes = ({0: Dim.DYNAMIC},)
             program = torch.export.export(net, (torch.cat([image, image]),), dynamic_shapes=shapes, strict=False)
             program = program.run_decompositions({})
     except Exception as error:  # a forward that meets no values but shapes may fail in any way
         raise InputError(f"{kind} cannot be handled: torch.export cannot follow its forward ({_why(error)})") from error
+    finally:
+        fake_tensors.setLevel(before)
     captured = _Converter(program).convert()
     captured.remarks = _remarks(net, captured, program)
     for name in KEPT:
