@@ -29,10 +29,8 @@ def ir(name: str) -> tuple[bytes, bytes]:
     return sealed_ir(onnx_of(name), ABOUT)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [name if name in ("resnet between layers", "float inputs") else pytest.param(name, marks=slow) for name in MODELS],
-)
+@slow
+@pytest.mark.parametrize("name", MODELS)
 def test_as_written_it_computes_what_torch_does(name):
     """Of all bit widths; where a tie falls to its other side, a code differs."""
     model, _ = exported(name)
@@ -43,6 +41,7 @@ def test_as_written_it_computes_what_torch_does(name):
     assert default.relative < (0.2 if inputs else ALIKE)  # it rounds codes of its own between layers
 
 
+@slow
 def test_layers_with_quantized_inputs_run_in_integers():
     layers = layers_of(exported("resnet between layers")[0])
     name = "resnet between layers"
@@ -51,6 +50,7 @@ def test_layers_with_quantized_inputs_run_in_integers():
     assert layers_in_integers(open_ir(*ir(name), "x", AS_WRITTEN)) == []
 
 
+@slow
 @pytest.mark.parametrize("bits", [7, 8])
 def test_no_sum_overflows_by_default(bits):
     """As in onnxruntime: 7 bits in integers, 8 as UINT8 in floats."""
@@ -63,6 +63,7 @@ def test_no_sum_overflows_by_default(bits):
     assert layers_in_integers(by_default) == (["conv", "linear"] if bits == 7 else [])
 
 
+@slow
 def test_its_weights_are_packed():
     """At 2 to 4 bits two in a byte, else one; what is float comes on top."""
     xml, weights = ir("float inputs")
@@ -72,6 +73,7 @@ def test_its_weights_are_packed():
     assert b"i4" in xml or b"u4" in xml
 
 
+@slow
 @pytest.mark.parametrize("name", ["resnet between layers", "float inputs"])
 def test_a_bias_is_a_constant_that_is_added(name):
     """OpenVINO's reader shapes the bias of an ONNX convolution at run time, by six operations of the .xml."""
@@ -79,6 +81,7 @@ def test_a_bias_is_a_constant_that_is_added(name):
     assert b'type="Broadcast"' not in ir(name)[0]
 
 
+@slow
 def test_damage_to_either_file_is_seen(tmp_path):
     draw = random.Random(0)
     for damaged in (0, 1):
@@ -102,6 +105,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch, tmp_path):
         open_model(str(tmp_path / "quantized.xml"))
 
 
+@slow
 def test_the_library_writes_it_and_several_outputs_stay_a_tuple(tmp_path):
     from torch import nn
 

@@ -67,6 +67,7 @@ def test_a_file_is_compared_with_its_run(shipped, caplog):
     assert f"| `{first['layer']}` | {first['runs_as']} | {first['why']} |" in text
 
 
+@pytest.mark.slow
 def test_an_ir_is_compared_with_its_run_on_a_device(exported_once, tmp_path, caplog):
     caplog.set_level("INFO", "attnround")
     folder = shutil.copytree(exported_once, tmp_path / "run")
