@@ -113,7 +113,7 @@ def test_a_file_that_takes_pixels_is_given_these(shipped):
 
 def test_a_provider_that_runs_nothing_proves_nothing(shipped, monkeypatch):
     """What it has no kernel for falls to the CPU without a word."""
-    monkeypatch.setattr("attnround.experiment.verifying._latency", lambda *_: {"threads": 1, "ms": 1, "float_ms": 1})
+    monkeypatch.setattr("attnround.experiment.verifying.Onnxruntime.latency", lambda *_: (1, 1))
     with pytest.raises(InputError, match=rf"in {AZURE}: it runs none of the \d+ operators, what was compared is {CPU}"):
         verified(shipped, provider=AZURE, session="written")
     report = json.loads((shipped / f"verify_{AZURE}_written.json").read_text())
@@ -123,7 +123,7 @@ def test_a_provider_that_runs_nothing_proves_nothing(shipped, monkeypatch):
 
 
 def test_another_class_on_too_many_images_is_a_fault(shipped, monkeypatch):
-    monkeypatch.setattr("attnround.experiment.verifying._latency", lambda *_: {"threads": 1, "ms": 1, "float_ms": 1})
+    monkeypatch.setattr("attnround.experiment.verifying.Onnxruntime.latency", lambda *_: (1, 1))
     monkeypatch.setattr("attnround.deploy.comparison.LEAST", 100.1)
     with pytest.raises(InputError, match=r"quantized.onnx in CPU.*agrees with the simulation on .* 100.1 % is asked"):
         verified(shipped, session="written")

@@ -1,15 +1,16 @@
 """The task of `src/verify.py`: the integer proof of a run, or an exported file in one of onnxruntime's execution
 providers or on one of OpenVINO's devices against the run's simulation, for devices that are elsewhere."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from attnround.data import ImageData
 from attnround.deploy import compare, openvino, read
@@ -21,7 +22,7 @@ from attnround.deploy.marked import float_graph
 from attnround.deploy.opened import Opened
 from attnround.deploy.preprocessing import with_head
 from attnround.deploy.runtime import GIVE, OnnxModel, about_onnx, open_onnx, read_graph
-from attnround.deploy.seal import about_export, check_seal, read_bytes
+from attnround.deploy.seal import check_seal, read_bytes
 from attnround.deploy.session import (
     AS_WRITTEN,
     CPU,
@@ -61,158 +62,187 @@ def verify(
     """Prove a run's integers, or where a file is given, compare that with the run's simulation; return the agreement.
 
     batch_size: of the proof; file: an exported ONNX file or an .xml of OpenVINO; provider, provider_options, session:
-    what runs it, see `verify_onnx` and `verify_ir`. Raises InputError.
+    what runs it, see `verify_file`. Raises InputError.
     """
     if session not in SESSIONS:
         raise InputError(choice("session", session, SESSIONS))
     own = {"factory": factory, "arguments": arguments}
-    if file is not None and Path(file).suffix == ".xml":
-        device, options = provider or openvino.CPU, provider_options or {}
-        return verify_ir(file=file, folder=folder, device=device, properties=options, session=session, data=data,
-                         run=run, **own)  # fmt: skip
     if file is not None:
-        chosen = Provider(provider or CPU.name, provider_options or {})
-        return verify_onnx(file=file, folder=folder, provider=chosen, session=session, data=data, run=run, **own)
+        runtime = OpenVino if Path(file).suffix == ".xml" else Onnxruntime
+        chosen = Provider(provider or runtime.usual, provider_options or {})
+        opened = runtime(Path(file), chosen, session)
+        return verify_file(opened, folder=folder, data=data, run=run, **own)
     if provider or provider_options or session != "default":
         raise InputError(f"provider and session are of an exported file: give {Path(folder) / 'quantized.onnx'}")
     return checks.verify(folder=folder, data=data, batch_size=batch_size, run=run, **own)
 
 
-def verify_onnx(
+class Runtime(ABC):
+    """What runs an exported file: an execution provider of onnxruntime, or a device of OpenVINO.
+
+    session: of `SESSIONS`, what the runtime makes of the file by default, or what its graph says. Raises InputError
+    where the runtime or the provider is not there.
+    """
+
+    usual: ClassVar[str]  # the provider, where none is given
+    label = "{}"  # of a provider, in reports
+    exported: Opened  # the file, once it is opened
+
+    def __init__(self, path: Path, provider: Provider, session: str):
+        self.path, self.provider, self.session = path, provider, session
+        need_onnx(str(path))
+
+    @abstractmethod
+    def open(self, content: Content, source: Path) -> None:
+        """Open the file. Raises InputError where it is not as it was exported, or not of the run of this content."""
+
+    @abstractmethod
+    def operators(self, model: nn.Module) -> dict[str, int]:
+        """How many ran in which provider. model: the simulation."""
+
+    @abstractmethod
+    def in_integers(self) -> list[str] | None:
+        """The layers that run in integers; None where that is not known."""
+
+    @abstractmethod
+    def latency(self, model: nn.Module) -> tuple[float, float]:
+        """Milliseconds of the float graph and of the file, for an image as the file takes it."""
+
+
+class Onnxruntime(Runtime):
+    """An execution provider of onnxruntime, on an ONNX file."""
+
+    usual = CPU.name
+
+    def __init__(self, path: Path, provider: Provider, session: str):
+        super().__init__(path, provider, session)
+        check_provider(provider.name)
+        self.settings = SESSIONS[session]
+
+    def open(self, content: Content, source: Path) -> None:
+        self.raw = read_bytes(self.path, GIVE)
+        _check_unchanged(self.raw, self.path, content, source)
+        self.exported: OnnxModel = open_onnx(self.raw, self.path, self.settings, self.provider)
+
+    def operators(self, model: nn.Module) -> dict[str, int]:
+        image = self._image(model)
+        return operators_by_provider(self.raw, str(self.path), image, self.settings, self.provider)
+
+    def in_integers(self) -> list[str] | None:
+        """None where the provider compiles the graph, so that onnxruntime cannot say."""
+        if self.session != "default":
+            return []
+        try:
+            return sorted(in_integers(self.raw, str(self.path), self.provider))
+        except InputError:
+            return None
+
+    def latency(self, model: nn.Module) -> tuple[float, float]:
+        opset = next(each.version for each in read_graph(self.raw, "the file").opset_import if each.domain == "")
+        floats = float_graph(model, opset)
+        if "steps" in self.exported.about:
+            floats = with_head(floats, self.exported.about["steps"], model.preprocessing["input_size"][0])
+        of_floats = session(floats.SerializeToString(), "the float graph", self.settings, self.provider)
+        float_ms, ms = latency([of_floats, self.exported.session], self._image(model))
+        return float_ms, ms
+
+    def _image(self, model: nn.Module) -> Tensor:
+        return self.exported.taken(any_image(model.preprocessing["input_size"]))
+
+
+class OpenVino(Runtime):
+    """A device of OpenVINO, on an .xml with its .bin; the provider's options are OpenVINO's properties."""
+
+    usual = openvino.CPU
+    label = "OpenVINO {}"
+
+    def __init__(self, path: Path, provider: Provider, session: str):
+        super().__init__(path, provider, session)
+        openvino.need_openvino(str(path))
+        openvino.check_device(provider.name)
+        as_asked = {} if session == "default" else openvino.AS_WRITTEN
+        self.settings = as_asked | {key: str(value) for key, value in provider.options.items()}
+
+    def open(self, content: Content, source: Path) -> None:
+        xml = read_bytes(self.path, openvino.GIVE)
+        weights = read_bytes(self.path.with_suffix(".bin"), openvino.GIVE)
+        self.exported: openvino.OpenVinoModel = openvino.open_ir(
+            xml, weights, self.path, self.settings, self.provider.name
+        )
+        _check_source(self.exported.about, self.path, content, source)
+
+    def operators(self, model: nn.Module) -> dict[str, int]:
+        return {self.provider.name: len(self.exported.compiled.get_runtime_model().get_ops())}
+
+    def in_integers(self) -> list[str] | None:
+        return openvino.layers_in_integers(self.exported)
+
+    def latency(self, model: nn.Module) -> tuple[float, float]:
+        about = {key: each for key, each in self.exported.about.items() if key not in ("sha256", openvino.BIN)}
+        floats = openvino.sealed_ir(float_graph(model, openvino.OPSET).SerializeToString(), about)
+        of_floats = openvino.OpenVinoModel(*floats, about, "the float graph", self.settings, self.provider.name)
+        image = any_image(model.preprocessing["input_size"])
+        float_ms, ms = medians_ms([partial(each, image) for each in (of_floats, self.exported)])
+        return float_ms, ms
+
+
+def verify_file(
+    runtime: Runtime,
     *,
-    file: str,
     folder: str,
-    provider: Provider,
-    session: str,
     data: ImageData,
     run: Run,
     factory: str | None = None,
     arguments: dict | None = None,
 ) -> dict[str, float]:
-    """Compare an exported file, as a provider runs it, with the simulation of its run; return the agreement.
+    """Compare an exported file, as it is run, with the simulation of its run; return the agreement.
 
-    session: of `SESSIONS`, what a session makes of the file by default, or what the graph says. Writes
-    verify_<provider>.json beside the file, and the run's card. Raises InputError, after these are written, where the
-    classes differ on more images than `LEAST` allows, or nothing runs in that provider.
+    Writes verify_<provider>.json beside the file, and the run's card. Raises InputError, after these are written, where
+    the classes differ on more images than `LEAST` allows, or nothing runs in that provider.
     """
-    path = Path(file)
-    need_onnx(file)
-    check_provider(provider.name)
+    path, provider, session = runtime.path, runtime.provider, runtime.session
     _, source = checks.of_run(folder, factory)
-    content, raw = read(source), read_bytes(path, GIVE)
-    about = _unchanged(raw, path, content, source)
-    settings = SESSIONS[session]
-    exported = open_onnx(raw, path, settings, provider)
+    content = read(source)
+    runtime.open(content, source)
     model = checks.simulation(content, source, factory, arguments, data)
-    found = _compared(model, exported, data, run)
-    image = exported.taken(any_image(model.preprocessing["input_size"]))
-    operators = operators_by_provider(raw, file, image, settings, provider)
-    integer = _integers(raw, file, provider, session)
-    latency = _latency(exported, model, raw, image, settings, provider)
-    ran = Ran(provider.name, provider.options, session, operators, integer, latency)
-    return _finish(path, about, content, folder, run, ran, found, _fault(found, operators, provider))
-
-
-def verify_ir(
-    *,
-    file: str,
-    folder: str,
-    device: str,
-    properties: dict,
-    session: str,
-    data: ImageData,
-    run: Run,
-    factory: str | None = None,
-    arguments: dict | None = None,
-) -> dict[str, float]:
-    """Compare an exported .xml, as OpenVINO runs it on a device, with the simulation of its run; return the agreement.
-
-    device: such as GPU or NPU; properties: OpenVINO's, as its documentation has them; session: by default, or `written`
-    in floats. Writes verify_OpenVINO_<device>.json beside the file, and the run's card. Raises InputError as
-    `verify_onnx` does.
-    """
-    path = Path(file)
-    need_onnx(file)
-    openvino.need_openvino(file)
-    openvino.check_device(device)
-    _, source = checks.of_run(folder, factory)
-    content, xml = read(source), read_bytes(path, openvino.GIVE)
-    settings = {"default": {}, "written": openvino.AS_WRITTEN}[session] | {k: str(v) for k, v in properties.items()}
-    weights = read_bytes(path.with_suffix(".bin"), openvino.GIVE)
-    exported = openvino.open_ir(xml, weights, path, settings, device)
-    _check_source(exported.about, path, content, source)
-    model = checks.simulation(content, source, factory, arguments, data)
-    found = _compared(model, exported, data, run)
-    image = any_image(model.preprocessing["input_size"])
-    about = about_export(content.about)
-    floats = openvino.sealed_ir(float_graph(model, openvino.OPSET).SerializeToString(), about)
-    of_floats = openvino.OpenVinoModel(*floats, about, "the float graph", settings, device)
-    float_ms, ms = medians_ms([partial(each, image) for each in (of_floats, exported)])
-    latency = {"threads": torch.get_num_threads(), "float_ms": float_ms, "ms": ms}
-    operators = {device: len(exported.compiled.get_runtime_model().get_ops())}
-    ran = Ran(f"OpenVINO {device}", properties, session, operators, openvino.layers_in_integers(exported), latency)
-    return _finish(path, exported.about, content, folder, run, ran, found, found.fault(quantized_inputs=True))
-
-
-@dataclass(frozen=True)
-class Ran:
-    """How a file ran.
-
-    provider: its name in reports; operators: how many ran where; integer: the layers that ran in integers, None where
-    that is not known; latency: milliseconds of the file and of the float graph, and threads.
-    """
-
-    provider: str
-    options: dict
-    session: str
-    operators: dict[str, int]
-    integer: list[str] | None
-    latency: dict[str, float]
-
-
-def _compared(model: nn.Module, exported: Opened, data: ImageData, run: Run) -> Comparison:
-    """What the file gives beside the simulation, on the run's evaluation images."""
     size = list(model.preprocessing["input_size"])
-    (found,) = compare(model, [exported], _of_size(size, checks.watched(data, "verify"), run.choices["data"]))
-    return found
-
-
-def _finish(
-    path: Path, about: dict, content: Content, folder: str, run: Run, ran: Ran, found: Comparison, fault: str | None
-) -> dict[str, float]:
-    """Write the report and the card and say what was found. Raises InputError then where there is a fault."""
+    images = _of_size(size, checks.watched(data, "verify"), run.choices["data"])
+    (found,) = compare(model, [runtime.exported], images)
+    operators = runtime.operators(model)
+    fault, name = _fault(found, operators, provider), runtime.label.format(provider.name)
+    float_ms, ms = runtime.latency(model)
     report = {
         "file": path.name,
-        "sha256": about["sha256"],
+        "sha256": runtime.exported.about["sha256"],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": processor(),
         "data": run.choices["data"],
-        "provider": ran.provider,
-        "provider_options": ran.options,
-        "session": ran.session,
+        "provider": name,
+        "provider_options": provider.options,
+        "session": session,
         "fault": fault,
         "top1": found.top1,
         "simulation_top1": found.simulation_top1,
         "agreement": found.agreement,
         "comparison": asdict(found),
-        "operators": ran.operators,
+        "operators": operators,
         "layers_with_quantized_inputs": num_quantized(content.layers),
-        "layers_in_integers": ran.integer,
-        "latency": ran.latency,
+        "layers_in_integers": runtime.in_integers(),
+        "latency": {"threads": torch.get_num_threads(), "float_ms": float_ms, "ms": ms},
     }
-    name = ran.provider.replace(" ", "_")
-    beside = path.with_name(f"verify_{name}{'' if ran.session == 'default' else f'_{ran.session}'}.json")
+    ending = "" if session == "default" else f"_{session}"
+    beside = path.with_name(f"verify_{name.replace(' ', '_')}{ending}.json")
     write_atomically(beside, json_text(report, indent=2) + "\n")
     write_card(Path(folder))
     _say(report, found)
     say("verify", f"{beside}, model_card.md")
     if fault:
-        raise InputError(f"{path} in {ran.provider}: {fault}")
+        raise InputError(f"{path} in {name}: {fault}")
     return {"agreement": found.agreement}
 
 
-def _unchanged(raw: bytes, path: Path, content: Content, source: Path) -> dict:
-    """What a file says of itself. Raises InputError where it is not as it was exported, or of another run."""
+def _check_unchanged(raw: bytes, path: Path, content: Content, source: Path) -> None:
+    """Raise InputError where a file is not as it was exported, or of another run."""
     model = read_graph(raw, path)
     try:
         about = about_onnx(model, path)
@@ -225,7 +255,6 @@ def _unchanged(raw: bytes, path: Path, content: Content, source: Path) -> dict:
             f"{path} is not what was exported from {source}: {'; '.join(found)}: export it anew"
         ) from error
     _check_source(about, path, content, source)
-    return about
 
 
 def _check_source(about: dict, path: Path, content: Content, source: Path) -> None:
@@ -251,29 +280,6 @@ def _fault(found: Comparison, operators: dict[str, int], provider: Provider) -> 
             f"it runs none of the {sum(operators.values())} operators, what was compared is {' and '.join(operators)}"
         )
     return found.fault(quantized_inputs=True)
-
-
-def _integers(raw: bytes, file: str, provider: Provider, session: str) -> list[str] | None:
-    """Which layers run in integers; None where the provider compiles the graph, so that onnxruntime cannot say."""
-    if session != "default":
-        return []
-    try:
-        return sorted(in_integers(raw, file, provider))
-    except InputError:
-        return None
-
-
-def _latency(
-    exported: OnnxModel, model: nn.Module, raw: bytes, image: Any, settings: dict[str, str], provider: Provider
-) -> dict[str, float]:
-    """Milliseconds of the float graph and of the file, for an image as the file takes it."""
-    opset = next(each.version for each in read_graph(raw, "the file").opset_import if each.domain == "")
-    floats = float_graph(model, opset)
-    if "steps" in exported.about:
-        floats = with_head(floats, exported.about["steps"], model.preprocessing["input_size"][0])
-    of_floats = session(floats.SerializeToString(), "the float graph", settings, provider)
-    float_ms, ms = latency([of_floats, exported.session], image)
-    return {"threads": torch.get_num_threads(), "float_ms": float_ms, "ms": ms}
 
 
 def _say(report: dict, found: Comparison) -> None:
