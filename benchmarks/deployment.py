@@ -15,6 +15,7 @@ import argparse
 import csv
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -134,32 +135,40 @@ def rows_of(name: str) -> list[dict]:
             "speed_up": f"{float_ms / ms:.2f}", "threads": torch.get_num_threads(), "processor": processor(),
             "onnxruntime": version("onnxruntime"),
         }  # fmt: skip
-        if case.judged is not None:
-            found = torch.cat([run(runtime, batch.contiguous()) for batch in case.judged.split(64)])
-            measured = fidelity(logits(teacher, case.judged), found)
-            row |= {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")}
-        rows.append(row)
-        print(*(f"{key} {value}" for key, value in row.items() if key not in ("processor", "onnxruntime")), flush=True)
+        rows.append(row | judged(case, partial(run, runtime)))
     return rows
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def judged(case: Case, give: Callable[[Tensor], Tensor]) -> dict[str, str]:
+    """SQNR and agreement of the logits that are given for images, beside the float model's; nothing of random ones."""
+    if case.judged is None:
+        return {}
+    found = torch.cat([give(batch.contiguous()) for batch in case.judged.split(64)])
+    measured = fidelity(logits(case.prepared.teacher, case.judged), found)
+    return {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")}
+
+
+def write_rows(about: str, header: list[str], settings: list[tuple], rows_of: Callable[[str], list[dict]]) -> None:
+    """The command: the rows of every network that it names, or of a small one in two settings, into its file."""
+    arguments = argparse.ArgumentParser(description=about.splitlines()[0])
     arguments.add_argument("rows", type=Path)
     arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    arguments.add_argument("--smoke", action="store_true", help="one small network in one setting")
+    arguments.add_argument("--smoke", action="store_true", help="one small network in two settings")
     given = arguments.parse_args()
     settle()
     networks = ["resnet18_slim"] if given.smoke else given.networks
     if given.smoke:
-        del SETTINGS[2:]
+        del settings[2:]
     with given.rows.open("w", newline="") as file:
-        writer = csv.DictWriter(file, HEADER, lineterminator="\n")
+        writer = csv.DictWriter(file, header, lineterminator="\n")
         writer.writeheader()
         for name in networks:
-            writer.writerows(rows_of(name))
+            rows = rows_of(name)
+            writer.writerows(rows)
             file.flush()
+            for row in rows:
+                print(*(f"{key} {value}" for key, value in row.items() if key != "processor"), flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    write_rows(__doc__, HEADER, SETTINGS, rows_of)

@@ -13,31 +13,25 @@ which its documentation gives processors without VNNI; for trained networks. Whe
 nncf) its rows are left out, and a line says so.
 """
 
-import argparse
-import csv
 import importlib.util
 import logging
-import tempfile
 import warnings
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import torch
-from deployment import NETWORKS, Case
+from deployment import NETWORKS, Case, judged, write_rows
 from torch import Tensor
-from trials import settle
 
 from attnround.api import ENDS, quantize
 from attnround.bits import Uniform
 from attnround.deploy.marked import float_graph
-from attnround.deploy.openvino import OPSET, OpenVinoModel, sealed_ir
+from attnround.deploy.openvino import OPSET, OpenVinoModel, is_integer, saved, sealed_ir
 from attnround.deploy.runtime import onnx_file
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import medians_ms
-from attnround.evaluation import fidelity, logits
 from attnround.machine import processor
 
 SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
@@ -73,7 +67,7 @@ def ours(case: Case) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
 
 
 def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
-    """The same by NNCF, of the float network as OpenVINO converts it from torch: of our ONNX it is 19 dB worse."""
+    """The same by NNCF, of the float network as OpenVINO converts it from torch, which its documentation takes."""
     import nncf
     import openvino
     from nncf.quantization.advanced_parameters import OverflowFix
@@ -99,7 +93,7 @@ def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], OpenVinoM
         quantized = nncf.quantize(
             model, dataset, model_type=kind, subset_size=min(NNCF_IMAGES, len(batches)), **options
         )
-        xml, binary = serialized(quantized)
+        xml, binary = saved(quantized)
         what = {"weights": 8, "inputs": 8, "made_by": "nncf", "form": form}
         yield what, OpenVinoModel(xml, binary, about_images(batches[0]), form), len(xml) + len(binary)
 
@@ -109,24 +103,13 @@ def about_images(images: Tensor) -> dict:
     return {"model": {"input_size": list(images.shape[1:])}}
 
 
-def serialized(model: Any) -> tuple[bytes, bytes]:
-    """An IR's .xml and .bin."""
-    import openvino
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "model.xml"
-        openvino.save_model(model, file, compress_to_fp16=False)
-        return file.read_bytes(), file.with_suffix(".bin").read_bytes()
-
-
 def operations(model: OpenVinoModel) -> dict[str, int]:
     """Layers that run in integers and in floats, as OpenVINO has compiled them."""
     found = {"in_integers": 0, "in_floats": 0}
     for each in model.compiled.get_runtime_model().get_ops():
         about = each.get_rt_info()
         if about["layerType"].astype(str) in LAYERS:
-            integer = about["primitiveType"].astype(str).lower().endswith("_i8")
-            found["in_integers" if integer else "in_floats"] += 1
+            found["in_integers" if is_integer(about) else "in_floats"] += 1
     return found
 
 
@@ -154,32 +137,9 @@ def rows_of(name: str) -> list[dict]:
             "processor": processor(), "openvino": version("openvino"),
             "nncf": version("nncf") if what["made_by"] == "nncf" else "",
         }  # fmt: skip
-        if case.judged is not None:
-            found = torch.cat([model(batch.contiguous()) for batch in case.judged.split(64)])
-            measured = fidelity(logits(teacher, case.judged), found)
-            row |= {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")}
-        rows.append(row)
-        print(*(f"{key} {value}" for key, value in row.items() if key not in ("processor", "openvino")), flush=True)
+        rows.append(row | judged(case, model))
     return rows
 
 
-def main() -> None:
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("rows", type=Path)
-    arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
-    arguments.add_argument("--smoke", action="store_true", help="one small network in two settings")
-    given = arguments.parse_args()
-    settle()
-    networks = ["resnet18_slim"] if given.smoke else given.networks
-    if given.smoke:
-        del SETTINGS[2:]
-    with given.rows.open("w", newline="") as file:
-        writer = csv.DictWriter(file, HEADER, lineterminator="\n")
-        writer.writeheader()
-        for name in networks:
-            writer.writerows(rows_of(name))
-            file.flush()
-
-
 if __name__ == "__main__":
-    main()
+    write_rows(__doc__, HEADER, SETTINGS, rows_of)

@@ -60,13 +60,19 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
         model = openvino.Core().read_model(model.SerializeToString())
     except RuntimeError as error:
         raise InputError(f"openvino {version('openvino')} does not take this model ({reason(error)})") from error
+    _, weights = saved(model)
+    model.set_rt_info(describe(about | {BIN: hashlib.sha256(weights).hexdigest()}), [ENTRY])
+    return seal(saved(model)[0])[0], weights
+
+
+def saved(model: Any) -> tuple[bytes, bytes]:
+    """The .xml and the .bin of one of OpenVINO's models, whose weights stay in their types."""
+    import openvino
+
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "quantized.xml"
         openvino.save_model(model, file, compress_to_fp16=False)
-        weights = file.with_suffix(".bin").read_bytes()
-        model.set_rt_info(describe(about | {BIN: hashlib.sha256(weights).hexdigest()}), [ENTRY])
-        openvino.save_model(model, file, compress_to_fp16=False)
-        return seal(file.read_bytes())[0], weights
+        return file.read_bytes(), file.with_suffix(".bin").read_bytes()
 
 
 class OpenVinoModel(Opened):
@@ -119,9 +125,14 @@ def layers_in_integers(model: OpenVinoModel) -> list[str]:
     integer: set[str] = set()
     for each in model.compiled.get_runtime_model().get_ops():
         about = each.get_rt_info()
-        if about["primitiveType"].astype(str).endswith(("_I8", "_i8")):
+        if is_integer(about):
             integer |= {name.partition("/")[0] for name in about["originalLayersNames"].astype(str).split(",")}
     return sorted(layer for layer, names in model.operations.items() if names <= integer)
+
+
+def is_integer(about: Any) -> bool:
+    """Whether what a compiled operation says of itself names an integer kernel."""
+    return about["primitiveType"].astype(str).endswith(("_I8", "_i8"))
 
 
 def _operations(graph: Any) -> dict[str, set[str]]:

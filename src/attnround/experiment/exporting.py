@@ -218,11 +218,16 @@ def _storage(layers: list[StoredLayer], opset: int, form: str) -> dict[str, obje
         f"{bits} bits in INT{stored} ({n} layers)" for (bits, stored), n in sorted(widths.items()) if bits < stored
     ]
     say("weights", f"stored wider: {', '.join(wider)}" if wider else "all stored at their bits")
-    unsigned = [layer.name for layer in layers if shifted(layer, form)]
+    unsigned = _unsigned(layers, form)
     if unsigned:
         say("weights", f"8 bits as UINT8 with zero point 128 ({len(unsigned)} layers): no sum of 16 bits overflows")
         say("weights", "weights=signed is faster on processors with VNNI and on ARM; 7 bits need no choice")
     return {"weights": form, "stored_wider": wider, "stored_unsigned": unsigned}
+
+
+def _unsigned(layers: list[StoredLayer], form: str) -> list[str]:
+    """The layers whose signed levels a form stores as unsigned ones."""
+    return [layer.name for layer in layers if shifted(layer, form)]
 
 
 def _kernels(raw: bytes, content: Content, target: Path) -> dict[str, object]:
@@ -271,7 +276,7 @@ def _as_ir(
     raw, floats = onnx_file(model, content, about, OPSET, weights)
     xml, packed = sealed_ir(raw, about)
     exported = [open_ir(xml, packed, target, OPENVINO_AS_WRITTEN), open_ir(xml, packed, target)]
-    unsigned = [layer.name for layer in content.layers if shifted(layer, wanted_form(weights, content.placement))]
+    unsigned = _unsigned(content.layers, wanted_form(weights, content.placement))
     if unsigned:
         say("weights", f"8 bits as UINT8 with zero point 128 ({len(unsigned)} layers), which OpenVINO runs in floats")
         say("weights", "7 bits run in integers, on any processor; so do signed ones, right where there is VNNI or ARM")

@@ -83,7 +83,7 @@ class MeanField:
             self.coupling = coupling / gain.where(gain > 0, 1)[:, None]
             onward = self.coupling.view(num_matrices, *self.rows, -1)
             self.onward = onward.permute(2, 1, 0, 3, 4).flatten(1, 2)
-        self.rate = (STABLE / self._largest_eigenvalues(second, coupling).clamp(min=TINY)).clamp(max=1)
+        self.rate = (STABLE / self._largest_eigenvalues(second, coupling)).clamp(max=1)
 
     def _arranged(self, weights: Float[Tensor, "G o n"]) -> Float[Tensor, "T N PG s r"]:
         filled = pad(weights.mT.index_select(1, self.order), (0, self.num_more)).view(*self.columns, *self.rows)
