@@ -34,7 +34,12 @@ MODELS = {  # name -> what makes it, the side of its images, the form of what it
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", MODELS)
+SLOW = {"torchvision classifier", "transformers convolution"}  # which ask the least of what others do not
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
+)
 @torch.no_grad()
 def test_a_model_is_quantized_saved_loaded_and_exported(name, tmp_path):
     torch.manual_seed(0)

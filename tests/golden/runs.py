@@ -51,6 +51,10 @@ RUNS = {
     "sensitivity": ("quantizer=gptq", "bits=sensitivity", "bits.budget=3"),
     "qat": ("quantizer=gptq", "qat=lsq", "qat.num_epochs=1", "qat.held_out=0.5", "qat.batch_size=50", FEW, *W3),
 }  # fmt: skip
+SLOW = {  # whose parts have others beside them, or whose numbers follow from tests of their own
+    "nearest_calibrated", "coordinate_descent", "flexround", "sampled", "gated", "asymmetric", "layer_then_block",
+    "fisher", "sensitivity", "qat",
+}  # fmt: skip
 METRICS = ("nearest/sqnr_db", "quantized/sqnr_db", "quantized/agreement", "bits/mean")
 
 
