@@ -71,6 +71,7 @@ def memory_kept() -> Iterator[None]:
     if libc is None:
         yield
         return
+    libc.malloc_trim(0)  # of what came before
     libc.mallopt(MMAP_THRESHOLD, LARGEST)
     libc.mallopt(TRIM_THRESHOLD, 2 * LARGEST - 1)
     try:

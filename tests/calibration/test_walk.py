@@ -1,12 +1,19 @@
 import pytest
 import torch
 
+from attnround.calibration import cache
 from attnround.calibration.walk import Walk
 from attnround.graph import find_layers, fold_batch_norms, swap_layers
 from attnround.graph.branches import find_branches
 from attnround.graph.trace import calls, executor, graph_of
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
+
+
+@pytest.fixture(autouse=True)
+def small_values_apart_too(monkeypatch):
+    """As large ones are: in memory of their own."""
+    monkeypatch.setattr(cache, "APART", 0)
 
 
 def recorded_inputs(model, names, x):
@@ -91,3 +98,35 @@ def test_the_cache_holds_only_what_later_layers_need(pair):
         list(walk.values(node.all_input_nodes[0]))
     (values, quantized_values) = walk.kept[0]
     assert len(values) == len(quantized_values) == 1  # the last layer's input
+    for value in (*values.values(), *quantized_values.values()):
+        assert value.untyped_storage().nbytes() == value.nbytes
+
+
+VALUES = {
+    "images": torch.randn(2, 3, 4, 5),
+    "channels last": torch.randn(2, 3, 4, 5).to(memory_format=torch.channels_last),
+    "part": torch.randn(2, 3, 4, 5)[:, 1:, ::2],
+    "the same for all": torch.randn(1, 3, 1).expand(4, 3, 2),
+    "tokens": torch.randn(2, 3, 4).mT,
+    "mask": torch.rand(2, 3) > 0.5,
+    "halves": torch.randn(2, 3).bfloat16(),
+    "numbers": torch.arange(6),
+}
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_copy_apart_is_the_same(name):
+    value = VALUES[name]
+    found = cache.apart(value)
+    assert found.dtype == value.dtype
+    assert found.equal(value)
+    assert found.data_ptr() != value.data_ptr()
+    if name == "channels last":
+        assert found.stride() == value.stride()
+
+
+def test_small_values_stay_where_they_are(monkeypatch):
+    monkeypatch.setattr(cache, "APART", 1000)
+    value = torch.randn(249)
+    assert cache.apart(value) is value
+    assert cache.apart(torch.randn(250)).untyped_storage().nbytes() == 1000

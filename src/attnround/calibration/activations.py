@@ -5,9 +5,8 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from attnround.calibration.cache import in_batches
 from attnround.errors import InputError
-from attnround.graph import Captured, find_edges, find_layers, sources
+from attnround.graph import Captured, find_edges, find_layers, in_batches, sources
 from attnround.progress import bar
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.histogram import Histogram

@@ -4,6 +4,8 @@ float32 where that fits; else bfloat16 where that fits; else float32 in a memory
 activations has rounded already are kept as its integer codes: a quarter of the memory, and exact.
 """
 
+import contextlib
+import mmap
 import tempfile
 from collections.abc import Callable, Iterator
 
@@ -11,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-LARGE = 2**21  # values of the images of a forward pass on a CPU: 13 of 224 pixels
+APART = 2**20  # bytes of a tensor from which on it has memory of its own
 STORAGES = ("float32", "bfloat16", "disk", "codes")
 
 
@@ -66,6 +68,23 @@ class Slice:
         return self.cache[self.first : self.last]
 
 
+def apart(values: Tensor) -> Tensor:
+    """A copy in memory of its own, which the system has back when it is freed; on a CPU, and of large ones alone.
+
+    Where what stays long lies between what comes and goes, the heap is soon full of holes that nothing fits into.
+    """
+    if values.device.type != "cpu" or values.nbytes < APART or not hasattr(mmap, "MAP_ANONYMOUS"):
+        return values
+    memory = mmap.mmap(-1, values.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)  # a page is cleared when it is first written to: fewer of them
+    copy = torch.frombuffer(memory, dtype=values.dtype)
+    dense = values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
+    copy = copy.as_strided(values.shape, values.stride()) if dense else copy.view(values.shape)
+    return copy.copy_(values)
+
+
 def batches(first: int, last: int, size: int) -> Iterator[slice]:
     """The images first..last-1, at most `size` at a time.
 
@@ -74,16 +93,6 @@ def batches(first: int, last: int, size: int) -> Iterator[slice]:
     """
     for start in range(first, last, size):
         yield slice(start, min(start + size, last))
-
-
-def in_batches(images: Tensor, most: int) -> tuple[Tensor, ...]:
-    """Images [N, C, H, W] at most `most` at a time; on a CPU fewer of large ones: as fast, in less memory.
-
-    >>> [len(batch) for batch in in_batches(torch.zeros(30, 3, 224, 224), 64)]
-    [13, 13, 4]
-    """
-    fitting = most if images.device.type == "cuda" else LARGE // images[0].numel()
-    return images.split(max(1, min(most, fitting)))
 
 
 def budget_mib(cache_mib: float | None, device: torch.device | str) -> float:

@@ -18,11 +18,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnround.calibration.cache import in_batches
 from attnround.calibration.gradients import gradients_of
 from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError, check_number
-from attnround.graph import class_logits, find_layers, joined
+from attnround.graph import class_logits, find_layers, in_batches, joined
 from attnround.graph.patches import Patches
 from attnround.progress import bar
 from attnround.ranks import from_first, is_own, num_ranks

@@ -6,13 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from attnround.calibration.cache import in_batches
 from attnround.calibration.gradients import gradients_of
 from attnround.calibration.moments import CentredMeans, covariance
 from attnround.calibration.output_metric import projected
 from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError
-from attnround.graph import class_logits, joined
+from attnround.graph import class_logits, in_batches, joined
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.progress import bar

@@ -17,8 +17,9 @@ TINY = 1e-30  # of the second moment of a value that is always zero
 class SampledMoment:
     """Sums up samples of a second moment [G, n, n], and how much they differ.
 
-    The squares of a sample's entries are summed as those of X X^T, [P, P] and of the same norm. For that the values are
-    scaled as in the first batch, in which each then has a mean square of 1. dtype: of the sums over batches.
+    The squares of a sample's entries are those of X^T X, [n, n], or of X X^T, [P, P] and of the same norm, whichever is
+    smaller. For that the values are scaled as in the first batch, in which each then has a mean square of 1. dtype: of
+    the sums over batches.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
@@ -30,16 +31,25 @@ class SampledMoment:
 
     def add(self, rows: Tensor) -> None:
         """A batch of N images' rows [G, N, P, n]."""
-        rows = rows / rows.shape[2] ** 0.5
+        num_places, num_values = rows.shape[2:]
+        few = num_values <= num_places
+        samples = rows.mT @ rows / num_places if few else None  # [G, N, n, n]
+        squares = rows.square().mean(2) if samples is None else samples.diagonal(dim1=2, dim2=3)  # [G, N, n]
         if self.scale is None:
-            self.scale = rows.square().sum(2, keepdim=True).mean(1, keepdim=True).clamp(min=TINY).rsqrt()
+            self.scale = squares.mean(1).clamp(min=TINY).rsqrt()
         flat = rows.flatten(1, 2)
-        self.second = self.second + (flat.mT @ flat).to(self.dtype)
+        second = flat.mT @ flat / num_places if samples is None else samples.sum(1)
+        self.second = self.second + second.to(self.dtype)
         self.num_samples += rows.shape[1]
-        if rows.shape[3] > 1:
-            scaled = rows * self.scale
-            self.square += (scaled @ scaled.mT).square().sum().item()
-            self.diagonal_square += scaled.square().sum(2).square().sum().item()
+        if num_values > 1:
+            scale = self.scale[:, None, None]
+            if samples is None:
+                scaled = rows * scale
+                products = scaled @ scaled.mT / num_places
+            else:
+                products = samples * scale * scale.mT
+            self.square += products.square().sum().item()
+            self.diagonal_square += (squares * self.scale[:, None].square()).square().sum().item()
 
     def unite(self, num_groups: int, num_values: int) -> None:
         """Make the sums those of all processes that have a part of the batches, of G groups of n values."""
@@ -58,8 +68,7 @@ class SampledMoment:
     def sampling_share(self) -> float:
         """The share of the squared correlations that is sampling error, from 0 to 1."""
         assert self.scale is not None, "no sample"
-        scale = self.scale[:, 0, 0]  # [G, n]
-        scaled = self.mean() * scale[:, :, None] * scale[:, None, :]
+        scaled = self.mean() * self.scale[:, :, None] * self.scale[:, None, :]
         total = scaled.square().sum().item() - scaled.diagonal(dim1=1, dim2=2).square().sum().item()
         squares = (self.square - self.diagonal_square) / self.num_samples
         error = (squares - total) / max(self.num_samples - 1, 1)

@@ -2,13 +2,13 @@
 
 import copy
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from attnround.calibration.cache import ActivationCache, Slice
+from attnround.calibration.cache import ActivationCache, Slice, apart
 from attnround.quantization.layers import Edge, QuantizedLayer
 
 Values = dict[fx.Node, Any]
@@ -81,7 +81,7 @@ class Walk:
             if keep is None:
                 keep = num_bytes(x, x_quantized) * num_own <= self.cache_bytes
             if keep:
-                self.kept[i] = (x, x_quantized)
+                x, x_quantized = self.kept[i] = _apart((x, x_quantized), both)
             yield x, x_quantized
         if keep:
             self.at = end
@@ -110,6 +110,7 @@ class Walk:
             for used in node.all_input_nodes:
                 if self.last_use[used] <= i:
                     values.pop(used, None)
+        interpreter.env = {}
         return {node: value for node, value in values.items() if self.last_use[node] >= end}
 
 
@@ -120,14 +121,33 @@ def _quantizes(student: fx.Interpreter, node: fx.Node) -> bool:
     return False
 
 
+def _apart(found: Both, kept: Both) -> Both:
+    """What was found, in memory of its own; what was kept before has some. A tensor that both models share is one."""
+    copies = {id(part): part for values in kept for part in _tensors(values)}
+    for part in itertools.chain.from_iterable(map(_tensors, found)):
+        if id(part) not in copies:
+            copies[id(part)] = apart(part)
+    first, second = ({node: _copied(value, copies) for node, value in values.items()} for values in found)
+    return first, (first if found[0] is found[1] else second)
+
+
+def _copied(value: object, copies: Mapping[int, Tensor]) -> object:
+    """A tensor's copy, or those of a tuple's tensors; copies: by the tensor's id."""
+    if isinstance(value, tuple):
+        return tuple(_copied(part, copies) for part in value)
+    return copies[id(value)] if isinstance(value, Tensor) else value
+
+
 def _loaded(value: object) -> object:
     return value.load() if isinstance(value, Slice) else value
 
 
 def num_bytes(*values: Values) -> int:
     """Bytes of the tensors, in tuples too, each counted once however many share it."""
-    flat = [
-        part for each in values for value in each.values() for part in (value if isinstance(value, tuple) else [value])
-    ]
-    tensors = {id(part): part for part in flat if isinstance(part, Tensor)}
-    return sum(tensor.nbytes for tensor in tensors.values())
+    return sum({id(part): part.nbytes for each in values for part in _tensors(each)}.values())
+
+
+def _tensors(values: Values) -> Iterator[Tensor]:
+    for value in values.values():
+        parts = value if isinstance(value, tuple) else (value,)
+        yield from (part for part in parts if isinstance(part, Tensor))

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from attnround.graph import class_logits
+from attnround.graph import class_logits, in_batches
 from attnround.graph import tensors as tensors_of
 from attnround.quantization.observer import sqnr_db
 
@@ -30,7 +30,7 @@ def outputs(model: nn.Module, images: Tensor, batch_size: int = BATCH_SIZE) -> d
 
 def _batches(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
     device = next(model.parameters()).device
-    return (batch.to(device) for batch in images.split(batch_size))
+    return (batch.to(device) for batch in in_batches(images, batch_size, device))
 
 
 def agreement(reference: Tensor, logits: Tensor) -> float:

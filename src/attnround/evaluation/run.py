@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from attnround.data import ImageData
 from attnround.errors import InputError
 from attnround.evaluation.accuracy import Outputs
-from attnround.graph import class_logits
+from attnround.graph import class_logits, in_batches
 from attnround.ranks import all_batches
 from attnround.trainer import EvaluationBar, TrainerSettings
 
@@ -23,7 +23,8 @@ class _Collector(pl.LightningModule):
             self.found.append(None)
             return
         images, labels = batch
-        self.found.append((class_logits(self.model, images).float().cpu(), None if labels is None else labels.cpu()))
+        logits = [class_logits(self.model, part).float().cpu() for part in in_batches(images, len(images))]
+        self.found.append((torch.cat(logits), None if labels is None else labels.cpu()))
 
 
 def evaluate(model: nn.Module, data: ImageData, trainer: TrainerSettings, name: str = "") -> Outputs:

@@ -19,7 +19,7 @@ from attnround.experiment.loggers import kept_starts, say
 from attnround.experiment.record import Run
 from attnround.experiment.trials import Trials
 from attnround.files import write_atomically
-from attnround.graph import Captured, Equalization, captured, joined
+from attnround.graph import Captured, Equalization, captured, in_batches, joined
 from attnround.prepared import NO_EQUALIZATION, Prepared, Start, start, start_at_smallest
 from attnround.qat import finetune
 from attnround.quantization.observer import sqnr_db
@@ -81,8 +81,12 @@ def fold(
     Raises InputError where the float model's logits are not finite.
     """
     probes = images[:PROBES]
+
+    def given() -> Tensor:
+        return torch.cat([joined(model(batch)) for batch in in_batches(probes, PROBES)])
+
     with torch.no_grad():
-        before = joined(model(probes))
+        before = given()
         broken = int((~before.isfinite()).flatten(1).any(1).sum())
         if broken:
             raise InputError(
@@ -90,7 +94,7 @@ def fold(
                 "weights and the preprocessing of the images"
             )
         prepared = Prepared.of_captured(model, images, architecture, equalization)
-        difference = ((joined(model(probes)) - before).abs().max() / before.abs().max()).item()
+        difference = ((given() - before).abs().max() / before.abs().max()).item()
     if prepared.equalized is not None:
         say("equalize", prepared.equalized)
     kept = f", {len(prepared.left)} stay float ({', '.join(prepared.left)})" if prepared.left else ""

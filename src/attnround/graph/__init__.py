@@ -1,5 +1,6 @@
 """A model as it runs: captured as a graph, its batch norms folded, its layers in order, cut into units."""
 
+from attnround.graph.batches import in_batches
 from attnround.graph.capture import Captured, capture, captured, unwrapped
 from attnround.graph.edges import beside, find_edges, sources, with_edges
 from attnround.graph.equalize import CrossLayer, Equalization, NoEqualization
@@ -32,6 +33,7 @@ __all__ = [
     "find_edges",
     "find_layers",
     "fold_batch_norms",
+    "in_batches",
     "joined",
     "left_float",
     "logits_in",

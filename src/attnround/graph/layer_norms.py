@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from attnround.graph.batches import in_batches
 from attnround.graph.capture import Captured
 from attnround.graph.equalize import Equalization
 from attnround.graph.fold import FoldedNorm
@@ -71,7 +72,7 @@ def channel_ranges(model: Captured, names: list[str], images: Tensor) -> dict[st
         for name in names
     ]
     try:
-        for batch in images.split(BATCH_SIZE):
+        for batch in in_batches(images, BATCH_SIZE):
             model(batch)
     finally:
         for hook in hooks:

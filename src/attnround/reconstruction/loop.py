@@ -9,9 +9,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, fx
 
-from attnround.calibration.cache import budget_mib, in_batches
+from attnround.calibration.cache import budget_mib
 from attnround.calibration.output_metric import measure
 from attnround.calibration.walk import Walk
+from attnround.graph.batches import in_batches
 from attnround.graph.capture import Captured
 from attnround.graph.edges import beside
 from attnround.graph.trace import executor, graph_of
