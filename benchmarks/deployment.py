@@ -42,6 +42,7 @@ SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
     (8, 8, "inputs", "runtime"),
     (8, 8, "onnxruntime", "runtime"),
     (8, 8, "onnxruntime", "signed"),
+    (7, 8, "onnxruntime", "runtime"),
     (4, 8, "onnxruntime", "runtime"),
     (2, 8, "onnxruntime", "runtime"),
     (4, None, "inputs", "runtime"),

@@ -4,7 +4,6 @@ float32 where that fits; else bfloat16 where that fits; else float32 in a memory
 activations has rounded already are kept as its integer codes: a quarter of the memory, and exact.
 """
 
-import contextlib
 import mmap
 import tempfile
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ import torch
 from torch import Tensor
 
 APART = 2**20  # bytes of a tensor from which on it has memory of its own
+# Memory that no file and no other process has; on Windows an mmap without a file is that anyway.
+OWN = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
 STORAGES = ("float32", "bfloat16", "disk", "codes")
 
 
@@ -68,21 +69,27 @@ class Slice:
         return self.cache[self.first : self.last]
 
 
-def apart(values: Tensor) -> Tensor:
-    """A copy in memory of its own, which the system has back when it is freed; on a CPU, and of large ones alone.
+class Apart:
+    """A copy of a tensor in memory of its own, which the system has back when it is freed; read when asked for.
 
-    Where what stays long lies between what comes and goes, the heap is soon full of holes that nothing fits into.
+    Where what stays lies between what comes and goes, the heap is soon full of holes that nothing fits into. A tensor's
+    own few bytes are enough for that, so none is kept.
     """
-    if values.device.type != "cpu" or values.nbytes < APART or not hasattr(mmap, "MAP_ANONYMOUS"):
-        return values
-    memory = mmap.mmap(-1, values.nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):
-            memory.madvise(mmap.MADV_HUGEPAGE)  # a page is cleared when it is first written to: fewer of them
-    copy = torch.frombuffer(memory, dtype=values.dtype)
-    dense = values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
-    copy = copy.as_strided(values.shape, values.stride()) if dense else copy.view(values.shape)
-    return copy.copy_(values)
+
+    def __init__(self, values: Tensor):
+        dense = values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
+        self.dtype, self.shape = values.dtype, tuple(values.shape)
+        self.stride = values.stride() if dense else torch.empty(values.shape, device="meta").stride()
+        self.memory = mmap.mmap(-1, values.nbytes, **OWN)
+        self.load().copy_(values)
+
+    def load(self) -> Tensor:
+        return torch.frombuffer(self.memory, dtype=self.dtype).as_strided(self.shape, self.stride)
+
+
+def apart(values: Tensor) -> "Tensor | Apart":
+    """A large tensor on a CPU in memory of its own, any other as it is."""
+    return Apart(values) if values.device.type == "cpu" and values.nbytes >= APART else values
 
 
 def batches(first: int, last: int, size: int) -> Iterator[slice]:

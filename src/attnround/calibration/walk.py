@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from attnround.calibration.cache import ActivationCache, Slice, apart
+from attnround.calibration.cache import ActivationCache, Apart, Slice, apart
 from attnround.quantization.layers import Edge, QuantizedLayer
 
 Values = dict[fx.Node, Any]
@@ -76,12 +76,13 @@ class Walk:
             if both is None:
                 yield None
                 continue
-            x = self._run(self.teacher, both[0], end)
-            x_quantized = x if end <= self.alike else self._run(self.student, both[1], end)
+            loaded = _loaded(both)
+            x = self._run(self.teacher, loaded[0], end)
+            x_quantized = x if end <= self.alike else self._run(self.student, loaded[1], end)
             if keep is None:
                 keep = num_bytes(x, x_quantized) * num_own <= self.cache_bytes
             if keep:
-                x, x_quantized = self.kept[i] = _apart((x, x_quantized), both)
+                self.kept[i] = _stored((x, x_quantized), loaded, both)
             yield x, x_quantized
         if keep:
             self.at = end
@@ -102,7 +103,7 @@ class Walk:
 
     def _run(self, interpreter: fx.Interpreter, kept: Values, end: int) -> Values:
         """The values that the node at `end` and those after it need, from those kept at `self.at`."""
-        values = interpreter.env = {node: _loaded(value) for node, value in kept.items()}
+        values = interpreter.env = dict(kept)
         for i in range(self.at, end):
             node = self.nodes[i]
             if self.last_use[node] >= 0:
@@ -121,25 +122,44 @@ def _quantizes(student: fx.Interpreter, node: fx.Node) -> bool:
     return False
 
 
-def _apart(found: Both, kept: Both) -> Both:
-    """What was found, in memory of its own; what was kept before has some. A tensor that both models share is one."""
-    copies = {id(part): part for values in kept for part in _tensors(values)}
+def _stored(found: Both, loaded: Both, kept: Both) -> Both:
+    """What was found, as it is kept; what was kept before, and loaded from there, stays where it is."""
+    places = {
+        id(tensor): kept[model][node]
+        for model, values in enumerate(loaded)
+        for node, tensor in values.items()
+        if isinstance(tensor, Tensor)
+    }
     for part in itertools.chain.from_iterable(map(_tensors, found)):
-        if id(part) not in copies:
-            copies[id(part)] = apart(part)
-    first, second = ({node: _copied(value, copies) for node, value in values.items()} for values in found)
+        if id(part) not in places:
+            places[id(part)] = apart(part)
+    first, second = ({node: _placed(value, places) for node, value in values.items()} for values in found)
     return first, (first if found[0] is found[1] else second)
 
 
-def _copied(value: object, copies: Mapping[int, Tensor]) -> object:
-    """A tensor's copy, or those of a tuple's tensors; copies: by the tensor's id."""
+def _placed(value: object, places: Mapping[int, object]) -> object:
+    """Where a tensor is kept, or those of a tuple are; places: by the tensor's id."""
     if isinstance(value, tuple):
-        return tuple(_copied(part, copies) for part in value)
-    return copies[id(value)] if isinstance(value, Tensor) else value
+        return tuple(_placed(part, places) for part in value)
+    return places[id(value)] if isinstance(value, Tensor) else value
 
 
-def _loaded(value: object) -> object:
-    return value.load() if isinstance(value, Slice) else value
+def _loaded(both: Both) -> Both:
+    """The tensors that are kept; what both models share is loaded once."""
+    tensors: dict[int, Tensor] = {}
+
+    def of(value: object) -> object:
+        if isinstance(value, Slice | Apart):
+            if id(value) not in tensors:
+                tensors[id(value)] = value.load()
+            return tensors[id(value)]
+        return value
+
+    first, second = (
+        {node: tuple(map(of, value)) if isinstance(value, tuple) else of(value) for node, value in values.items()}
+        for values in both
+    )
+    return first, (first if both[0] is both[1] else second)
 
 
 def num_bytes(*values: Values) -> int:
