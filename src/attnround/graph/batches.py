@@ -7,7 +7,7 @@ LARGE = 2**20  # values of the images of a forward pass on a CPU: 6 of 224 pixel
 
 
 def in_batches(images: Tensor, most: int, device: torch.device | None = None) -> tuple[Tensor, ...]:
-    """Images [N, C, H, W] at most `most` at a time; on a CPU fewer of large ones: as fast, in less memory.
+    """Images [N, C, H, W] at most `most` at a time; on a CPU fewer of large ones: as fast a pass, in less memory.
 
     device: where the network is, None: where the images are.
 
