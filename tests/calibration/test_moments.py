@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.functional import unfold
 
-from attnround.calibration.moments import Moments, MomentSums, gather_moments, gram
+from attnround.calibration.moments import CentredMeans, Moments, MomentSums, gather_moments, mirrored
 from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.quantization.grid import Grid, dequantize, quantize
@@ -101,11 +101,14 @@ def test_moments_are_those_of_all_patches(case):
 
 
 @pytest.mark.parametrize("num_inputs", [3, 512, 1300])
-def test_a_gram_matrix_is_mirrored_from_its_half(num_inputs, generator):
+def test_products_are_mirrored_from_their_half(num_inputs, generator):
     columns = torch.randn(2, 40, num_inputs, generator=generator)
-    found = gram(columns)
+    sums = CentredMeans(torch.float64)
+    for batch in columns.split(25, dim=1):
+        sums.add_products("second", batch)
+    found = mirrored(sums.sums["second"])
     assert torch.equal(found, found.mT)
-    torch.testing.assert_close(found, columns.mT @ columns, rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, columns.double().mT @ columns.double(), rtol=0, atol=1e-4)
 
 
 def test_a_batch_is_summed_in_parts_to_the_same_moments(case, monkeypatch):

@@ -22,7 +22,7 @@ from attnround.graph.kinds import grouped_rows
 from attnround.graph.patches import Patches
 from attnround.ranks import from_first, gathered, num_ranks, summed
 
-BLOCK = 512  # inputs that `gram` computes at a time
+BLOCK = 512  # rows of X^T X that are computed at a time
 NUM_VALUES = 2**22  # of columns at a time, if they are more columns than inputs: few large tensors, which fit a cache
 
 
@@ -76,6 +76,15 @@ class CentredMeans:
             else:
                 self.sums[name] = value.to(self.dtype)
 
+    def add_products(self, name: str, columns: Tensor) -> None:
+        """Sum up X^T X of columns [G, m, n], [G, n, n], above the diagonal alone: `mirrored` gives the rest."""
+        groups, _, n = columns.shape
+        if name not in self.sums:
+            self.sums[name] = columns.new_zeros(groups, n, n, dtype=self.dtype)
+        for first in range(0, n, BLOCK):
+            block = slice(first, first + BLOCK)
+            self.sums[name][:, block, first:] += columns[:, :, block].mT @ columns[:, :, first:]
+
     def unite(self) -> None:
         """Make the sums those of all processes that have a part of the batches. The first one has the first batch."""
         if num_ranks() == 1:
@@ -97,14 +106,12 @@ def covariance(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return product - one[:, :, None] * other[:, None, :]
 
 
-def gram(columns: Tensor) -> Tensor:
-    """X^T X of columns [G, m, n], [G, n, n]; of many inputs, half of it is computed and mirrored."""
-    product = columns.new_empty(len(columns), columns.shape[2], columns.shape[2])
-    for first in range(0, columns.shape[2], BLOCK):
+def mirrored(products: Tensor) -> Tensor:
+    """What `CentredMeans.add_products` sums up, in place, with its other half."""
+    for first in range(0, products.shape[2], BLOCK):
         block = slice(first, first + BLOCK)
-        half = columns[:, :, block].mT @ columns[:, :, first:]
-        product[:, block, first:], product[:, first:, block] = half, half.mT
-    return product
+        products[:, first:, block] = products[:, block, first:].mT.clone()
+    return products
 
 
 class MomentSums:
@@ -151,11 +158,11 @@ class MomentSums:
         for rows in added:
             output_drift += rows if self.factor is None else rows @ self.factor.mT.to(rows.dtype)
             sums["residual"] = rows.sum(1)
+        self.sums.add_products("second", columns_quantized)
         self.sums.add(
             columns.shape[1],
             quantized=columns_quantized.sum(1),
             drift=drift.sum(1),
-            second=gram(columns_quantized),
             pull=output_drift.mT @ columns_quantized,
             output=outputs.sum(1),
             output_square=outputs.square().sum(1),
@@ -172,7 +179,7 @@ class MomentSums:
         return Moments(
             mean=origin + mean["quantized"] - mean["drift"],
             mean_quantized=origin + mean["quantized"],
-            second=covariance(mean["second"], mean["quantized"], mean["quantized"]),
+            second=covariance(mirrored(mean["second"]), mean["quantized"], mean["quantized"]),
             pull=covariance(mean["pull"], mean["output_drift"], mean["quantized"]),
             mean_residual=mean.get("residual", torch.zeros_like(mean["output"])),
             signal=_energy(mean["output"], mean["output_square"]),
