@@ -13,6 +13,7 @@ from transformers.modeling_outputs import ImageClassifierOutput, ImageClassifier
 
 import attnround
 from attnround.graph import tensors
+from tests.slow import parameters
 
 
 def segmenter() -> nn.Module:
@@ -37,9 +38,7 @@ MODELS = {  # name -> what makes it, the side of its images, the form of what it
 SLOW = {"torchvision classifier", "transformers convolution"}  # which ask the least of what others do not
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in MODELS]
-)
+@pytest.mark.parametrize("name", parameters(MODELS, SLOW))
 @torch.no_grad()
 def test_a_model_is_quantized_saved_loaded_and_exported(name, tmp_path):
     torch.manual_seed(0)

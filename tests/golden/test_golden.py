@@ -3,6 +3,7 @@ import json
 
 import pytest
 from tests.golden.runs import FILE, RUNS, SLOW, machine, outcome
+from tests.slow import parameters
 from torch import nn
 
 from attnround.experiment import quantizing, stages
@@ -37,7 +38,7 @@ def test_nearest_means_one_thing():
     assert len({each["nearest/sqnr_db"] for name, each in GOLDEN["runs"].items() if name in ("gptq", "adaround")}) == 1
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in RUNS])
+@pytest.mark.parametrize("name", parameters(RUNS, SLOW))
 def test_a_run_gives_what_it_gave(name, tmp_path):
     kept, found = GOLDEN["runs"][name], outcome(name, tmp_path)
     if machine() == GOLDEN["machine"]:

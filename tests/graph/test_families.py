@@ -10,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from tests.conftest import ROOT
 from tests.graph.conftest import SMALL
+from tests.slow import parameters
 from torch import fx, nn
 from torch.nn.functional import interpolate
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -126,12 +127,7 @@ def awaken(model: nn.Module, images: torch.Tensor) -> nn.Module:
 KNOWN = [name for name in FAMILIES if timm.is_model(name) or hasattr(timm.models, name)]  # some came after timm 1.0.24
 
 
-def known(slow: set[str]) -> list:
-    """Parameters for all families, these marked."""
-    return [pytest.param(name, marks=pytest.mark.slow if name in slow else ()) for name in KNOWN]
-
-
-@pytest.fixture(params=known(SLOW))
+@pytest.fixture(params=parameters(KNOWN, SLOW))
 def folded(request) -> tuple[str, nn.Module, torch.Tensor, torch.Tensor]:
     return folded_once(request.param)
 
@@ -223,7 +219,7 @@ def test_eight_bits_follow_the_float_model(folded):
     assert sqnr_db(model(images), student(images)) > 20
 
 
-@pytest.mark.parametrize("name", known(SLOW_TO_RECONSTRUCT))
+@pytest.mark.parametrize("name", parameters(KNOWN, SLOW_TO_RECONSTRUCT))
 def test_four_bits_reconstructed_are_closer_to_float_than_nearest_ones(name):
     _, model, images, _ = folded_once(name)
     student = swap_layers(model, dict.fromkeys(find_layers(model), 4), SETTINGS.observer)

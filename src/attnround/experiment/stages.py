@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from attnround.bits import Allocation, Auto, Layer, allocation_json, weight_rate
 from attnround.calibration import activation_columns
+from attnround.calibration.sensitivity import logits
 from attnround.data import HeldOut, ImageData
 from attnround.errors import InputError, listed
 from attnround.evaluation import Outputs, evaluate, fidelity, size_mib
@@ -19,7 +20,7 @@ from attnround.experiment.loggers import kept_starts, say
 from attnround.experiment.record import Run
 from attnround.experiment.trials import Trials
 from attnround.files import write_atomically
-from attnround.graph import Captured, Equalization, captured, in_batches, joined
+from attnround.graph import Captured, Equalization, captured
 from attnround.prepared import NO_EQUALIZATION, Prepared, Start, start, start_at_smallest
 from attnround.qat import finetune
 from attnround.quantization.observer import sqnr_db
@@ -81,12 +82,8 @@ def fold(
     Raises InputError where the float model's logits are not finite.
     """
     probes = images[:PROBES]
-
-    def given() -> Tensor:
-        return torch.cat([joined(model(batch)) for batch in in_batches(probes, PROBES)])
-
     with torch.no_grad():
-        before = given()
+        before = logits(model, probes)
         broken = int((~before.isfinite()).flatten(1).any(1).sum())
         if broken:
             raise InputError(
@@ -94,7 +91,7 @@ def fold(
                 "weights and the preprocessing of the images"
             )
         prepared = Prepared.of_captured(model, images, architecture, equalization)
-        difference = ((given() - before).abs().max() / before.abs().max()).item()
+        difference = ((logits(model, probes) - before).abs().max() / before.abs().max()).item()
     if prepared.equalized is not None:
         say("equalize", prepared.equalized)
     kept = f", {len(prepared.left)} stay float ({', '.join(prepared.left)})" if prepared.left else ""
