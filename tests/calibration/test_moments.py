@@ -21,6 +21,7 @@ LAYERS = {
     "grouped": nn.Conv2d(4, 6, 3, padding=1, groups=2),
     "depthwise": nn.Conv2d(4, 4, 3, padding=1, groups=4),
     "linear": nn.Linear(4, 6),
+    "widening": nn.Conv2d(4, 80, 3, padding=1),
 }
 
 

@@ -23,6 +23,7 @@ from attnround.graph.patches import Patches
 from attnround.ranks import from_first, gathered, num_ranks, summed
 
 BLOCK = 512  # rows of X^T X that are computed at a time
+MANY_ROWS = 2  # rows for an input, from which on products of inputs alone are less work than those with outputs
 NUM_VALUES = 2**22  # of columns at a time, if they are more columns than inputs: few large tensors, which fit a cache
 
 
@@ -126,7 +127,8 @@ class MomentSums:
         self.patches, self.factor = patches, factor
         self.rows = rows if factor is None else (factor @ rows.double()).to(rows.dtype)
         self.sums = CentredMeans(torch.float64)
-        groups, _, n = rows.shape
+        groups, num_rows, n = rows.shape
+        self.by_inputs = n * MANY_ROWS <= num_rows
         self.num_images = max(1, NUM_VALUES // (groups * n * patches.num_positions), n // patches.num_positions)
 
     @torch.no_grad()
@@ -153,40 +155,87 @@ class MomentSums:
         if self.sums.origin is None:
             self.sums.origin = from_first(columns_quantized.mean(1, keepdim=True).cpu()).to(columns.device)
         columns_quantized = self.sums.relative(columns_quantized)
-        outputs, output_drift = self.sums.relative(columns) @ self.rows.mT, drift @ self.rows.mT
-        sums = {}
+        sums = {"quantized": columns_quantized.sum(1), "drift": drift.sum(1)}
+        residual = None
         for rows in added:
-            output_drift += rows if self.factor is None else rows @ self.factor.mT.to(rows.dtype)
             sums["residual"] = rows.sum(1)
+            residual = rows if self.factor is None else rows @ self.factor.mT.to(rows.dtype)
         self.sums.add_products("second", columns_quantized)
-        self.sums.add(
-            columns.shape[1],
-            quantized=columns_quantized.sum(1),
-            drift=drift.sum(1),
-            pull=output_drift.mT @ columns_quantized,
-            output=outputs.sum(1),
-            output_square=outputs.square().sum(1),
-            output_drift=output_drift.sum(1),
-            output_drift_square=output_drift.square().sum(1),
-            **sums,
-        )
+        if self.by_inputs:
+            self.sums.add_products("drift_square", drift)
+            sums |= _met_by_inputs(columns_quantized, drift, residual)
+        else:
+            sums |= self._outputs(columns_quantized, self.sums.relative(columns), drift, residual)
+        self.sums.add(columns.shape[1], **sums)
+
+    def _outputs(
+        self, columns_quantized: Tensor, columns: Tensor, drift: Tensor, residual: Tensor | None
+    ) -> dict[str, Tensor]:
+        """Sums of outputs, of what is wrong with them and of its products with inputs."""
+        outputs, output_drift = columns @ self.rows.mT, drift @ self.rows.mT
+        if residual is not None:
+            output_drift += residual
+        return {
+            "pull": output_drift.mT @ columns_quantized,
+            "output": outputs.sum(1),
+            "output_square": outputs.square().sum(1),
+            "output_drift": output_drift.sum(1),
+            "output_drift_square": output_drift.square().sum(1),
+        }
 
     def moments(self) -> Moments:
         self.sums.unite()
         mean = self.sums.means()
         assert self.sums.origin is not None, "moments of no batch"
         origin = self.sums.origin[:, 0].double()
+        second = covariance(mirrored(mean["second"]), mean["quantized"], mean["quantized"])
+        pull, signal, carried = self._of_inputs(mean, second) if self.by_inputs else self._of_outputs(mean)
+        groups, num_rows, _ = self.rows.shape
         return Moments(
             mean=origin + mean["quantized"] - mean["drift"],
             mean_quantized=origin + mean["quantized"],
-            second=covariance(mirrored(mean["second"]), mean["quantized"], mean["quantized"]),
-            pull=covariance(mean["pull"], mean["output_drift"], mean["quantized"]),
-            mean_residual=mean.get("residual", torch.zeros_like(mean["output"])),
-            signal=_energy(mean["output"], mean["output_square"]),
-            carried=_energy(mean["output_drift"], mean["output_drift_square"]),
+            second=second,
+            pull=pull,
+            mean_residual=mean.get("residual", torch.zeros(groups, num_rows, dtype=torch.float64).to(second.device)),
+            signal=signal,
+            carried=carried,
             num_samples=self.sums.count,
             factor=self.factor,
         )
+
+    def _of_inputs(self, mean: dict[str, Tensor], second: Tensor) -> tuple[Tensor, float, float]:
+        """Pull, signal and carried, where products of inputs were summed up."""
+        rows = self.rows.double()
+        cross = covariance(mean["cross"], mean["drift"], mean["quantized"])
+        drift = covariance(mirrored(mean["drift_square"]), mean["drift"], mean["drift"])
+        pull = rows @ cross
+        signal = _energy_of(rows, second - cross - cross.mT + drift)
+        carried = _energy_of(rows, drift)
+        if "residual_pull" in mean:
+            met = mean["residual_met"]
+            pull += covariance(mean["residual_pull"], met, mean["quantized"])
+            both = covariance(mean["residual_drift"], met, mean["drift"])
+            carried += 2 * (both * rows).sum().item() + _energy(met, mean["residual_square"])
+        return pull, signal, carried
+
+    def _of_outputs(self, mean: dict[str, Tensor]) -> tuple[Tensor, float, float]:
+        """The same where products with outputs were."""
+        pull = covariance(mean["pull"], mean["output_drift"], mean["quantized"])
+        signal, carried = (_energy(mean[name], mean[f"{name}_square"]) for name in ("output", "output_drift"))
+        return pull, signal, carried
+
+
+def _met_by_inputs(columns_quantized: Tensor, drift: Tensor, residual: Tensor | None) -> dict[str, Tensor]:
+    """Sums of products of inputs with the drift and with a residual, in the metric, that is added to the output."""
+    sums = {"cross": drift.mT @ columns_quantized}
+    if residual is not None:
+        sums |= {
+            "residual_pull": residual.mT @ columns_quantized,
+            "residual_drift": residual.mT @ drift,
+            "residual_met": residual.sum(1),
+            "residual_square": residual.square().sum(1),
+        }
+    return sums
 
 
 def gather_moments(
@@ -197,6 +246,11 @@ def gather_moments(
     for x, x_quantized in inputs:
         sums.add(x, x_quantized)
     return sums.moments()
+
+
+def _energy_of(rows: Tensor, second: Tensor) -> float:
+    """Of rows [G, o, n] times inputs with this covariance [G, n, n], summed over all channels."""
+    return (rows @ second * rows).sum().clamp(min=0).item()
 
 
 def _energy(mean: Tensor, square: Tensor) -> float:

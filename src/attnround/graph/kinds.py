@@ -183,16 +183,20 @@ class Convolution(Kind):
 
     def columns(self, layer: nn.Module, x: Tensor, places: Tensor) -> Tensor:
         sizes = self.out_sizes(layer, x)
-        wide = self._spread(layer, x)
-        at = torch.zeros(*places.shape, 1, dtype=torch.long)  # [N, P, taps]: where in `wide` a tap of a place reads
-        for dim in range(self.dims):
+        x = self._spread(layer, x)
+        at = torch.zeros(*places.shape, 1, dtype=torch.long)  # [N, P, taps]: which pixel a tap of a place reads
+        inside = torch.ones_like(at, dtype=torch.bool)  # not in the padding
+        for dim, size in enumerate(x.shape[2:]):
             along = places // math.prod(sizes[dim + 1 :]) % sizes[dim] * self._stride(layer, dim)
-            taps = self._taps(layer, dim)
-            at = at[..., :, None] * wide.shape[2 + dim] + (along[..., None, None] + taps)
-            at = at.flatten(2)
-        pixels = wide.movedim(1, -1).flatten(1, -2)  # channels last: a gather copies whole pixels
+            along = along[..., None, None] + (self._taps(layer, dim) - self._before(layer, dim))
+            at = (at[..., :, None] * size + along.clamp(0, size - 1)).flatten(2)
+            inside = (inside[..., :, None] & (along >= 0) & (along < size)).flatten(2)
+        pixels = x.movedim(1, -1).flatten(1, -2)  # channels last: a gather copies whole pixels
         at = at.flatten(1) + pixels.shape[1] * torch.arange(len(x))[:, None]
         pixels = pixels.flatten(0, 1).index_select(0, at.flatten().to(x.device))  # [N*P*taps, C]
+        outside = inside.logical_not_().flatten().nonzero().flatten()
+        if len(outside):
+            pixels.index_fill_(0, outside.to(x.device), 0)
         if layer.groups == pixels.shape[1]:
             return pixels.mT.contiguous().unflatten(1, (places.numel(), -1))  # as below, several times faster
         pixels = pixels.unflatten(1, (layer.groups, -1)).unflatten(0, (places.numel(), -1))
@@ -212,8 +216,12 @@ class Convolution(Kind):
         return getattr(nn, f"BatchNorm{self.dims}d")(num_channels, momentum=momentum)
 
     def _spread(self, layer: nn.Module, x: Tensor) -> Tensor:
-        """The input with its padding, so that a tap reads at a fixed distance from its place."""
-        return functional.pad(x, [side for margin in reversed(margins(layer)) for side in margin])
+        """The input as taps read it, but for the padding."""
+        return x
+
+    def _before(self, layer: nn.Module, dim: int) -> int:
+        """Zeros before the input."""
+        return margins(layer)[dim][0]
 
     def _stride(self, layer: nn.Module, dim: int) -> int:
         """How far apart two places read."""
@@ -258,9 +266,10 @@ class TransposedConvolution(Convolution):
         sizes = [(size - 1) * s + 1 for size, s in zip(x.shape[2:], layer.stride, strict=True)]
         wide = x.new_zeros(*x.shape[:2], *sizes)
         wide[(..., *(slice(None, None, s) for s in layer.stride))] = x
-        reach = [d * (k - 1) - p for d, k, p in zip(layer.dilation, layer.kernel_size, layer.padding, strict=True)]
-        margins = zip(reach, layer.output_padding, strict=True)
-        return functional.pad(wide, [side for low, more in reversed(list(margins)) for side in (low, low + more)])
+        return wide
+
+    def _before(self, layer: nn.Module, dim: int) -> int:
+        return layer.dilation[dim] * (layer.kernel_size[dim] - 1) - layer.padding[dim]
 
     def _stride(self, layer: nn.Module, dim: int) -> int:
         return 1
