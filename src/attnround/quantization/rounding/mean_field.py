@@ -80,9 +80,10 @@ class MeanField:
         self.coupling = self.onward = None
         if coupling is not None:
             coupling = pad(coupling, (0, self.num_more) * 2)
-            self.coupling = coupling / gain.where(gain > 0, 1)[:, None]
-            onward = self.coupling.view(num_matrices, *self.rows, -1)
-            self.onward = onward.permute(2, 1, 0, 3, 4).flatten(1, 2)
+            coupled = (coupling / gain.where(gain > 0, 1)[:, None]).unflatten(2, self.rows)
+            self.coupling = [coupled[:, :, :, turn].flatten(2) for turn in range(num_turns)]
+            onward = [each.unflatten(1, self.rows)[:, :, turn] for turn, each in enumerate(self.coupling)]
+            self.onward = [each.transpose(0, 1).flatten(0, 1) for each in onward]
         self.rate = (STABLE / self._largest_eigenvalues(second, coupling)).clamp(max=1)
 
     def _arranged(self, weights: Float[Tensor, "G o n"]) -> Float[Tensor, "T N PG s r"]:
@@ -133,10 +134,11 @@ class MeanField:
         placed = self._arranged(centre)
         mean = table.mean(placed)
         loss = (table.variance(placed) * self.diagonal * self.gain).sum()
-        error, product = self._filled(mean - self.best), torch.empty_like(mean)
-        if self.coupling is not None:
-            error = error @ self.coupling
+        product = torch.empty_like(mean)
         for turn in range(len(placed)):
+            error = self._filled(mean - self.best)
+            if self.coupling is not None:
+                error = error @ self.coupling[turn]
             self._take_turn(turn, placed[turn], mean[turn], error, product[turn], table)
         loss += ((mean - self.best) * product * self.gain).sum()
         centre.copy_(self._filled(placed)[:, self.back, : self.num_rows].mT)
@@ -147,13 +149,13 @@ class MeanField:
         turn: int,
         placed: Float[Tensor, "N PG s r"],
         mean: Float[Tensor, "N PG s r"],
-        error: Float[Tensor, "G n o"],
+        error: Float[Tensor, "G n Pr"],
         product: Float[Tensor, "N PG s r"],
         table: GaussianTable,
     ) -> None:
-        """Move the centres of these blocks of rows, and their means and what they make of the error with them."""
+        """Move the centres of these blocks of rows, their means, and what they make of the error in these rows."""
         at_once = self.rows[0]
-        blocks = error.unflatten(2, self.rows)[:, :, :, turn].permute(2, 0, 1, 3)
+        blocks = error.unflatten(2, (at_once, -1)).permute(2, 0, 1, 3)
         groups = error.view(*self.columns, -1)
         for k, (at, level, slope, inverse, rate) in enumerate(
             zip(placed, mean, product, self.inverse, self.rate[turn], strict=True)
