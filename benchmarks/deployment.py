@@ -13,7 +13,7 @@ what its documentation recommends first, U8S8 has unsigned activations.
 
 import argparse
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -149,11 +149,17 @@ def judged(case: Case, give: Callable[[Tensor], Tensor]) -> dict[str, str]:
     return {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")}
 
 
-def write_rows(about: str, header: list[str], settings: list[tuple], rows_of: Callable[[str], list[dict]]) -> None:
+def write_rows(
+    about: str,
+    header: list[str],
+    settings: list[tuple],
+    rows_of: Callable[[str], list[dict]],
+    networks: Sequence[str] = tuple(NETWORKS),
+) -> None:
     """The command: the rows of every network that it names, or of a small one in two settings, into its file."""
     arguments = argparse.ArgumentParser(description=about.splitlines()[0])
     arguments.add_argument("rows", type=Path)
-    arguments.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    arguments.add_argument("--networks", nargs="+", default=networks, choices=NETWORKS)
     arguments.add_argument("--smoke", action="store_true", help="one small network in two settings")
     given = arguments.parse_args()
     settle()

@@ -218,15 +218,13 @@ def test_photographs_are_shown_as_their_rows_have_them():
 
 
 PLACES = {"sqnr_db": 2, "agreement": 1}
-FEWER = {1: ", one draw", 2: ", two draws"}
 
 
 def spread(draws: list[dict[str, str]], key: str) -> str:
-    """As the page has it: of three draws with their deviation, of fewer with how many they are, of none nothing."""
+    """The mean of three draws and their deviation, as the page has it."""
     values, n = [float(row[key]) for row in draws], PLACES[key]
-    if len(values) == 3:
-        return f"{statistics.mean(values):.{n}f} ± {statistics.stdev(values):.{n}f}"
-    return f"{statistics.mean(values):.{n}f}{FEWER[len(values)] if key == 'sqnr_db' else ''}" if values else ""
+    assert len(values) == 3
+    return f"{statistics.mean(values):.{n}f} ± {statistics.stdev(values):.{n}f}"
 
 
 def test_seeds_of_photographs_are_shown_with_their_spread():
@@ -236,8 +234,7 @@ def test_seeds_of_photographs_are_shown_with_their_spread():
     text = page("photographs.md").partition("targets_seeds.csv")[2]
     for bits, methods in found.items():
         name = f"mixed, {bits} on average" if bits[0] != "W" else f"{bits[1:]}, first and last layer 8"
-        assert len(methods["gptq"]) == 3
-        wanted = [spread(methods.get(method, []), key) for method in ("gptq", "attention_round") for key in PLACES]
+        wanted = [spread(methods[method], key) for method in ("gptq", "attention_round") for key in PLACES]
         assert cells(line_of(text, name))[1:] == wanted
 
 
@@ -264,6 +261,16 @@ def test_how_fast_exports_run_is_what_the_rows_say(file, heading):
         quality = [f", {float(each['sqnr_db']):.1f}" if each["sqnr_db"] else "" for each in files]
         shown = cells(line_of(text, name))[1:]
         assert shown == [f"{float(each['mib']):.2f}{more}" for each, more in zip(files, quality, strict=True)]
+
+
+def test_what_gains_in_integers_is_what_the_rows_say():
+    kinds = ("1x1 convolution", "depthwise convolution", "convolution", "linear", "rest")
+    found = {(row["network"], row["kind"]): row for row in rows("deployment_avx2_kernels.csv")}
+    text = page("deployment.md").partition("deployment_avx2_kernels.csv")[2]
+    for network in {name for name, _ in found}:
+        each = [found.get((network, kind)) for kind in kinds]
+        wanted = [f"{float(row['float_ms']) / float(row['integer_ms']):.2f}" if row else "" for row in each]
+        assert cells(line_of(text, network))[1:] == wanted
 
 
 def test_every_family_works_as_the_page_says():

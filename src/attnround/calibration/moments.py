@@ -78,13 +78,11 @@ class CentredMeans:
                 self.sums[name] = value.to(self.dtype)
 
     def add_products(self, name: str, columns: Tensor) -> None:
-        """Sum up X^T X of columns [G, m, n], [G, n, n], above the diagonal alone: `mirrored` gives the rest."""
+        """Sum up X^T X of columns [G, m, n], as `add_product` does."""
         groups, _, n = columns.shape
         if name not in self.sums:
             self.sums[name] = columns.new_zeros(groups, n, n, dtype=self.dtype)
-        for first in range(0, n, BLOCK):
-            block = slice(first, first + BLOCK)
-            self.sums[name][:, block, first:] += columns[:, :, block].mT @ columns[:, :, first:]
+        add_product(self.sums[name], columns)
 
     def unite(self) -> None:
         """Make the sums those of all processes that have a part of the batches. The first one has the first batch."""
@@ -107,8 +105,15 @@ def covariance(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
     return product - one[:, :, None] * other[:, None, :]
 
 
+def add_product(total: Tensor, columns: Tensor) -> None:
+    """Add X^T X of columns [G, m, n] to a total [G, n, n], above the diagonal alone: `mirrored` gives the rest."""
+    for first in range(0, columns.shape[2], BLOCK):
+        block = slice(first, first + BLOCK)
+        total[:, block, first:] += columns[:, :, block].mT @ columns[:, :, first:]
+
+
 def mirrored(products: Tensor) -> Tensor:
-    """What `CentredMeans.add_products` sums up, in place, with its other half."""
+    """What `add_product` sums up, in place, with its other half."""
     for first in range(0, products.shape[2], BLOCK):
         block = slice(first, first + BLOCK)
         products[:, first:, block] = products[:, block, first:].mT.clone()

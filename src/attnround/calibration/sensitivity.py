@@ -1,18 +1,17 @@
 """How sensitive a float model is to errors in its weights, measured on calibration images for bit allocators."""
 
-import sys
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from attnround.calibration.gradients import gradients_of
-from attnround.calibration.moments import CentredMeans, covariance
+from attnround.calibration.moments import CentredMeans, covariance, mirrored
 from attnround.calibration.output_metric import projected
 from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError
 from attnround.graph import class_logits, in_batches, joined
-from attnround.graph.kinds import grouped_rows
+from attnround.graph.kinds import grouped_rows, kind_of
 from attnround.graph.patches import Patches
 from attnround.progress import bar
 
@@ -26,25 +25,29 @@ NUM_ROWS = 32  # of a layer's gradient, or random sums of more, which have the s
 class InputCovariance:
     """Of a layer's inputs in the float model, float32 [G, n, n] for G groups of n inputs, and their mean [G, n].
 
-    sampling_share: of the squares of its correlations, see calibration/shrinkage.py.
+    sampling_share: of the squares of its correlations, see calibration/shrinkage.py; None where it was not asked for.
     """
 
     second: Tensor
-    sampling_share: float
+    sampling_share: float | None
     mean: Tensor
 
     def shrunk(self) -> Tensor:
         """Without what is sampling error."""
+        assert self.sampling_share is not None, "sampling error was not measured"
         return shrunk(self.second, self.sampling_share)
 
 
 @torch.no_grad()
-def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: int) -> dict[str, InputCovariance]:
+def input_covariances(
+    model: nn.Module, names: list[str], images: Tensor, seed: int, with_error: bool = True
+) -> dict[str, InputCovariance]:
     """Layer name -> covariance of its inputs.
 
-    images: [N, C, H, W]. One pass for all layers. Raises InputError that names a layer whose inputs are not finite.
+    images: [N, C, H, W]; with_error: measure the share of sampling error. One pass for all layers. Raises InputError
+    that names a layer whose inputs are not finite.
     """
-    inputs = {name: _InputSums(model.get_submodule(name), seed) for name in names}
+    inputs = {name: _InputSums(model.get_submodule(name), seed, with_error) for name in names}
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(each.add, with_kwargs=True) for name, each in inputs.items()
     ]
@@ -68,9 +71,9 @@ def input_covariances(model: nn.Module, names: list[str], images: Tensor, seed: 
 class _InputSums:
     """The sums of a layer's inputs and their products, in float32 batch by batch."""
 
-    def __init__(self, layer: nn.Module, seed: int):
+    def __init__(self, layer: nn.Module, seed: int, with_error: bool):
         self.patches = Patches(layer, NUM_POSITIONS, torch.Generator().manual_seed(seed))
-        self.means, self.moment = CentredMeans(torch.float32), SampledMoment()
+        self.means, self.moment = CentredMeans(torch.float32), SampledMoment() if with_error else None
 
     def add(self, layer: nn.Module, args: tuple, kwargs: dict) -> None:
         """A hook on the layer's forward."""
@@ -78,13 +81,18 @@ class _InputSums:
         (columns,) = self.patches.draw(x)
         columns = self.means.relative(columns)
         self.means.add(columns.shape[1], first=columns.sum(1))
-        self.moment.add(columns.unflatten(1, (len(x), -1)))
+        if self.moment is None:
+            self.means.add_products("second", columns)
+        else:
+            self.moment.add(columns.unflatten(1, (len(x), -1)))
 
     def value(self) -> InputCovariance:
-        first = self.means.means()["first"]
+        found = self.means.means()
         assert self.means.origin is not None, "covariance of no batch"
-        mean = self.means.origin[:, 0] + first
-        return InputCovariance(covariance(self.moment.mean(), first, first), self.moment.sampling_share(), mean)
+        first = found["first"]
+        second = mirrored(found["second"]) if self.moment is None else self.moment.mean()
+        share = None if self.moment is None else self.moment.sampling_share()
+        return InputCovariance(covariance(second, first, first), share, self.means.origin[:, 0] + first)
 
 
 @torch.enable_grad()
@@ -213,11 +221,10 @@ class _RowSums:
 
 def _centred(layer: nn.Module, of_weight: Tensor, of_outputs: list[Tensor | None], mean: Tensor) -> Tensor:
     """The gradient of a weight as rows [G, o, n], for inputs less their mean."""
-    every = Patches(layer, sys.maxsize, torch.Generator())
     rows = grouped_rows(layer, of_weight)
     for gradient in of_outputs:
         if gradient is not None:
-            rows = rows - every.outputs(gradient).sum(1)[:, :, None] * mean[:, None, :]
+            rows = rows - kind_of(layer).summed(layer, gradient)[:, :, None] * mean[:, None, :]
     return rows
 
 

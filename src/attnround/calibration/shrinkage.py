@@ -9,6 +9,7 @@ Genetics and Molecular Biology 4(1), 2005.
 import torch
 from torch import Tensor
 
+from attnround.calibration.moments import add_product, mirrored
 from attnround.ranks import gathered, num_ranks, summed
 
 TINY = 1e-30  # of the second moment of a value that is always zero
@@ -25,7 +26,7 @@ class SampledMoment:
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
         self.scale: Tensor | None = None
-        self.second = torch.zeros(())
+        self.second: Tensor | None = None  # above the diagonal alone
         self.square = self.diagonal_square = 0.0
         self.num_samples = 0
 
@@ -37,9 +38,12 @@ class SampledMoment:
         squares = rows.square().mean(2) if samples is None else samples.diagonal(dim1=2, dim2=3)  # [G, N, n]
         if self.scale is None:
             self.scale = squares.mean(1).clamp(min=TINY).rsqrt()
-        flat = rows.flatten(1, 2)
-        second = flat.mT @ flat / num_places if samples is None else samples.sum(1)
-        self.second = self.second + second.to(self.dtype)
+        if self.second is None:
+            self.second = rows.new_zeros(len(rows), num_values, num_values, dtype=self.dtype)
+        if samples is None:
+            add_product(self.second, rows.flatten(1, 2).div(num_places**0.5))
+        else:
+            self.second += samples.sum(1)
         self.num_samples += rows.shape[1]
         if num_values > 1:
             scale = self.scale[:, None, None]
@@ -57,13 +61,14 @@ class SampledMoment:
             return
         device = None if self.scale is None else self.scale.device
         empty = torch.zeros(num_groups, num_values, num_values, dtype=self.dtype, device=device)
-        self.second = summed({"second": self.second if self.num_samples else empty})["second"]
+        self.second = summed({"second": empty if self.second is None else self.second})["second"]
         counts = gathered((self.square, self.diagonal_square, self.num_samples))
         self.square, self.diagonal_square, self.num_samples = (sum(each) for each in zip(*counts, strict=True))
 
     def mean(self) -> Tensor:
         """[G, n, n] in float32, of at least one sample."""
-        return (self.second / self.num_samples).float()
+        assert self.second is not None, "no sample"
+        return mirrored(self.second / self.num_samples).float()
 
     def sampling_share(self) -> float:
         """The share of the squared correlations that is sampling error, from 0 to 1."""

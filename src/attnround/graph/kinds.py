@@ -97,6 +97,10 @@ class Kind(ABC):
         """[G, N*P, O/G]: the values of an output y at P places [N, P] of each image, counted row by row."""
 
     @abstractmethod
+    def summed(self, layer: nn.Module, y: Tensor) -> Tensor:
+        """[G, O/G]: an output y summed over all places of all images."""
+
+    @abstractmethod
     def assembled(self, sums: Tensor, sizes: tuple[int, ...]) -> Tensor:
         """The output of these sizes from sums [N, P, O] at all its places."""
 
@@ -141,6 +145,9 @@ class Linear(Kind):
 
     def outputs_at(self, layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
         return self.columns(layer, y, places)
+
+    def summed(self, layer: nn.Module, y: Tensor) -> Tensor:
+        return y.flatten(0, -2).sum(0)[None]
 
     def assembled(self, sums: Tensor, sizes: tuple[int, ...]) -> Tensor:
         return sums.reshape(len(sums), *sizes, sums.shape[-1])
@@ -203,8 +210,13 @@ class Convolution(Kind):
         return pixels.permute(2, 0, 3, 1).flatten(2).contiguous()  # strided products are 10 times slower
 
     def outputs_at(self, layer: nn.Module, y: Tensor, places: Tensor) -> Tensor:
-        pixels = y.movedim(1, -1).flatten(1, -2)[torch.arange(len(y))[:, None], places].flatten(0, 1)  # [N*P, O]
+        pixels = y.movedim(1, -1).flatten(1, -2)
+        at = places + pixels.shape[1] * torch.arange(len(y))[:, None]
+        pixels = pixels.flatten(0, 1).index_select(0, at.flatten().to(y.device))  # [N*P, O]
         return pixels.unflatten(1, (layer.groups, -1)).transpose(0, 1).contiguous()
+
+    def summed(self, layer: nn.Module, y: Tensor) -> Tensor:
+        return y.sum([0, *range(2, y.ndim)]).unflatten(0, (layer.groups, -1))
 
     def assembled(self, sums: Tensor, sizes: tuple[int, ...]) -> Tensor:
         return sums.mT.unflatten(2, sizes)
