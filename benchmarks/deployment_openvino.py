@@ -50,9 +50,9 @@ HEADER = [
 ]  # fmt: skip
 
 
-def ours(case: Case) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
+def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
     """What each setting's files are called, the model that they are and their bytes."""
-    for weights, inputs, placement, form in SETTINGS:
+    for weights, inputs, placement, form in settings:
         rounding = "nearest" if case.judged is None else "gptq"
         ends = ENDS if weights == 8 else dict.fromkeys(ENDS, 7)  # of 7 bits, what meets codes runs in integers
         found = quantize(
@@ -113,14 +113,14 @@ def operations(model: OpenVinoModel) -> dict[str, int]:
     return found
 
 
-def rows_of(name: str) -> list[dict]:
+def rows_of(name: str, settings: list[tuple]) -> list[dict]:
     """A row an IR of this network, all timed in one run."""
     case = NETWORKS[name](name)
     images, teacher = case.prepared.images, case.prepared.teacher
     teacher.preprocessing = {"input_size": list(images.shape[1:])}
     about = about_images(images)
     floats = sealed_ir(float_graph(teacher, OPSET).SerializeToString(), about)
-    made = list(ours(case))
+    made = list(ours(case, settings))
     if importlib.util.find_spec("nncf"):
         made += theirs(name, case)
     else:

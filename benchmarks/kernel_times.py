@@ -38,15 +38,16 @@ HEADER = [
     "onnxruntime",
 ]
 OPSET = 21
-BITS, ROUNDS, TURNS = 7, 40, 2
+SETTINGS = [(7,)]  # bits of weights
+ROUNDS, TURNS = 40, 2
 
 
-def files_of(name: str) -> tuple[bytes, bytes, Tensor]:
+def files_of(name: str, bit_width: int) -> tuple[bytes, bytes, Tensor]:
     """The float graph, the quantized one, and an image."""
     case = NETWORKS[name](name)
     teacher, image = case.prepared.teacher, case.prepared.images[:1].contiguous()
     teacher.preprocessing = {"input_size": list(image.shape[1:])}
-    bits = Uniform(bit_width=BITS, pinned=dict.fromkeys(ENDS, BITS))
+    bits = Uniform(bit_width=bit_width, pinned=dict.fromkeys(ENDS, bit_width))
     found = quantize(
         case.prepared, bits=bits, rounding="nearest", activation=8, placement="onnxruntime", progress=False
     )
@@ -86,9 +87,10 @@ def profiled(raw: bytes, image: Tensor, folder: Path) -> tuple[Counter[str], dic
     return Counter(kinds.get(name, "rest") for name in times), totals
 
 
-def rows_of(name: str) -> list[dict]:
+def rows_of(name: str, settings: list[tuple]) -> list[dict]:
     """A row a kind of operator of this network."""
-    *graphs, image = files_of(name)
+    (bit_width,) = settings[0]
+    *graphs, image = files_of(name, bit_width)
     found: list[list[tuple[Counter[str], dict[str, float]]]] = [[], []]
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(TURNS):
@@ -105,4 +107,4 @@ def rows_of(name: str) -> list[dict]:
 
 
 if __name__ == "__main__":
-    write_rows(__doc__, HEADER, [], rows_of, ["lite0", "resnet18", "mobilenetv2_100"])
+    write_rows(__doc__, HEADER, SETTINGS, rows_of, ["lite0", "resnet18", "mobilenetv2_100"])

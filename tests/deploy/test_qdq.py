@@ -3,6 +3,7 @@
 import functools
 import importlib.util
 import random
+from collections import Counter
 
 import onnx
 import pytest
@@ -387,8 +388,9 @@ def test_the_exporter_says_nothing(caplog):
     assert [record.name for record in caplog.records if record.levelname in ("DEBUG", "INFO")] == []
 
 
+@pytest.mark.parametrize(("placement", "bits"), [("onnxruntime", 8), ("inputs", 8), ("openvino", 6)])
 @torch.no_grad()
-def test_a_pad_with_zeros_becomes_a_part_of_the_convolution():
+def test_a_pad_with_zeros_becomes_a_part_of_the_convolution(placement, bits):
     class Padded(nn.Module):
         def __init__(self):
             super().__init__()
@@ -399,11 +401,14 @@ def test_a_pad_with_zeros_becomes_a_part_of_the_convolution():
 
     images = torch.randn(16, 3, 9, 9)
     found = attnround.quantize(
-        Padded(), images, bits=8, rounding="nearest", activation=8, placement="onnxruntime", progress=False
+        Padded(), images, bits=8, rounding="nearest", activation=bits, placement=placement, progress=False
     )
     content = found._content()
     raw, _ = onnx_file(found.model, content, ABOUT)
-    kinds = {node.op_type for node in optimised_graph(raw, "x").node}
-    assert "QLinearConv" in kinds
-    assert not kinds & {"Pad", "Conv", "FusedConv"}
+    nodes = {each.output[0]: each for each in onnx.load_model_from_string(raw).graph.node}
+    (pad,) = (each for each in nodes.values() if each.op_type == "Pad")
+    assert nodes[pad.input[0]].op_type == "DequantizeLinear"
+    kinds = Counter(node.op_type for node in optimised_graph(raw, "x").node)
+    assert "Pad" not in kinds
+    assert kinds["QLinearConv"] == (2 if placement == "onnxruntime" else 1)
     assert (open_onnx(raw, "x")(images) - found.model(images)).abs().max() < 1e-5

@@ -21,7 +21,7 @@ Source: the operators' definitions, https://onnx.ai/onnx/operators/ (INT4 since 
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,8 @@ def quantized_graph(
     if missing:
         raise InputError(f"torch's exporter left no weight for {listed(missing)}: this model cannot be exported")
     kept = [each for each in graph.initializer if each.name not in quantized.replaced]
-    for field, values in (("node", quantized.nodes), ("initializer", kept + quantized.constants)):
+    nodes = quantized.needed(each.name for each in graph.output)
+    for field, values in (("node", nodes), ("initializer", kept + quantized.constants)):
         graph.ClearField(field)
         getattr(graph, field).extend(values)
     for field in ("functions", "opset_import"):
@@ -158,7 +159,7 @@ class _Quantized:
         self.turned: set[str] = set()  # weights that are stored transposed
         self.inputs: dict[tuple, str] = {}
         self.codes: dict[str, tuple] = {}  # quantized tensor -> how
-        self.padded: dict[str, str] = {}  # result of a Pad with zeros -> what it pads
+        self.pads: dict[str, Any] = {}  # result of a Pad with zeros -> the node
         self.num_inputs: Counter[str] = Counter()  # layer or edge -> tensors that it quantizes
 
     def take(self, node: Any) -> None:
@@ -178,7 +179,7 @@ class _Quantized:
             node.input.extend(inputs)
             self.nodes.append(node)
             if _pads_zeros(node, self.zeros):
-                self.padded[node.output[0]] = inputs[0]
+                self.pads[node.output[0]] = node
             if node.op_type == "Gemm" and inputs[0] in self.codes:
                 self._add_bias(node)
 
@@ -227,8 +228,10 @@ class _Quantized:
     def input(self, tensor: str, name: str, activation: ActivationQuantizer) -> str:
         """Quantize a layer's input, or an edge's; what quantizes one tensor in the same way shares the nodes."""
         how = (activation.scale.item(), activation.zero_point, activation.bit_width)
-        if self.codes.get(self.padded.get(tensor, tensor)) == how:  # a Pad there becomes a part of the convolution
+        if self.codes.get(tensor) == how:
             return tensor
+        if tensor in self.pads:
+            return self._padded(tensor, name, activation, how)
         key = (tensor, *how)
         if key not in self.inputs:
             self.num_inputs[name] += 1
@@ -246,6 +249,28 @@ class _Quantized:
             self.inputs[key] = self._node("DequantizeLinear", [codes, *grid], f"{name}.input")
             self.codes[self.inputs[key]] = how
         return self.inputs[key]
+
+    def _padded(self, tensor: str, name: str, activation: ActivationQuantizer, how: tuple) -> str:
+        """The same for the result of a Pad with zeros, which have codes: what is padded is quantized in its place.
+
+        So runtimes see quantizers at both ends of the operation before it, and make the Pad a part of a convolution.
+        """
+        before, key = self.pads[tensor].input[0], (tensor, *how)
+        if self.codes.get(before) == how:
+            return tensor
+        if key not in self.inputs:
+            values = self.input(before, name, activation)
+            self.inputs[key] = f"{values}_padded"
+            pad = copy.deepcopy(self.pads[tensor])
+            pad.name = pad.output[0] = self.inputs[key]
+            pad.input[0] = values
+            self.nodes.append(pad)
+        return self.inputs[key]
+
+    def needed(self, outputs: Iterable[str]) -> list[Any]:
+        """The nodes, but for a Pad that nothing takes any more."""
+        taken = {name for node in self.nodes for name in node.input} | set(outputs)
+        return [node for node in self.nodes if node.output[0] in taken or node.output[0] not in self.pads]
 
     def _node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         from onnx import helper
