@@ -41,6 +41,7 @@ AHEAD = {
     "bits": ("bits/budget.py:allocate",),
 }
 STAGES = {
+    "output metric": ("calibration/output_metric.py:measure",),
     "scale search": ("quantization/observer.py:search",),
     "carrying": ("calibration/walk.py:_run",),
     "moments": ("calibration/moments.py:add", "calibration/moments.py:moments"),

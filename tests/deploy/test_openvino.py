@@ -8,12 +8,15 @@ import pytest
 import torch
 from tests.deploy.conftest import MODELS, exported, images_for
 from tests.deploy.test_qdq import ABOUT, at_the_ends, floats_of_two, layers_of, written
+from torch import nn
 
+import attnround
+from attnround.bits import Uniform
 from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.loading import open_model
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, layers_in_integers, open_ir, sealed_ir
 from attnround.deploy.qdq import wanted_form
-from attnround.deploy.runtime import open_onnx
+from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.errors import InputError
 
 slow = pytest.mark.slow
@@ -61,6 +64,28 @@ def test_no_sum_overflows_by_default(bits):
     expected = open_onnx(raw, "x")(images)
     assert (by_default(images) - expected).abs().max() < 1e-3 * expected.abs().max()
     assert layers_in_integers(by_default) == (["conv", "linear"] if bits == 7 else [])
+
+
+@slow
+def test_a_pad_with_zeros_becomes_a_part_of_a_convolution_in_integers():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, stride=2)
+
+        def forward(self, x):
+            return self.two(nn.functional.pad(self.one(x).relu(), (0, 1, 0, 1))).relu().mean((2, 3))
+
+    images, bits = torch.randn(16, 3, 9, 9), Uniform(bit_width=7)
+    found = attnround.quantize(
+        Padded(), images, bits=bits, rounding="nearest", activation=8, placement="openvino", progress=False
+    )
+    raw, _ = onnx_file(found.model, found._content(), ABOUT, OPSET)
+    by_default = open_ir(*sealed_ir(raw, ABOUT), "x")
+    assert layers_in_integers(by_default) == ["one", "two"]
+    kinds = [each.get_rt_info()["layerType"].astype(str) for each in by_default.compiled.get_runtime_model().get_ops()]
+    assert "Pad" not in kinds
+    assert (by_default(images) - found.model(images)).abs().max() < 0.05 * found.model(images).abs().max()
 
 
 @slow
