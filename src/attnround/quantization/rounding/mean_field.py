@@ -78,7 +78,7 @@ class MeanField:
         self.gain = gain.view(num_matrices, *self.rows).permute(2, 1, 0, 3).flatten(1, 2)[:, None, :, None]
         self.best = self._arranged(objective.centre)
         self.coupling = self.onward = None
-        if coupling is not None:
+        if coupling is not None:  # by turns: of all rows with those that move, [G, o, Pr], and of these, [PG, r, Pr]
             coupling = pad(coupling, (0, self.num_more) * 2)
             coupled = (coupling / gain.where(gain > 0, 1)[:, None]).unflatten(2, self.rows)
             self.coupling = [coupled[:, :, :, turn].flatten(2) for turn in range(num_turns)]
