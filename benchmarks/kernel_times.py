@@ -28,15 +28,8 @@ from attnround.deploy.session import run, session
 from attnround.machine import processor
 
 HEADER = [
-    "network",
-    "kind",
-    "float_operators",
-    "float_ms",
-    "integer_operators",
-    "integer_ms",
-    "processor",
-    "onnxruntime",
-]
+    "network", "kind", "float_operators", "float_ms", "integer_operators", "integer_ms", "processor", "onnxruntime",
+]  # fmt: skip
 OPSET = 21
 SETTINGS = [(7,)]  # bits of weights
 ROUNDS, TURNS = 40, 2
