@@ -11,7 +11,7 @@ from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 WIDTHS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # flag of Linux: name, the widest first
-LARGEST = 2**30  # bytes of a tensor that is kept
+LARGEST = 2**26  # bytes of a tensor that is kept
 
 
 def processor() -> str:
@@ -65,7 +65,9 @@ def memory_kept() -> Iterator[None]:
     """Within, the memory of large tensors that are freed stays with the process, for the next ones; with glibc alone.
 
     Otherwise it goes back to the system, which clears every page before it gives it out again: of a forward pass of
-    MobileNetV2 at 224 pixels and 64 images that takes three quarters of the time.
+    MobileNetV2 at 224 pixels and 64 images that takes three quarters of the time. Tensors above `LARGEST`, as second
+    moments of thousands of inputs are, have memory of their own: few come and go, and none fits into the holes that
+    smaller ones leave.
     """
     libc = ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
     if libc is None:

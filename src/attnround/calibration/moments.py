@@ -97,12 +97,13 @@ class CentredMeans:
         self.sums, self.count = summed(own), sum(gathered(self.count))
 
     def means(self) -> dict[str, Tensor]:
-        return {name: total / self.count for name, total in self.sums.items()}
+        """In the sums' own memory, so that nothing can be added after it."""
+        return {name: total.div_(self.count) for name, total in self.sums.items()}
 
 
 def covariance(product: Tensor, one: Tensor, other: Tensor) -> Tensor:
-    """E[a b^T] - E[a] E[b]^T, [G, n, n], from the mean product and the means [G, n] of a and b."""
-    return product - one[:, :, None] * other[:, None, :]
+    """E[a b^T] - E[a] E[b]^T, [G, n, n], from the mean product, in its place, and the means [G, n] of a and b."""
+    return product.sub_(one[:, :, None] * other[:, None, :])
 
 
 def add_product(total: Tensor, columns: Tensor) -> None:

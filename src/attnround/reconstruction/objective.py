@@ -110,7 +110,9 @@ def with_ridge(moments: Moments, ridge: float) -> Tensor:
     diagonal = moments.second.diagonal(dim1=1, dim2=2)
     noise = ROUNDING * (diagonal + moments.mean_quantized.square()).mean(1, keepdim=True)
     added = torch.maximum(ridge * diagonal.mean(1, keepdim=True), noise).clamp(min=TINY)
-    return moments.second + torch.diag_embed(added.expand_as(diagonal))
+    second = moments.second.clone()
+    second.diagonal(dim1=1, dim2=2).add_(added)
+    return second
 
 
 class _Quadratic(torch.autograd.Function):
