@@ -8,7 +8,8 @@ python benchmarks/defaults.py ridge --smoke                             # one sm
 
 lite0 is calibrated on photographs and judged on others; the embedded models are judged on 2,048 training images outside
 the calibration set. SQNR of the logits in dB, agreement with FP32 and top-1 in percent, KL divergence in nats; bits:
-W4 is uniform with the first and last layer at 8, 4.0 is mixed. A row that is there is not run again.
+W4 is uniform with the first and last layer at 8, 4.0 is mixed; ridges: one of 0.01 for all layers, chosen layer by layer
+for the target and shared by its rounding, or chosen for each. A row that is there is not run again.
 """
 
 import argparse
@@ -41,11 +42,11 @@ GRIDS = {
     "ridge": [
         *product(
             network=["lite0"], images=[202, 64], method=METHODS, bits=["4.0"], pins=["none"],
-            ridge=["0.01", "chosen"],
+            ridge=["0.01", "shared", "chosen"],
         ),
         *product(
             network=EMBEDDED, images=[1024, 256, 64], method=METHODS, bits=["W4", "W2"], pins=["first, last"],
-            ridge=["0.01", "chosen"],
+            ridge=["0.01", "shared", "chosen"],
         ),
     ],
     "mirrored": [
@@ -105,7 +106,8 @@ def case_of(network: str, num_images: int, seed: int) -> Case:
 
 def run(case: Case, method: str, bits: str, pins: str, ridge: str, mirrored: str) -> dict[str, str]:
     """Quantize and judge."""
-    settings = LAYER(ridge=None if ridge == "chosen" else float(ridge), mirrored=mirrored == "yes")
+    fixed = None if ridge in ("shared", "chosen") else float(ridge)
+    settings = LAYER(ridge=fixed, rounding_ridge=ridge == "chosen", mirrored=mirrored == "yes")
     kind = (
         Uniform(bit_width=int(bits[1:]), pinned=PINS[pins])
         if bits[0] == "W"

@@ -45,7 +45,7 @@ STAGES = {
     "scale search": ("quantization/observer.py:search",),
     "carrying": ("calibration/walk.py:_run",),
     "moments": ("calibration/moments.py:add", "calibration/moments.py:moments"),
-    "choosing the ridge": ("reconstruction/ridge.py:choose_ridge",),
+    "choosing the ridges": ("reconstruction/ridge.py:choose_ridges",),
     "solving": ("reconstruction/objective.py:__init__",),
     "learning": ("reconstruction/unit.py:run",),
     "learning / products": ("~:<built-in method torch.bmm>",),

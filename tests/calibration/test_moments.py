@@ -138,7 +138,7 @@ def test_the_objective_is_the_output_error_of_the_layer_with_its_bias_corrected(
     energy = ((wanted - wanted.mean(1, keepdim=True)) @ case.factor.mT).square().sum(2).mean(1).sum()
     error = 100 * ((given - wanted) @ case.factor.mT).square().sum(2).mean(1).sum() / energy
 
-    objective = LayerObjective(best_target(rows, moments, 1e-9), moments, scale, zero_point)
+    objective = LayerObjective(best_target(rows, moments, 1e-9, 1e-9), moments, scale, zero_point)
     assert objective(levels).item() + objective.floor == pytest.approx(error.item(), rel=1e-3)
     expected_db = -10 * torch.log10(error / 100).item()
     reported_db = decibel(output_error(rows, quantized_rows, moments))
@@ -150,7 +150,9 @@ def test_the_variance_term_is_the_mean_error_of_random_levels(case, generator):
     grid = Grid(4)
     weight = layer.weight.detach()
     scale, zero_point = ClipSearch().search(weight, grid)
-    objective = LayerObjective(best_target(grouped_rows(layer, weight), moments, 0.01), moments, scale, zero_point)
+    objective = LayerObjective(
+        best_target(grouped_rows(layer, weight), moments, 0.01, 0.01), moments, scale, zero_point
+    )
     mean = quantize(weight, scale, zero_point, grid)
     draws = [mean + torch.randint(0, 2, mean.shape, generator=generator) * 2 - 1 for _ in range(3000)]
     drawn = torch.stack([objective(each) for each in draws]).mean()
@@ -161,7 +163,9 @@ def test_the_gradient_is_that_of_finite_differences(case):
     layer, moments = case.layer, case.moments
     weight = layer.weight.detach().double()
     scale, zero_point = torch.full_like(weight.flatten(1)[:, 0], 0.1), torch.zeros(len(weight))
-    objective = LayerObjective(best_target(grouped_rows(layer, weight), moments, 0.01), moments, scale, zero_point)
+    objective = LayerObjective(
+        best_target(grouped_rows(layer, weight), moments, 0.01, 0.01), moments, scale, zero_point
+    )
     mean = (weight / 0.1).round().requires_grad_()
     variance = torch.rand_like(mean).requires_grad_()
     assert torch.autograd.gradcheck(objective, (mean, variance), rtol=1e-3)
@@ -173,7 +177,9 @@ def test_a_dead_layer_is_no_division_by_zero():
     moments = gather_moments(layer, [(x, x)], Patches(layer, 100, torch.Generator()))
     weight = layer.weight.detach()
     scale, zero_point = ClipSearch().search(weight, Grid(4))
-    objective = LayerObjective(best_target(grouped_rows(layer, weight), moments, 0.01), moments, scale, zero_point)
+    objective = LayerObjective(
+        best_target(grouped_rows(layer, weight), moments, 0.01, 0.01), moments, scale, zero_point
+    )
     assert torch.isfinite(objective(quantize(weight, scale, zero_point, Grid(4))))
 
 

@@ -126,7 +126,9 @@ def test_the_best_factor_is_the_lowest_point(layer):
     moments = gather_moments(layer, [inputs(layer)], Patches(layer, 100, torch.Generator()))
     weight, grid = layer.weight.detach(), Grid(3, symmetric=False)
     scale, zero_point = torch.rand(len(weight)) * 0.05 + 0.1, torch.full((len(weight),), 4.0)
-    objective = LayerObjective(best_target(grouped_rows(layer, weight), moments, 0.01), moments, scale, zero_point)
+    objective = LayerObjective(
+        best_target(grouped_rows(layer, weight), moments, 0.01, 0.01), moments, scale, zero_point
+    )
     levels = quantize(weight, scale, zero_point, grid)
     factor = objective.best_factor(levels).reshape(-1, *[1] * (layer.weight.ndim - 1))
     best, *others = (objective(factor * other * (levels - 4) + 4) for other in (1.0, 0.99, 1.01))

@@ -20,7 +20,7 @@ from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.rounding import Objective, Rounding, RoundingMethod
 from attnround.reconstruction.objective import TINY, LayerObjective, best_target, corrected_bias, output_error
 from attnround.reconstruction.plan import Bench, Reconstruction, Step
-from attnround.reconstruction.ridge import USUAL, choose_ridge
+from attnround.reconstruction.ridge import USUAL, choose_ridges
 from attnround.reconstruction.unit import UnitWork
 
 NUM_MATRICES = 6  # float64 matrices [n, n] in memory at once: sums, means, their factor, those of held-out images
@@ -31,8 +31,9 @@ class LayerReconstruction(Reconstruction):
     """The layer objective's settings.
 
     ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment; None:
-    layer by layer what `choose_ridge` finds, 0.01 where no images are held out; num_positions: output positions of an
-    image that enter the moments; output_metric: `logits` or `fisher`, with the next two as `OutputMetric` has them, or
+    layer by layer what `choose_ridges` finds, 0.01 where no images are held out; rounding_ridge: whether it then finds
+    one for the rounding too, in place of the target's; num_positions: output positions of an image that enter the
+    moments; output_metric: `logits` or `fisher`, with the next two as `OutputMetric` has them, or
     `none`; metric_damping: the share of the metric in which all outputs count alike; residual_target: a layer learns to
     make up for the drift of what is added to its output, as far as that is final; refit_scale: fit the scales of a
     decided layer to its levels by least squares.
@@ -41,6 +42,7 @@ class LayerReconstruction(Reconstruction):
     by_moments = True
 
     ridge: float | None = None
+    rounding_ridge: bool = True
     num_positions: int = 49
     output_metric: str = "logits"
     num_projections: int = 2
@@ -134,10 +136,7 @@ class LayerUnit(UnitWork):
         if not (moments.is_finite() and held_out.is_finite()):
             raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
         self.rows = grouped_rows(float_layer, weight)
-        ridge = settings.ridge
-        if ridge is None:
-            ridge = USUAL if held_out is moments else choose_ridge(moments, held_out)
-        target = best_target(self.rows, moments, ridge)
+        target = best_target(self.rows, moments, *self._ridges())
         self.target = target.rows.to(weight.dtype).reshape(weight.shape)
         self._find_scale()
         self.objective = LayerObjective(target, moments, layer.scale, layer.zero_point)
@@ -151,6 +150,15 @@ class LayerUnit(UnitWork):
         self.loss = self.objective(*self.rounding.moments()).item()
         learned = list(self.rounding.parameters())
         self.optimizer = torch.optim.Adam(learned, self.quantizer.lr, fused=True) if learned else None
+
+    def _ridges(self) -> tuple[float, float]:
+        """Of the target and of the rounding."""
+        if self.settings.ridge is not None:
+            return self.settings.ridge, self.settings.ridge
+        if self.held_out is self.moments:
+            return USUAL, USUAL
+        target, rounding = choose_ridges(self.moments, self.held_out)
+        return target, rounding if self.settings.rounding_ridge else target
 
     def _find_scale(self) -> None:
         """The scale for the best real-valued weight, whose range is another than the float one where inputs drift."""

@@ -34,7 +34,7 @@ TINY = 1e-30  # keeps H invertible where the inputs are zero
 class Target:
     """What levels are to stand for: the best real-valued rows W* [G, o, n], and how errors of them count.
 
-    second: H with the ridge [G, n, n]; floor: the energy that W* leaves. Float64.
+    second: H with the ridge of the rounding [G, n, n]; floor: the energy that W* leaves. Float64.
     """
 
     rows: Tensor
@@ -42,19 +42,18 @@ class Target:
     floor: float
 
 
-def best_target(weight: Tensor, moments: Moments, ridge: float) -> Target:
-    """For float rows [G, o, n]; ridge: a fraction of the inputs' mean second moment."""
-    second = with_ridge(moments, ridge)
-    offset = solved_pull(moments, second)
+def best_target(weight: Tensor, moments: Moments, ridge: float, rounding_ridge: float) -> Target:
+    """For float rows [G, o, n]; ridges: fractions of the inputs' mean second moment, for W* and for errors of it."""
+    offset = solved_pull(moments, torch.linalg.cholesky(with_ridge(moments, ridge)))
     floor = moments.carried - (moments.pull * offset).sum().item()
     if moments.factor is not None:
         offset = torch.linalg.solve_triangular(moments.factor, offset, upper=True)
-    return Target(weight.double() - offset, second, floor)
+    return Target(weight.double() - offset, with_ridge(moments, rounding_ridge), floor)
 
 
-def solved_pull(moments: Moments, second: Tensor) -> Tensor:
-    """pull (H + r I)^-1 [G, o, n], with H and the ridge in `second`: by how much W* differs from W, in the metric."""
-    return torch.cholesky_solve(moments.pull.mT, torch.linalg.cholesky(second)).mT
+def solved_pull(moments: Moments, factor: Tensor) -> Tensor:
+    """pull (H + r I)^-1 [G, o, n], by the lower Cholesky factor of the latter: W - W*, in the metric."""
+    return torch.cholesky_solve(moments.pull.mT, factor).mT
 
 
 class LayerObjective:
