@@ -1,15 +1,16 @@
 """What few photographs and a real network say of the defaults: ridge, layers pinned to 8 bits, mirror images.
 
 python benchmarks/photographs.py <folder of the two packages> outputs/photographs   # once: see there
-OMP_NUM_THREADS=1 python benchmarks/defaults.py ridge                   # into results/defaults.csv
-OMP_NUM_THREADS=1 python benchmarks/defaults.py pins --networks lite0 --seeds 0
+OMP_NUM_THREADS=1 python benchmarks/defaults.py pins                    # into results/defaults.csv
+OMP_NUM_THREADS=1 python benchmarks/defaults.py ridge --networks resnet18_slim --rows results/ridges.csv
 OMP_NUM_THREADS=1 python benchmarks/defaults.py mirrored --seeds 0 1 --rows results/mirrored.csv
 python benchmarks/defaults.py ridge --smoke                             # one small setting, into outputs
 
 lite0 is calibrated on photographs and judged on others; the embedded models are judged on 2,048 training images outside
 the calibration set. SQNR of the logits in dB, agreement with FP32 and top-1 in percent, KL divergence in nats; bits:
-W4 is uniform with the first and last layer at 8, 4.0 is mixed; ridges: one of 0.01 for all layers, chosen layer by layer
-for the target and shared by its rounding, or chosen for each. A row that is there is not run again.
+W4 is uniform with the first and last layer at 8, 4.0 is mixed; ridges: one of 0.01 for all layers, shared: chosen layer
+by layer for the target and taken for its rounding too, chosen: for each by itself. A row that is there is not run
+again.
 """
 
 import argparse

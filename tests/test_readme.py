@@ -209,15 +209,7 @@ def test_what_is_foretold_of_a_layer_is_as_near_as_the_page_says():
     assert f"`bits.places=apart` has {apart[0]} and {apart[1]}" in text
 
 
-def test_photographs_are_shown_as_their_rows_have_them():
-    names = {"gptq": "GPTQ", "attention_round": "Attention Round"}
-    for row in rows("targets.csv"):
-        shown = line_of(page("photographs.md"), rf"mixed, {row['bits']} on average \| [\d.]+ \| {names[row['method']]}")
-        found = [float(row["sqnr_db"]), float(row["agreement"]), float(row["kl"]), float(row["top1"])]
-        assert [float(each) for each in cells(shown)[3:7]] == pytest.approx(found, abs=0.051)
-
-
-PLACES = {"sqnr_db": 2, "agreement": 1}
+PLACES = {"sqnr_db": 2, "agreement": 1, "kl": 3}
 
 
 def spread(draws: list[dict[str, str]], key: str) -> str:
@@ -227,15 +219,34 @@ def spread(draws: list[dict[str, str]], key: str) -> str:
     return f"{statistics.mean(values):.{n}f} ± {statistics.stdev(values):.{n}f}"
 
 
-def test_seeds_of_photographs_are_shown_with_their_spread():
-    found: dict[str, dict[str, list[dict[str, str]]]] = {}
+def draws_of_photographs() -> dict[str, dict[tuple[str, str], list[dict[str, str]]]]:
+    """Bits -> (method, ridge) -> rows."""
+    found: dict[str, dict[tuple[str, str], list[dict[str, str]]]] = {}
     for row in rows("targets_seeds.csv"):
-        found.setdefault(row["bits"], {}).setdefault(row["method"], []).append(row)
-    text = page("photographs.md").partition("targets_seeds.csv")[2]
-    for bits, methods in found.items():
+        found.setdefault(row["bits"], {}).setdefault((row["method"], row["ridge"]), []).append(row)
+    return found
+
+
+def test_photographs_are_shown_as_their_rows_have_them():
+    for bits, draws in draws_of_photographs().items():
         name = f"mixed, {bits} on average" if bits[0] != "W" else f"{bits[1:]}, first and last layer 8"
-        wanted = [spread(methods[method], key) for method in ("gptq", "attention_round") for key in PLACES]
-        assert cells(line_of(text, name))[1:] == wanted
+        one, nearest = draws["gptq", "chosen"][0], draws["nearest", "shared"][0]
+        wanted = [f"{float(one['mib']):.2f}", f"{float(nearest['sqnr_db']):.2f}", f"{float(nearest['agreement']):.1f}"]
+        wanted += [spread(draws[method, "chosen"], key) for method in ("gptq", "attention_round") for key in PLACES]
+        assert cells(line_of(page("photographs.md"), name))[1:] == wanted
+
+
+def order(row: dict[str, str]) -> tuple[int, int]:
+    return ["gptq", "attention_round"].index(row["method"]), ["0.01", "shared", "chosen"].index(row["ridge"])
+
+
+def test_ridges_are_shown_as_their_rows_have_them():
+    found: dict[tuple[str, str, str], list[float]] = {}
+    for row in sorted(rows("ridges.csv"), key=order):
+        found.setdefault((row["network"], row["bits"], row["images"]), []).append(float(row["sqnr_db"]))
+    for (network, bits, images), values in found.items():
+        shown = line_of(page("how-it-works.md"), rf"{network} \| {bits} \| {int(images):,}")
+        assert [float(each) for each in cells(shown)[3:]] == pytest.approx(values, abs=0.0051)
 
 
 @pytest.mark.parametrize(
