@@ -23,6 +23,7 @@ from attnround.quantization.rounding import (
 )
 from attnround.reconstruction.layer import LayerReconstruction, LayerUnit, check_memory
 from attnround.reconstruction.objective import LayerObjective, best_target
+from attnround.reconstruction.ridge import choose_ridges
 
 METHODS = {
     "nearest": Nearest(calibrated=True),
@@ -109,6 +110,33 @@ def test_the_scale_has_room_for_what_makes_up_for_the_drift(layer, weighted):
         unit.run(range(GPTQ().num_steps))
         reports.append(unit.finish())
     assert reports[1].sqnr_db > reports[0].sqnr_db - 0.5
+
+
+@pytest.mark.parametrize(
+    ("options", "of_target", "of_rounding"),
+    [
+        ({"ridge": 0.5}, 0.5, 0.5),
+        ({"rounding_ridge": False}, "target", "target"),
+        ({}, "target", "rounding"),
+    ],
+)
+def test_the_target_and_its_rounding_have_the_ridges_that_are_asked_for(options, of_target, of_rounding, layer):
+    x, x_quantized = inputs(layer)
+    parts = [
+        gather_moments(layer, [each], Patches(layer, 100, torch.Generator()))
+        for each in ((x[:48], x_quantized[:48]), (x[48:], x_quantized[48:]))
+    ]
+    target, rounding = choose_ridges(*parts)
+    assert target != rounding
+    chosen = {"target": target, "rounding": rounding}
+    observer = ClipSearch()
+    student = QuantizedLayer(copy.deepcopy(layer), observer.grid(3), *observer.search(layer.weight, observer.grid(3)))
+    settings = LayerReconstruction(observer=observer, num_positions=100, **options)
+    unit = LayerUnit("it", layer, student, *parts, GPTQ(), settings, torch.Generator())
+    ridges = [chosen.get(each, each) for each in (of_target, of_rounding)]
+    wanted = best_target(grouped_rows(layer, layer.weight), parts[0], *ridges)
+    torch.testing.assert_close(unit.target, wanted.rows.float().reshape(unit.target.shape))
+    torch.testing.assert_close(unit.objective.second, wanted.second.float())
 
 
 @pytest.mark.parametrize("name", METHODS)
