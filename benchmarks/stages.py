@@ -25,6 +25,7 @@ from attnround.api import ALLOCATORS, ENDS, LAYER
 from attnround.bits import Uniform
 from attnround.files import write_atomically
 from attnround.graph import find_layers
+from attnround.graph.batches import in_batches
 from attnround.machine import memory_kept, peak_mib, processor
 from attnround.prepared import Prepared, start
 from attnround.quantization.ranges import Float, Mse
@@ -84,7 +85,7 @@ def times_of(profile: cProfile.Profile, stages: dict[str, tuple[str, ...]]) -> d
 @memory_kept()
 def floor_of(prepared: Prepared, num_steps: int) -> dict[str, float]:
     """CPU seconds of what no way round can spare."""
-    batches = prepared.images.split(64)
+    batches = in_batches(prepared.images, 64)
     forward = seconds(lambda: [prepared.teacher(batch) for batch in batches])
     product = 0.0
     for name, weight in find_layers(prepared.teacher).items():

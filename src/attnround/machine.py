@@ -11,7 +11,7 @@ from pathlib import Path
 
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 WIDTHS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # flag of Linux: name, the widest first
-LARGEST = 2**26  # bytes of a tensor that is kept
+LARGEST = 2**27  # bytes of a tensor that is kept
 
 
 def processor() -> str:
