@@ -18,9 +18,11 @@ from attnround.deploy.openvino import AS_WRITTEN, OPSET, layers_in_integers, ope
 from attnround.deploy.qdq import wanted_form
 from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.errors import InputError
+from attnround.machine import processor
 
 slow = pytest.mark.slow
-BFLOAT16 = 0.01  # of the largest logit: floats of 8 bits, which OpenVINO takes by default where the processor has them
+# By default OpenVINO quantizes inputs of linear layers on the fly where there is VNNI, and takes bfloat16 if it can.
+ON_THE_FLY = 0.01 if "VNNI" in processor() else 0.0  # of the largest logit
 
 
 @functools.cache
@@ -42,7 +44,7 @@ def test_as_written_it_computes_what_torch_does(name):
     batches = [(images_for(model, 3, seed=1), None)]
     found, default = compare(model, [open_ir(*ir(name), "x", AS_WRITTEN), open_ir(*ir(name), "x")], batches)
     assert found.relative < (0.05 if inputs else ALIKE)
-    assert default.relative < (0.2 if inputs else BFLOAT16)  # it rounds codes of its own between layers
+    assert default.relative < (0.2 if inputs else max(ALIKE, ON_THE_FLY))  # it rounds codes of its own between layers
 
 
 @slow
@@ -74,7 +76,7 @@ def test_no_sum_overflows_by_default(bits):
     assert wanted_form("runtime", "openvino") == "runtime"
     by_default = open_ir(*sealed_ir(raw, ABOUT), "x")
     expected = open_onnx(raw, "x")(images)
-    assert (by_default(images) - expected).abs().max() < BFLOAT16 * expected.abs().max()
+    assert (by_default(images) - expected).abs().max() < max(1e-3, ON_THE_FLY) * expected.abs().max()
     assert layers_in_integers(by_default) == (["conv", "linear"] if bits == 7 else [])
 
 

@@ -24,8 +24,8 @@ from attnround.errors import InputError, reason
 
 GIVE = "the quantized.xml that src/export.py writes, with its quantized.bin"
 OPSET = 21  # the newest that OpenVINO 2026.4 reads all types of: it knows no INT2
-# The operations of the file, in float32. By default floats are bfloat16 where the processor has it, and inputs of linear
-# layers with packed weights are quantized on the fly where it has VNNI.
+# The operations of the file, in float32. By default floats are bfloat16 where the processor has it, and inputs of
+# linear layers with packed weights are quantized on the fly where it has VNNI.
 AS_WRITTEN = {
     "LP_TRANSFORMS_MODE": "NO",
     "INFERENCE_PRECISION_HINT": "f32",
