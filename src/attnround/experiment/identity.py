@@ -13,14 +13,13 @@ UNCOUNTED = ("_target_", "licence")  # keys that compute nothing, in any group
 # Options that came after runs had been recorded: at these values a run is the one it was before they came.
 LAYER_OBJECTIVE = {
     "output_metric": "none", "num_projections": 2, "metric_images": 256, "metric_damping": 0.1,
-    "residual_target": False,
+    "residual_target": False, "rounding_ridge": False,
 }  # fmt: skip
 NEUTRAL = {
     "activation.placement": "inputs", "bits.places": "apart", "model.weights_key": None,
     "trainer.devices": 1, "data.class_order": None, "data.class_map": None, "data.validation": "val",
     "reconstruction.refine": False, "reconstruction.patience": None,
     "reconstruction.mirrored": False, "reconstruction.layer_first.mirrored": False,
-    "reconstruction.rounding_ridge": False, "reconstruction.layer_first.rounding_ridge": False,
     **{f"reconstruction.{name}": value for name, value in LAYER_OBJECTIVE.items()},
     **{f"reconstruction.layer_first.{name}": value for name, value in LAYER_OBJECTIVE.items()},
 }  # fmt: skip

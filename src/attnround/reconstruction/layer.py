@@ -33,10 +33,10 @@ class LayerReconstruction(Reconstruction):
     ridge: how strongly weights are pulled to their float values, as a fraction of the inputs' mean second moment; None:
     layer by layer what `choose_ridges` finds, 0.01 where no images are held out; rounding_ridge: whether it then finds
     one for the rounding too, in place of the target's; num_positions: output positions of an image that enter the
-    moments; output_metric: `logits` or `fisher`, with the next two as `OutputMetric` has them, or
-    `none`; metric_damping: the share of the metric in which all outputs count alike; residual_target: a layer learns to
-    make up for the drift of what is added to its output, as far as that is final; refit_scale: fit the scales of a
-    decided layer to its levels by least squares.
+    moments; output_metric: `logits` or `fisher`, with the next two as `OutputMetric` has them, or `none`;
+    metric_damping: the share of the metric in which all outputs count alike; residual_target: a layer learns to make up
+    for the drift of what is added to its output, as far as that is final; refit_scale: fit the scales of a decided
+    layer to its levels by least squares.
     """
 
     by_moments = True

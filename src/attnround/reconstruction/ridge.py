@@ -46,8 +46,8 @@ def choose_ridges(learned: Moments, held_out: Moments) -> tuple[float, float]:
         return ((offset @ held_out.second - 2 * held_out.pull) * offset).sum().item()
 
     def error_of_rounding(factor: Tensor) -> float:
-        unit = factor / factor.diagonal(dim1=1, dim2=2)[:, None, :]
-        rows = torch.linalg.solve_triangular(unit, remainders, upper=False, left=False, unitriangular=True)
+        pivots = factor.diagonal(dim1=1, dim2=2)[:, None, :]  # the factor is L with these in its columns
+        rows = torch.linalg.solve_triangular(factor, remainders * pivots, upper=False, left=False)
         return (rows @ held_out.second * rows).sum().item()
 
     target = _Search(error_of_target, ended=not learned.pull.any())
