@@ -2,7 +2,7 @@
 
 python benchmarks/photographs.py <folder of the two packages> outputs/photographs   # once: see there
 OMP_NUM_THREADS=1 python benchmarks/defaults.py pins                    # into results/defaults.csv
-OMP_NUM_THREADS=1 python benchmarks/defaults.py ridge --networks resnet18_slim --rows results/ridges.csv
+OMP_NUM_THREADS=1 python benchmarks/defaults.py ridge --networks resnet18_slim mobilenetv2_050 --rows results/ridges.csv
 OMP_NUM_THREADS=1 python benchmarks/defaults.py mirrored --seeds 0 1 --rows results/mirrored.csv
 python benchmarks/defaults.py ridge --smoke                             # one small setting, into outputs
 
@@ -53,23 +53,23 @@ GRIDS = {
     "mirrored": [
         *product(
             network=EMBEDDED, images=[256, 64], method=["gptq"], bits=["W4", "W2"], pins=["first, last"],
-            ridge=["chosen"], mirrored=["no", "yes"],
+            ridge=["shared"], mirrored=["no", "yes"],
         ),
     ],
     "pins": [
-        *product(network=["lite0"], images=[202], method=["gptq"], bits=["4.0"], pins=PINS, ridge=["chosen"]),
+        *product(network=["lite0"], images=[202], method=["gptq"], bits=["4.0"], pins=PINS, ridge=["shared"]),
         *product(
-            network=EMBEDDED, images=[1024], method=["gptq"], bits=["4.0", "3.0", "2.5"], pins=PINS, ridge=["chosen"],
+            network=EMBEDDED, images=[1024], method=["gptq"], bits=["4.0", "3.0", "2.5"], pins=PINS, ridge=["shared"],
         ),
     ],
     "targets": [
         *product(
             network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
-            bits=["4.0", "3.5", "3.0", "2.25"], pins=["none"], ridge=["chosen"],
+            bits=["4.0", "3.5", "3.0", "2.25"], pins=["none"], ridge=["shared", "chosen"],
         ),
         *product(
             network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
-            bits=["W4", "W3"], pins=["first, last"], ridge=["chosen"],
+            bits=["W4", "W3"], pins=["first, last"], ridge=["shared", "chosen"],
         ),
     ],
 }  # fmt: skip
