@@ -21,25 +21,45 @@ import sys
 import sysconfig
 import time
 import venv
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from trials import MODELS, ROOT, Rows
 
 DRIVERS, PLACE = ROOT / "benchmarks/rivals", ROOT / "outputs/rivals"
-RIVALS = {  # what pip is asked for, and the methods
-    "attnround": ([], ["nearest", "gptq", "attention_round"]),
-    "brevitas": (["brevitas==0.13.4", "accelerate"], ["nearest", "gptq", "qronos", "learned_round"]),
-    "aimet": (["aimet-torch==2.42.0"], ["adaround"]),
-}
 BITS = {"W4": (4, 32), "W3": (3, 32), "W2": (2, 32), "W4A4": (4, 4), "W8A8": (8, 8)}
+
+
+@dataclass(frozen=True)
+class Rival:
+    """What its file of rivals offers.
+
+    methods: of its `METHODS`; packages: what pip is asked for, nothing where it runs in this environment; bits: of
+    `BITS`, all that it has.
+    """
+
+    methods: tuple[str, ...]
+    packages: tuple[str, ...] = ()
+    bits: Collection[str] = tuple(BITS)
+
+
+RIVALS = {
+    "attnround": Rival(("nearest", "gptq", "attention_round")),
+    "brevitas": Rival(("nearest", "gptq", "qronos", "learned_round"), ("brevitas==0.13.4", "accelerate")),
+    "aimet": Rival(("adaround",), ("aimet-torch==2.42.0",)),
+    "mct": Rival(("ptq", "gptq"), ("model-compression-toolkit==2.6.1",)),
+    "onnxruntime": Rival(
+        ("min_max", "percentile", "entropy"), ("onnxruntime==1.32.0", "onnx==1.23.2", "onnxscript==0.7.2"), ("W8A8",)
+    ),
+}
 PAGE = ROOT / "docs/rivals.md"
 KEYS = ("network", "bits", "rival", "method", "seed")
 
 
 def python_of(rival: str) -> Path | str:
     """The Python of a rival's environment, which is made if it is not there."""
-    packages, _ = RIVALS[rival]
+    packages = RIVALS[rival].packages
     if not packages:
         return sys.executable
     home = PLACE / rival
@@ -71,8 +91,8 @@ def table(rows: Sequence[Mapping[str, str]], network: str) -> str:
     """A line a method, a column for each bits: SQNR in dB, agreement in percent and seconds, means over the seeds."""
     columns = [bits for bits in BITS if any(row["network"] == network and row["bits"] == bits for row in rows)]
     lines = [["method", *columns], ["---"] * (len(columns) + 1)]
-    for rival, (_, methods) in RIVALS.items():
-        for method in methods:
+    for rival, offered in RIVALS.items():
+        for method in offered.methods:
             some = {"network": network, "rival": rival, "method": method}
             own = [row for row in rows if some.items() <= row.items()]
             if own:
@@ -104,9 +124,10 @@ def main() -> None:
     given = arguments.parse_args()
     rows, failed = Rows(given.rows, KEYS), 0
     for network, seed, bits, rival in itertools.product(given.networks, given.seeds, given.bits, given.rivals):
-        for method in RIVALS[rival][1]:
+        for method in RIVALS[rival].methods:
             place = dict(zip(KEYS, (network, bits, rival, method, seed), strict=True))
-            if place in rows or (given.methods and method not in given.methods):
+            offered = bits in RIVALS[rival].bits and method in (given.methods or RIVALS[rival].methods)
+            if place in rows or not offered:
                 continue
             found = run(place)
             failed += found is None

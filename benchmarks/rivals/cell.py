@@ -8,6 +8,7 @@ The float network, the calibration images, the evaluation and the clock are the 
 float module to the quantized one; memory is the largest that the process had, the libraries included.
 """
 
+import copy
 import importlib
 import json
 import sys
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 import torch
+from timm.layers import Conv2dSame, get_same_padding
 from torch import Tensor, nn
 from trials import MODELS, ROOT, model_of, photographs, settle
 
@@ -40,6 +42,33 @@ class Case:
     def batches(self) -> list[Tensor]:
         """The calibration images, as rivals want them."""
         return list(self.images.split(BATCH))
+
+    def plain(self) -> nn.Module:
+        """The module with its paddings as modules of their own, where timm computes them from the image's size.
+
+        That is control flow, which torch.fx cannot follow; for images of one size it says the same.
+        """
+        plain, sizes = copy.deepcopy(self.module), {}
+        same = {name: each for name, each in plain.named_modules() if isinstance(each, Conv2dSame)}
+        hooks = [
+            each.register_forward_pre_hook(lambda _, given, name=name: sizes.update({name: given[0].shape[-2:]}))
+            for name, each in same.items()
+        ]
+        plain(self.images[:1])
+        for hook in hooks:
+            hook.remove()
+        for name, each in same.items():
+            ways = zip(sizes[name], each.kernel_size, each.stride, each.dilation, strict=True)
+            pads = [get_same_padding(*way) for way in ways]
+            (top, left), (rows, columns) = [pad // 2 for pad in pads], pads
+            inner = nn.Conv2d(
+                each.in_channels, each.out_channels, each.kernel_size, each.stride, 0, each.dilation, each.groups,
+                each.bias is not None,
+            )  # fmt: skip
+            inner.load_state_dict(each.state_dict())
+            padding = nn.ZeroPad2d((left, columns - left, top, rows - top))
+            plain.set_submodule(name, nn.Sequential(padding, inner))
+        return plain.eval()
 
 
 def case_of(network: str, seed: int) -> Case:

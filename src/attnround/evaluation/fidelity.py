@@ -29,7 +29,7 @@ def outputs(model: nn.Module, images: Tensor, batch_size: int = BATCH_SIZE) -> d
 
 
 def _batches(model: nn.Module, images: Tensor, batch_size: int) -> Iterator[Tensor]:
-    device = next(model.parameters()).device
+    device = next(model.parameters(), images).device
     return (batch.to(device) for batch in in_batches(images, batch_size, device))
 
 
