@@ -8,9 +8,9 @@ As benchmarks/deployment.py does in onnxruntime, with the same networks, images 
 timed in turn with the float one, an image at a time, with OpenVINO's default options; SQNR of the logits and agreement
 with FP32 are those of the same compiled model. NNCF quantizes the float network twice. defaults: symmetric activations,
 ranges by the mean of the images' extremes, fast bias correction. tuned: asymmetric activations, ranges by the extremes
-of all images, full bias correction, which was the best of its options on resnet18_slim, and weights of half the range,
-which its documentation gives processors without VNNI; for trained networks. Where nncf is not installed (pip install
-nncf) its rows are left out, and a line says so.
+of all images, full bias correction, which was the best of its options on resnet18_slim, and weights of half the range
+on processors without VNNI and of all of it on others, as its documentation says; for trained networks. Where nncf is
+not installed (pip install nncf) its rows are left out, and a line says so.
 """
 
 import importlib.util
@@ -77,7 +77,8 @@ def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], OpenVinoM
     batches = [image.contiguous() for image in case.prepared.images.split(1)]
     kind = nncf.ModelType.TRANSFORMER if name.startswith(TRANSFORMERS) else None
     extremes = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX, overflow_fix=OverflowFix.ENABLE
+        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
+        overflow_fix=OverflowFix.DISABLE if "VNNI" in processor() else OverflowFix.ENABLE,
     )
     tuned = {
         "preset": nncf.QuantizationPreset.MIXED, "fast_bias_correction": False, "advanced_parameters": extremes,
