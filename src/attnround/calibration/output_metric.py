@@ -29,6 +29,7 @@ from attnround.ranks import from_first, is_own, num_ranks
 NUM_POSITIONS = 49  # output positions of an image that enter the metric
 BATCH_SIZE = 64
 KINDS = ("logits", "fisher")
+DAMPING = 0.1  # the share of the metric in which all outputs count alike, by default
 TINY = 1e-30  # keeps the metric of outputs on which nothing depends positive
 
 
@@ -163,7 +164,7 @@ def projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     return nn.functional.cross_entropy(outputs, labels, reduction="sum")
 
 
-def factor_of(metric: Tensor, damping: float) -> Tensor | None:
+def factor_of(metric: Tensor, damping: float = DAMPING) -> Tensor | None:
     """F [G, o, o] in float64, upper triangular, of G = F^T F damped by this fraction of its mean diagonal.
 
     None where a group has one output: rows are independent then, and no metric changes what is best for each.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from attnround.calibration.moments import Moments, MomentSums
-from attnround.calibration.output_metric import OutputMetric, factor_of
+from attnround.calibration.output_metric import DAMPING, OutputMetric, factor_of
 from attnround.errors import InputError, check_number
 from attnround.graph.branches import Branches, find_branches
 from attnround.graph.capture import Captured
@@ -47,7 +47,7 @@ class LayerReconstruction(Reconstruction):
     output_metric: str = "logits"
     num_projections: int = 2
     metric_images: int = 256
-    metric_damping: float = 0.1
+    metric_damping: float = DAMPING
     residual_target: bool = True
     refit_scale: bool = False
 

@@ -17,7 +17,6 @@ from attnround.graph.units import Unit
 from attnround.reconstruction.plan import Bench
 
 log = logging.getLogger(__name__)
-METRIC_DAMPING = 0.1  # as of the layer objective
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ def in_metric_of_logits(data: UnitData, unit: Unit, bench: Bench, batch_size: in
     dim = channel_dim(targets.data.shape, num_outputs)
     values = (targets[images] for images in batches(0, min(len(targets), metric.num_images), batch_size))
     found = metric_of_channels(metric, rest_of(unit, bench), values, dim, bench.generator)
-    factor = factor_of(found, METRIC_DAMPING)
+    factor = factor_of(found)
     return dataclasses.replace(data, factor=None if factor is None else factor[0].float(), channel_dim=dim)
 
 
