@@ -2,9 +2,11 @@
 
 OMP_NUM_THREADS=1 python benchmarks/beside_rivals.py                    # all, into results/rivals.csv
 python benchmarks/beside_rivals.py --rivals brevitas --networks mobilenetv2_050 --bits W4 W2 --seeds 0 1 2
+python benchmarks/beside_rivals.py --rivals brecq qdrop --clones brecq=../BRECQ qdrop=../QDrop --methods brecq_2000
 
 Each cell is a process. A rival is installed with pip into an environment of its own, in outputs/rivals, which sees
-this project and the libraries it runs with behind what the rival brings. Bits are of weights, and behind an A of
+this project and the libraries it runs with behind what the rival brings; one that is no package is run from a clone
+that the user gives. Bits are of weights, and behind an A of
 inputs; the first and the last layer have 8. A row that is there is not run again; a cell that fails says how and
 leaves no row. What was set otherwise than a rival's defaults is said at the head of its file, rivals/with_<rival>.py.
 """
@@ -36,12 +38,16 @@ class Rival:
     """What its file of rivals offers.
 
     methods: of its `METHODS`; packages: what pip is asked for, nothing where it runs in this environment; bits: of
-    `BITS`, all that it has.
+    `BITS`, all that it has; networks: that it can run; clone: where it is no package, the repository that a user
+    clones; known_by: a file of it.
     """
 
     methods: tuple[str, ...]
     packages: tuple[str, ...] = ()
     bits: Collection[str] = tuple(BITS)
+    networks: Collection[str] = (*MODELS, "lite0")
+    clone: str = ""
+    known_by: str = ""
 
 
 RIVALS = {
@@ -52,7 +58,15 @@ RIVALS = {
     "onnxruntime": Rival(
         ("min_max", "percentile", "entropy"), ("onnxruntime==1.32.0", "onnx==1.23.2", "onnxscript==0.7.2"), ("W8A8",)
     ),
-}
+    "brecq": Rival(
+        ("brecq", "brecq_2000"), bits=("W4", "W3", "W2", "W4A4"), networks=MODELS,
+        clone="github.com/yhhhli/BRECQ", known_by="quant/block_recon.py",
+    ),
+    "qdrop": Rival(
+        ("qdrop", "qdrop_2000"), ("easydict==1.13", "pyyaml", "scipy"), ("W4A4",), MODELS,
+        clone="github.com/wimh966/QDrop", known_by="qdrop/solver/recon.py",
+    ),
+}  # fmt: skip
 PAGE = ROOT / "docs/rivals.md"
 KEYS = ("network", "bits", "rival", "method", "seed")
 
@@ -74,13 +88,28 @@ def python_of(rival: str) -> Path | str:
     return python
 
 
-def run(place: dict[str, object]) -> dict[str, object] | None:
+def clones_of(given: Sequence[str]) -> dict[str, Path]:
+    """RIVAL=FOLDER as what is given; ends with a line where that is not the rival's clone."""
+    found = {}
+    for each in given:
+        name, _, folder = each.partition("=")
+        if name not in RIVALS or not RIVALS[name].clone:
+            sys.exit(f"error: --clones {each}: give brecq=FOLDER or qdrop=FOLDER")
+        if not (Path(folder) / RIVALS[name].known_by).is_file():
+            rival = RIVALS[name]
+            sys.exit(f"error: --clones {each}: has no {rival.known_by}: give the folder of a clone of {rival.clone}")
+        found[name] = Path(folder).resolve()
+    return found
+
+
+def run(place: dict[str, object], clone: Path | None = None) -> dict[str, object] | None:
     """A cell in a process of its own; None where it failed, after its last lines are shown."""
     bits = map(str, BITS[place["bits"]])
     words = [place["rival"], place["method"], place["network"], *bits, str(place["seed"])]
     command = [python_of(place["rival"]), "-W", "ignore", DRIVERS / "cell.py", *words]
     ours = os.pathsep.join(map(str, (ROOT / "src", ROOT / "benchmarks")))
-    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": ours}, capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": ours} | ({"CHECKOUT": str(clone)} if clone else {})
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
         print("failed:", *words, *done.stderr.strip().splitlines()[-3:], sep="\n  ", file=sys.stderr)
         return None
@@ -120,16 +149,25 @@ def main() -> None:
     arguments.add_argument("--networks", nargs="+", default=list(MODELS), choices=[*MODELS, "lite0"])
     arguments.add_argument("--bits", nargs="+", default=list(BITS), choices=BITS)
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
+    arguments.add_argument(
+        "--clones", nargs="+", default=[], metavar="RIVAL=FOLDER", help="of rivals without a package"
+    )
     arguments.add_argument("--rows", type=Path, default=ROOT / "results/rivals.csv")
     given = arguments.parse_args()
+    clones = clones_of(given.clones)
+    for rival in given.rivals:
+        if RIVALS[rival].clone and rival not in clones:
+            print(f"{rival} is left out: it runs from a clone of {RIVALS[rival].clone}, --clones {rival}=FOLDER")
+    rivals = [each for each in given.rivals if each in clones or not RIVALS[each].clone]
     rows, failed = Rows(given.rows, KEYS), 0
-    for network, seed, bits, rival in itertools.product(given.networks, given.seeds, given.bits, given.rivals):
+    for network, seed, bits, rival in itertools.product(given.networks, given.seeds, given.bits, rivals):
         for method in RIVALS[rival].methods:
             place = dict(zip(KEYS, (network, bits, rival, method, seed), strict=True))
-            offered = bits in RIVALS[rival].bits and method in (given.methods or RIVALS[rival].methods)
+            offered = bits in RIVALS[rival].bits and network in RIVALS[rival].networks
+            offered &= method in (given.methods or RIVALS[rival].methods)
             if place in rows or not offered:
                 continue
-            found = run(place)
+            found = run(place, clones.get(rival))
             failed += found is None
             if found:
                 rows.add(place | found | {"date": time.strftime("%Y-%m-%d", time.gmtime())})

@@ -100,7 +100,8 @@ def main(rival: str, method: str, network: str, weights: int, inputs: int | None
     right = "" if case.labels is None else f"{100 * is_right(given, case.labels).double().mean().item():.2f}"
     return {
         "top1": right, "agreement": f"{measured['agreement']:.2f}", "sqnr_db": f"{measured['sqnr_db']:.2f}",
-        "cpu_seconds": f"{seconds:.1f}", "peak_mib": f"{peak_mib():.0f}", "version": version(driver.PACKAGE),
+        "cpu_seconds": f"{seconds:.1f}", "peak_mib": f"{peak_mib():.0f}",
+        "version": getattr(driver, "VERSION", "") or version(driver.PACKAGE),
         "torch": torch.__version__.partition("+")[0], "processor": processor(),
     }  # fmt: skip
 
