@@ -95,12 +95,18 @@ def entry(tmp_path):
 
 
 def test_a_module_and_its_data_go_all_the_way(entry, tmp_path):
-    done = entry("train", *RUN, *DATA, "data.calibration=sets.py:Photos")
+    done = entry("train", *RUN, *DATA, "data.calibration=sets.py:Photos", "data.arguments={count: 40}")
     assert done.returncode == 0, done.stderr
     record = json.loads((tmp_path / "run/record.json").read_text())
     top1 = record["metrics"]["quantized/top1"]
     assert record["calibration"]["source"] == "sets.py:Photos"
     assert "model        small, " in done.stdout
+
+    card = (tmp_path / "run/model_card.md").read_text()
+    assert "- network: `nets.py:small`, for module" in card
+    assert 'attnround.load("quantized.safetensors", model=<the float module>)' in card
+    assert "data=module factory=nets.py:small data.factory=sets:labelled` measures it again" in card
+    assert "timm\n" not in card
 
     given = (*DATA, "factory=nets.py:small")
     verified = entry("verify", "run", *given)

@@ -2,7 +2,7 @@
 
 What is asked is a kind (int, float, str, bool, dict, list, type(None), a class, or one of those below), a tuple of
 kinds of which one is enough, a list of one such for a list, or a dictionary of them: `key?` may be missing, `str:`
-stands for each key, and keys that are not named are left alone.
+stands for each other key, and without it keys that are not named are left alone.
 """
 
 import json
@@ -128,9 +128,12 @@ def check(value: Any, wanted: object, field: str = "") -> None:
     """Raise ValueError that names the first field which is not as wanted, and what it should be."""
     if isinstance(wanted, dict):
         _check_kind(value, dict, field)
+        named = {key.removesuffix("?") for key in wanted if key is not str}
         for key, inner in wanted.items():
             if key is str:
                 for name, each in value.items():
+                    if name in named:
+                        continue
                     check(each, inner, f"{field}.{name if str(name).isprintable() else _shown(name)}")
             elif key.removesuffix("?") in value:
                 name = key.removesuffix("?")

@@ -76,7 +76,11 @@ def card(
     """
     record = record | {"metrics": json_floats(record["metrics"])}
     choices, deployed = record["choices"], record["deployed"]
+    own, of_own = choices["model"] == "module", choices["data"] == "module"
     beside = "" if has_top1(record) else " model=<the float model>"
+    beside += f" factory={record['config']['model']['factory']}" if own else ""
+    beside += f" data.factory={record['config']['data']['factory']}" if of_own else ""
+    given = ", model=<the float module>" if own else ""
     sections = {
         _name(record): _summary(record),
         "Accuracy" if has_top1(record) else "Fidelity": _accuracy(record),
@@ -87,7 +91,7 @@ def card(
         **({"ONNX": [*_onnx(exported), *_providers(exported, reports)]} if exported else {}),
         **({"OpenVINO": [*_openvino(ir), *_providers(ir, reports)]} if ir else {}),
         "Licences": [
-            f"- weights ({record['config']['model']['name']}): {record['licence']['weights'] or 'unknown'}",
+            f"- weights ({_source(record)}): {record['licence']['weights'] or 'unknown'}",
             f"- data ({choices['data']}): {record['licence']['data'] or 'unknown'}",
         ],
         "Use": [
@@ -96,7 +100,7 @@ def card(
             "",
             "import attnround",
             "",
-            f'model = attnround.load("{deployed["file"]}")  # an nn.Module in eval mode',
+            f'model = attnround.load("{deployed["file"]}"{given})  # an nn.Module in eval mode',
             'images = torch.zeros(1, *model.preprocessing["input_size"])  # yours, after model.preprocessing',
             "print(model(images).argmax(1))",
             "```",
@@ -145,7 +149,7 @@ def metadata(record: dict) -> dict[str, object]:
             "quantization",
             "quantization-aware-training" if trained else "post-training-quantization",
             choices["quantizer"],
-            "timm",
+            *(["timm"] if choices["model"] != "module" else []),
         ],
         "model-index": [{"name": _name(record), "results": [result]}],
     }
@@ -178,14 +182,20 @@ def _name(record: dict) -> str:
     return f"{model}, {record['choices']['quantizer']}, {record['metrics']['bits/mean']:.2f} bits a weight"
 
 
+def _source(record: dict) -> str:
+    """timm's name of the network, or the function that makes one's own."""
+    return record["config"]["model"]["factory" if record["choices"]["model"] == "module" else "name"]
+
+
 def _summary(record: dict) -> list[str]:
     choices, calibration, versions = record["choices"], record["calibration"], record["versions"]
     weights = f", weights: {record['weights']}" if "weights" in record else ""
     inputs = sorted(set(record["activation_bits"].values()))
     widths = f"{' and '.join(map(str, inputs))} bits by {choices['activation']}" if inputs else "float"
     equalized = record.get("equalized")
+    whose = "" if choices["model"] == "module" else "timm's "
     return [
-        f"- network: timm's `{record['config']['model']['name']}`, for {choices['data']}{weights}",
+        f"- network: {whose}`{_source(record)}`, for {choices['data']}{weights}",
         f"- weights rounded by: {choices['quantizer']}, {choices['reconstruction']} objective, bits {choices['bits']}",
         *([f"- equalization of channels before that: {equalized}"] if equalized else []),
         f"- inputs of the quantized layers: {widths}",

@@ -2,7 +2,6 @@
 
 import base64
 import platform
-import shutil
 import subprocess
 import zlib
 from dataclasses import dataclass
@@ -12,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from attnround.experiment.identity import identity
+from attnround.experiment.identity import identity, leaves
 from attnround.files import has_checkpoint, sealed_json, write_atomically
 from attnround.machine import processor
 
 RESULTS = (  # the record first: without it the rest is of no finished run
-    "record.json", "allocation.json", "model_card.md", "quantized.*", "model.safetensors", "layers.csv", "layers.png",
-    "moved.png", "losses.png", "trials.png", "photos.png", "trials.json", "reconstruction.pt", "qat.csv", "qat",
-    "verify.*", "verify_*.json", "export_*.json",
+    "record.json", "allocation.json", "model_card.md", "layers.csv", "layers.png", "moved.png", "losses.png",
+    "trials.png", "photos.png", "trials.json", "reconstruction.pt", "qat.csv", "qat/last.ckpt", "qat/best.ckpt",
+    "quantized.safetensors", "quantized.onnx", "quantized.xml", "quantized.bin", "quantized.pt2",
+    "verify.json", "verify.csv", "verify_*.json", "export_onnx.json", "export_openvino.json", "export_torch.json",
 )  # fmt: skip
 PACKAGES = ("torch", "torchvision", "timm", "pytorch-lightning", "hydra-core", "numpy")
 
@@ -61,13 +61,18 @@ class Run:
         return self.resume and has_checkpoint(self.output_dir)
 
     def clear(self) -> None:
-        """Remove what an earlier run left in the folder, unless this one goes on from there; half files always."""
+        """Remove what an earlier run left in the folder, unless this one goes on from there; half files always.
+
+        What the config names, as a checkpoint to read, stays.
+        """
         for path in self.output_dir.glob(".*.part"):  # of a writer that was killed
             path.unlink()
         if self.goes_on:
             return
+        read = {Path(value).resolve() for _, value in leaves(self.config) if isinstance(value, str)}
         for path in [path for pattern in RESULTS for path in self.output_dir.glob(pattern)]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.resolve() not in read:
+                path.unlink()
 
     def record(self, metrics: dict[str, float], **more: object) -> dict[str, object]:
         """What record.json is to say."""

@@ -47,7 +47,7 @@ RECORD = {  # of a run that left a model
     "deployed": {"file": FileName, "bytes": Count, "sha256": str, "fingerprint": str, "parts": {str: int}},
     "config": {
         "model": {"name": (str, Nothing), "factory?": str, "pretrained?": bool, "checkpoint?": (str, Nothing)},
-        "data": {str: Plain},
+        "data": {"arguments?": (dict, Nothing), str: Plain},  # of one's own data, which no record has made again
         "activation?": {"placement?": str},
         "paths": {"root": str, "shipped?": (str, Nothing)},
     },

@@ -57,7 +57,8 @@ def take_part(job: Job) -> None:
         for name in CHECKPOINTS:
             kept = job.run.output_dir / name
             if job.run.resume and kept.is_file():
-                shutil.copy(kept, place)
+                Path(place, name).parent.mkdir(exist_ok=True)
+                shutil.copy(kept, Path(place, name))
         job.run = dataclasses.replace(job.run, output_dir=Path(place))
         for stage in STAGES:
             stage(job)

@@ -1,7 +1,6 @@
 """Run quantization-aware training: from a quantized student to a better one."""
 
 import copy
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,9 +64,10 @@ def finetune(
     folder: where Lightning's checkpoints are written after every epoch; with `resume` the last of them is gone on from.
     Raises InputError where that is of another run.
     """
-    last = folder / "last.ckpt"
+    last, best = folder / "last.ckpt", folder / "best.ckpt"
     if not resume:
-        shutil.rmtree(folder, ignore_errors=True)  # an earlier run's, in a folder given twice
+        for path in (last, best):  # an earlier run's, in a folder given twice
+            path.unlink(missing_ok=True)
     net, float_net = (copy.deepcopy(model) for model in (student, teacher))
     device = trainer.device
     train_layers(net, float_net)
@@ -91,7 +91,7 @@ def finetune(
             raise InputError(f"qat.batch_size={settings.batch_size}: {fit.world_size} devices cannot share it evenly")
         fit.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
     curve = read(last, identity)["qat"]["curve"]
-    load_weights(module, folder / "best.ckpt", identity)
+    load_weights(module, best, identity)
     estimate_norms(net.to(device), images.to(device).split(STATISTICS_BATCH))
     net = net.cpu()
     settle_layers(net)

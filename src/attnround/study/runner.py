@@ -154,8 +154,8 @@ def tidy(place: Path) -> None:
     """
     (place / BEGUN).unlink(missing_ok=True)
     for name in CHECKPOINTS:
-        path = place / name
-        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        (place / name).unlink(missing_ok=True)
+    shutil.rmtree(place / "qat", ignore_errors=True)
 
 
 @contextlib.contextmanager
