@@ -4,6 +4,7 @@ import copy
 import json
 import runpy
 
+import numpy as np
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -437,11 +438,13 @@ def test_a_model_that_gives_a_dictionary(images, tmp_path, options):
         found.evaluate(labelled(images))
 
 
-def test_classes_are_asked_for_where_the_output_says(images):
+def test_classes_are_asked_for_where_the_output_says(images, tmp_path):
     torch.manual_seed(0)
     fisher = attnround.bits.Fisher(budget=6, pinned=ENDS)
     found = quick(Segmenter(), images, bits=fisher, output="aux")
     assert found.evaluate(labelled(images))["agreement"] > 50
+    found.save(tmp_path / "it.safetensors")
+    assert attnround.load(tmp_path / "it.safetensors", model=Segmenter).logits_at == "aux"
     with pytest.raises(InputError, match=r"the logits are \[48, 4, 16, 16\]: only"):
         quick(Segmenter(), images, output="out").evaluate(labelled(images))
 
@@ -557,3 +560,98 @@ def test_signals_of_one_dimension(tmp_path):
     assert [row["kind"] for row in found.report] == ["Conv1d", "Linear"]
     assert found.report.sqnr_db > 15
     assert found.export(tmp_path / "it.onnx") == 100
+
+
+def test_what_a_prepared_model_was_prepared_with_is_not_asked_for_again(own, images):
+    prepared = attnround.Prepared(own, images)
+    for option in ({"num_images": 4}, {"images_of": lambda batch: batch}, {"output": 0}):
+        (name,) = option
+        with pytest.raises(InputError, match=f"{name} of a prepared model is what it was prepared with"):
+            quick(prepared, **option)
+
+
+def test_a_number_of_bits_may_be_numpys(own, images):
+    found = quick(own, images, bits=np.int64(4), activation=np.int64(8))
+    assert same_state(found.model, quick(own, images, bits=4, activation=8).model)
+    with pytest.raises(InputError, match=r"bits='4': give a number of bits, mixed"):
+        quick(own, images, bits="4")
+
+
+def test_nothing_is_asked_of_the_mode_that_the_caller_is_in(own, images):
+    expected = quick(own, images, bits="mixed")
+    with torch.inference_mode():
+        found = quick(own, images.clone(), bits="mixed")
+    assert same_state(found.model, expected.model)
+
+
+class Odd(torch.utils.data.Dataset):
+    """Items that no DataLoader makes a batch of, unless their labels are left alone."""
+
+    def __init__(self, items):
+        self.items = items
+
+    def __len__(self):
+        return len(self.items)
+
+    def __getitem__(self, index):
+        return self.items[index]
+
+
+@pytest.mark.parametrize("label", [None, object()])
+def test_labels_are_not_looked_at(own, images, label):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    found = quick(own, Odd([(image, label) for image in images]))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same_state(found.model, quick(own, images).model)
+    found = quick(own, Odd([{"image": image, "label": label} for image in images]))
+    assert same_state(found.model, quick(own, images).model)
+
+
+@pytest.mark.parametrize(
+    ("items", "fault"),
+    [
+        ([(object(), 0)], r"items cannot be put into a batch .*: give tensors"),
+        ([(torch.zeros(3, 8, 8), 0), (torch.zeros(3, 9, 9), 0)], r"different shapes \(\[3, 8, 8\] and \[3, 9, 9\]\)"),
+    ],
+)
+def test_items_that_are_no_images_are_one_line(own, items, fault):
+    with pytest.raises(InputError, match=fault):
+        quick(own, Odd(items))
+
+
+def test_labels_are_a_whole_number_an_image(own, images):
+    found, labels = quick(own, images), torch.arange(48) % 5
+    expected = found.evaluate(TensorDataset(images, labels))
+    assert found.evaluate(TensorDataset(images, labels[:, None])) == expected
+    with pytest.raises(InputError, match=r"labels are torch.int64 of shape \[48, 5\]: give a whole number an image"):
+        found.evaluate(TensorDataset(images, nn.functional.one_hot(labels, 5)))
+    with pytest.raises(InputError, match="items cannot be put into a batch"):
+        found.evaluate(Odd([(image, None) for image in images]))
+
+
+class Stream(torch.utils.data.IterableDataset):
+    def __iter__(self):
+        yield torch.zeros(3, SIDE, SIDE), 0
+
+
+def test_fine_tuning_says_what_it_cannot_train_on(own, images):
+    found, labels = quick(own, images), torch.arange(48) % 5
+    pairs = TensorDataset(images, labels)
+    for data, options, fault in (
+        (pairs, {"device": "tpu"}, "device='tpu': give cpu or gpu"),
+        (TensorDataset(images, labels + 3), {}, "an image has the label .*, the model has 5 outputs"),
+        (Stream(), {}, "held_out is not given: .*a Dataset with a length"),
+        (Stream(), {"held_out": pairs}, "data is a Stream without a length"),
+        (TensorDataset(images[:1], labels[:1]), {}, "data has 1 images: give at least 2"),
+    ):
+        with pytest.raises(InputError, match=fault):
+            found.finetune(data, epochs=1, progress=False, **options)
+
+
+def test_verify_takes_images_out_of_batches_of_any_form(own, images):
+    found = quick(own, images, activation=8)
+    batches = [{"a": images, "b": images}]
+    with pytest.raises(InputError, match=r"give one image an item, or images_of="):
+        found.verify(batches)
+    assert found.verify(batches, images_of=lambda batch: batch["a"]).layers == found.verify(images).layers

@@ -70,6 +70,13 @@ class Named(Dataset):
     def __getitem__(self, index):
         return torch.zeros(3, 16, 16), "cat"
 
+class Flow(pl.LightningDataModule):
+    def train_dataloader(self):
+        return DataLoader(labelled(64), 8)
+
+    def val_dataloader(self):
+        return [next(iter(DataLoader(labelled(), 8)))]
+
 class Module(pl.LightningDataModule):
     def train_dataloader(self):
         return DataLoader(labelled(64), 8)
@@ -138,6 +145,9 @@ def test_a_data_module_calibrates_evaluates_and_trains(entry, tmp_path):
     record = json.loads((tmp_path / "run/record.json").read_text())
     assert record["evaluation"]["images"] == 40
     assert record["metrics"]["qat/labels"] == 64
+    limited = entry("evaluate", "checkpoint=run/quantized.safetensors", "factory=nets.py:small", "data=module",
+                    "data.factory=sets:Module", "data.limit=10")  # fmt: skip
+    assert "10 images" in limited.stdout, limited.stderr
 
 
 @pytest.mark.parametrize(
@@ -149,13 +159,17 @@ def test_a_data_module_calibrates_evaluates_and_trains(entry, tmp_path):
         (["model.output=null"], "model.output=None: the model gives features, logits; name the one"),
         (["model.factory=sets:labelled"], "gives a TensorDataset: it must return an nn.Module"),
         (["data.factory=nets.py:small"], "it must return a Dataset with a length, or a LightningDataModule"),
-        (["data.factory=sets.py:Photos"], "a batch has no labels"),
+        (
+            ["data.factory=sets.py:Photos"],
+            "data.factory=sets.py:Photos: a batch has no labels: give (images, labels)\n",
+        ),
         (["data.factory=sets.py:Broken"], "data.factory: item 7 of 30 raised OSError: photo 7 is damaged"),
         (
             ["data.calibration=sets.py:Broken", "data.num_calibration=30"],
             "data.calibration: item 7 of 30 raised",
         ),
         (["data.calibration=sets.py:words"], "data.calibration gives a list: it must return a Dataset"),
+        (["data.factory=sets:Flow", "data.limit=3"], "data.limit=3: the validation images of sets:Flow are no Dataset"),
         (["data.factory=sets.py:none"], "data.factory=sets.py:none gives no image"),
         (["data.factory=sets.py:beyond"], "an image has the label 77, the model has 5 outputs: give 0 to 4"),
         (["data.factory=sets.py:Named"], "labels are no numbers"),

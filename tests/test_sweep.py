@@ -58,7 +58,8 @@ def test_a_sweep_runs_tells_what_failed_and_goes_on(sweep, small, tmp_path):
 
     row = folder / f"rows/{rows[0]['config_hash']}.json"
     content, written = row.read_text(), row.stat().st_mtime_ns
-    again = sweep(SWEEP.replace("0.25, -1", "0.25"), *small)
+    place = "hydra.sweep.dir='outputs/sweeps/small'"
+    again = sweep(SWEEP.replace("0.25, -1", "0.25"), *small, place)
     assert again.returncode == 0, again.stderr
     assert "1 runs, 0 to run" in again.stdout
     assert row.stat().st_mtime_ns == written
@@ -79,6 +80,8 @@ WRONG = {
     "unknown override": (SWEEP, ["quantizer.lrr=1"], "quantizer.lrr"),
     "launcher": (SWEEP, ["hydra/launcher=nodes"], "basic, joblib"),
     "launcher's option": (SWEEP, ["hydra.launcher.n_jbs=1"], "n_jbs"),
+    "another of Hydra's options": (SWEEP, ["hydra.run.dir=mine"], "hydra.run.dir=mine: of Hydra's a sweep takes"),
+    "unknown metric": (SWEEP.replace("sqnr_db", "sqnr"), [], "metric.name=quantized/sqnr: give quantized/sqnr_db"),
     "empty": ("method: grid", [], "parameters are missing"),
 }
 

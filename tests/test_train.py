@@ -147,6 +147,8 @@ def test_pretraining_writes_weights_that_load(train, tmp_path):
         arguments={"in_chans": 1}, preprocessing={"input_size": [1, 28, 28], "mean": [0.3], "std": [0.3]},
     )  # fmt: skip
     assert model.build()(torch.zeros(1, 1, 28, 28)).shape == (1, 10)
+    again = train(*arguments[:-1], *short, "resume=run")
+    assert again.stderr.strip().endswith("pre-training keeps nothing to go on from, leave it out")
 
 
 @pytest.mark.parametrize("entry", ["train", "tables", "evaluate", "verify", "export"])

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
+from numbers import Integral
 from typing import TypeVar
 
 import torch
@@ -16,7 +17,7 @@ from attnround.graph import (
     Equalization,
     Output,
 )
-from attnround.prepared import Prepared, start, start_at_smallest
+from attnround.prepared import Prepared, device_named, start, start_at_smallest
 from attnround.progress import silent
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float, Mse, RangeSearch
@@ -72,6 +73,7 @@ RECONSTRUCTIONS: dict[str, Callable[[], Reconstruction]] = {
 }
 
 
+@torch.inference_mode(False)
 def quantize(
     model: nn.Module | Blueprint | Prepared,
     images: object = None,
@@ -81,7 +83,7 @@ def quantize(
     activation: int | RangeSearch | None = None,
     placement: str = "inputs",
     reconstruction: str | Reconstruction = "layer",
-    num_images: int = NUM_IMAGES,
+    num_images: int | None = None,
     images_of: Callable[[object], Tensor] | None = None,
     output: Output = None,
     equalization: str | Equalization = "none",
@@ -92,42 +94,38 @@ def quantize(
     """Quantize the weights of a model, and its layers' inputs where asked, from unlabelled images.
 
     model: any nn.Module that torch.export captures, which stays as it is, or one that is `Prepared`; images: a tensor
-    [N, C, H, W], Dataset, DataLoader or iterable of batches, normalised as the model takes them, of which the first
-    `num_images` are looked at; images_of: takes the images out of a batch of another form; output: the key or index of
-    the logits in what the model gives, or a function that takes them out, where classes are asked for and it gives
-    several tensors; bits: of every weight but the first and last layer's 8, or "mixed" (4 mean bits by coding length),
-    "fisher", "sensitivity", or an allocator of attnround.bits; rounding: a name such as "gptq", "adaround", "nearest",
-    or an object of attnround.quantization.rounding; activation: bits of the layers' inputs, None leaves them float;
-    placement: where activations are quantized: at the layers' `inputs`, or as onnxruntime, tensorrt or openvino wants;
-    equalization: "cross_layer" first scales channels between layers to even ranges, "layer_norm" those of LayerNorms,
-    which changes no output of the model;
-    reconstruction: "layer", "block" or "layer_then_block"; device: what computes, "cpu" or "gpu"; progress: False shows
-    no bar.
+    [N, C, H, W], Dataset, DataLoader or iterable of batches, normalised as the model takes them; num_images: how many
+    of them are looked at, the first, 1,024 where it is None; images_of: takes the images out of a batch of another
+    form; output: the key or index of the logits in what the model gives, or a function that takes them out, where
+    classes are asked for and it gives several tensors; bits: of every weight but the first and last layer's 8, or
+    "mixed" (4 mean bits by coding length), "fisher", "sensitivity", or an allocator of attnround.bits; rounding: a name
+    such as "gptq", "adaround", "nearest", or an object of attnround.quantization.rounding; activation: bits of the
+    layers' inputs, None leaves them float; placement: where activations are quantized: at the layers' `inputs`, or as
+    onnxruntime, tensorrt or openvino wants; equalization: "cross_layer" first scales channels between layers to even
+    ranges, "layer_norm" those of LayerNorms, which changes no output of the model; reconstruction: "layer", "block" or
+    "layer_then_block"; device: what computes, "cpu" or "gpu"; progress: False shows no bar.
 
     Raises InputError for what cannot be handled, in one line.
     """
-    if isinstance(model, Prepared) and images is not None:
-        raise InputError("a prepared model brings its images: leave images out")
-    if isinstance(model, Prepared) and equalization != "none":
-        raise InputError(f"equalization={equalization!r}: a prepared model is equalized or not: tell Prepared")
-    if isinstance(bits, int) and not isinstance(bits, bool):
-        bits = Uniform(bit_width=bits, pinned=ENDS)
-    if isinstance(activation, int) and not isinstance(activation, bool):
-        activation = Mse(activation, pinned=ENDS, placement=placement)
+    if isinstance(model, Prepared):
+        if images is not None:
+            raise InputError("a prepared model brings its images: leave images out")
+        if equalization != "none":
+            raise InputError(f"equalization={equalization!r}: a prepared model is equalized or not: tell Prepared")
+        for name, given in (("num_images", num_images), ("images_of", images_of), ("output", output)):
+            if given is not None:
+                raise InputError(f"{name} of a prepared model is what it was prepared with: tell Prepared")
+    if isinstance(bits, Integral) and not isinstance(bits, bool):
+        bits = Uniform(bit_width=int(bits), pinned=ENDS)
+    if isinstance(activation, Integral) and not isinstance(activation, bool):
+        activation = Mse(int(activation), pinned=ENDS, placement=placement)
     elif placement != "inputs":
         raise InputError(f"placement={placement!r}: give activation=<bits>, or a search with its own placement")
     allocator = bits if isinstance(bits, Auto) else _chosen("bits", bits, ALLOCATORS, Allocator)
     method = _chosen("rounding", rounding, ROUNDINGS, RoundingMethod)
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)
     settings = _chosen("reconstruction", reconstruction, RECONSTRUCTIONS, Reconstruction)
-    on = _device(device)
-    prepared = (
-        model
-        if isinstance(model, Prepared)
-        else Prepared(
-            model, images, num_images=num_images, images_of=images_of, output=output, equalization=equalization
-        )
-    )
+    on = device_named(device)
 
     def rounded(student: Captured) -> list[UnitReport]:
         metrics = {} if method.data_free else prepared.output_metrics(settings.metric, seed, on)
@@ -136,6 +134,14 @@ def quantize(
         )
 
     with silent(not progress), torch.random.fork_rng():  # who calls keeps the state of the global generator
+        prepared = (
+            model
+            if isinstance(model, Prepared)
+            else Prepared(
+                model, images, num_images=NUM_IMAGES if num_images is None else num_images, images_of=images_of,
+                output=output, equalization=equalization,
+            )
+        )  # fmt: skip
         if isinstance(allocator, Auto):
             found = start_at_smallest(prepared, allocator, search, settings, device=on, seed=seed, rounded=rounded)
         else:
@@ -152,15 +158,6 @@ def _chosen(argument: str, given: object, words: dict[str, Callable[[], T]], kin
         return given
     if isinstance(given, str) and given in words:
         return words[given]()
-    near = get_close_matches(str(given), words, n=3, cutoff=0.4) or list(words)
-    raise InputError(f"{argument}={given!r}: give {', '.join(near) or 'a number of bits'}, or an object")
-
-
-def _device(name: str) -> torch.device:
-    if name not in ("cpu", "gpu", "cuda"):
-        raise InputError(f"device={name!r}: give cpu or gpu")
-    if name == "cpu":
-        return torch.device("cpu")
-    if not torch.cuda.is_available():
-        raise InputError(f"device={name!r}: torch finds no CUDA device here; device='cpu' runs anywhere")
-    return torch.device("cuda", torch.cuda.current_device())
+    number = ["a number of bits"] if argument in ("bits", "activation") else []
+    near = get_close_matches(str(given), words, n=3, cutoff=0.4) or [*number, *words]
+    raise InputError(f"{argument}={given!r}: give {', '.join(near)}, or an object")

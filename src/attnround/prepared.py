@@ -54,6 +54,17 @@ EQUALIZATIONS: dict[str, Equalization] = {
 BYTE_RANGE = 50  # no normalised image reaches this, one of 0 to 255 does
 
 
+def device_named(name: str) -> torch.device:
+    """What computes, by the word for it. Raises InputError for another word, or where there is no GPU."""
+    if name not in ("cpu", "gpu", "cuda"):
+        raise InputError(f"device={name!r}: give cpu or gpu")
+    if name == "cpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise InputError(f"device={name!r}: torch finds no CUDA device here; device='cpu' runs anywhere")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
 class Prepared:
     """A float model captured and folded, with its calibration images [N, C, H, W]: for `quantize` again and again.
 
@@ -91,6 +102,8 @@ class Prepared:
             _warn_of_images(model, images)
             teacher = capture(model, images[:1])
             architecture = {"module": f"{type(model).__module__}.{type(model).__qualname__}", "input_size": shape}
+            if isinstance(output, str | int):  # a function is not kept
+                architecture["output"] = output
             teacher.preprocessing = {"input_size": shape}
         else:
             raise InputError(f"model is a {type(model).__name__}: give an nn.Module")

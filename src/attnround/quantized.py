@@ -26,7 +26,7 @@ from attnround.errors import InputError, listed
 from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
 from attnround.files import write_atomically
 from attnround.graph import Captured, class_logits, find_layers, joined, left_float
-from attnround.prepared import Prepared
+from attnround.prepared import Prepared, device_named
 from attnround.progress import silent
 from attnround.qat import Lsq, estimate_norms, insert_norms, settle_layers, train_layers
 from attnround.quantization.grid import quantize
@@ -156,9 +156,15 @@ class Quantized:
             write_atomically(place, raw)
         return found.agreement
 
-    def verify(self, images: object | None = None, *, batch_size: int = 50) -> Proof:
+    def verify(
+        self,
+        images: object | None = None,
+        *,
+        images_of: Callable[[object], Tensor] | None = None,
+        batch_size: int = 50,
+    ) -> Proof:
         """Compare the simulation with exact integer arithmetic, layer by layer, on images as `quantize` takes them."""
-        shown = self.images if images is None else gather_images(images, NUM_IMAGES)
+        shown = self.images if images is None else gather_images(images, NUM_IMAGES, images_of)
         content = self._content()
         return prove(self.model, content.layers, _unlabelled(shown), batch_size)
 
@@ -194,6 +200,7 @@ class Quantized:
             **fidelity(float_logits, found),
         }
 
+    @torch.inference_mode(False)
     def finetune(
         self,
         data: object,
@@ -218,8 +225,12 @@ class Quantized:
         from attnround.qat.run import finetune
         from attnround.trainer import TrainerSettings
 
+        device_named(device)
         settings = recipe or Lsq(num_epochs=epochs, lr=lr, **RECIPE)
-        pair = LabelledPair(data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of)
+        num_classes = class_logits(self.model, self.images[:1]).shape[1]
+        pair = LabelledPair(
+            data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of, num_classes
+        )
         with tempfile.TemporaryDirectory() as folder, silent(not progress), torch.random.fork_rng():
             torch.manual_seed(seed)
             tuned = finetune(

@@ -65,10 +65,12 @@ def test_a_missing_root_a_root_without_val_and_a_val_without_images(tmp_path, im
     (tmp_path / "val" / "3").mkdir(parents=True)
     with pytest.raises(InputError, match="hold no image"):
         data(tmp_path)
+    only_evaluates = data(image_folder)
+    assert len(only_evaluates.evaluation) > 0
     with pytest.raises(InputError, match=r"data\.calibration.*not there"):
-        data(image_folder)  # no train/ to fall back on
+        only_evaluates.calibration()  # no train/ to fall back on
     with pytest.raises(InputError, match="holds no image"):
-        data(image_folder, calibration=str(tmp_path))
+        data(image_folder, calibration=str(tmp_path)).calibration()
 
 
 def test_a_validation_set_may_have_a_name_of_its_own(image_folder, tmp_path):
@@ -123,7 +125,7 @@ def test_images_of_a_kind_that_is_not_read_here_are_counted(tmp_path, caplog, mo
     root = images(tmp_path, "val/3/1.png", "train/a.png")
     for name in ("val/3/b.HEIC", "val/3/c.heic", "train/x.heic"):
         (root / name).touch()
-    data(root, num_calibration=1)
+    data(root, num_calibration=1).calibration()
     assert "val: 2 images are left out (3/b.HEIC, 3/c.heic): this Pillow does not read them" in caplog.text
     assert "train: 1 images are left out (x.heic)" in caplog.text
 

@@ -22,8 +22,8 @@ def start_on_run(main: Callable[[], object], takes: tuple[str, ...] = ()) -> Non
     """
     try:
         overrides, flags = split(sys.argv[1:])
-        places = [each for each in overrides if "=" not in each]
-        options = [each for each in overrides if "=" in each]
+        places = [each for each in overrides if "=" not in each or Path(each).is_dir()]  # Hydra makes seed=0 a folder
+        options = [each for each in overrides if each not in places]
         if places and not asks_for_help(flags):
             if len(places) > 1:
                 raise InputError(f"{' '.join(places)}: give the folder of one run")

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 def run() -> None:
     """Run what is not there yet of the sweep; write its CSV and its picture."""
     from attnround.cli.rows import cost_by, failed_of, missing_of, plan, run_rows, workers_of
-    from attnround.errors import InputError
+    from attnround.errors import InputError, choice
+    from attnround.experiment import METRICS
     from attnround.study.row import read_rows
     from attnround.study.sweep import fixed, points, read_sweep
 
@@ -32,10 +33,15 @@ def run() -> None:
     if len(files) != 1 or files[0].startswith("-"):
         raise InputError("give one W&B sweep file, such as sweeps/sigma.yaml, and then options as key=value")
     sweep = read_sweep(Path(files[0]))
+    if sweep.metric not in METRICS["quantize"]:
+        raise InputError(f"{files[0]}: {choice('metric.name', sweep.metric, METRICS['quantize'])}")
     launcher = [each for each in given if each.startswith(("hydra/launcher=", "hydra.launcher."))]
     workers = workers_of(launcher)
     folder = Path(_last(given, "hydra.sweep.dir=", f"outputs/sweeps/{sweep.name}"))
-    loggers = _last(given, "logger=", "csv").strip("[]").split(",")
+    loggers = next((each[7:] for each in reversed(given) if each.startswith("logger=")), "csv").strip("[]").split(",")
+    for each in given:
+        if each.startswith("hydra") and each not in launcher and not each.startswith("hydra.sweep.dir="):
+            raise InputError(f"{each}: of Hydra's a sweep takes hydra/launcher, hydra.launcher.* and hydra.sweep.dir")
     more = [each for each in given if not each.startswith(("hydra", "logger="))]
     sweep = fixed(sweep, more)
     every = points(sweep)
@@ -56,7 +62,10 @@ def run() -> None:
 
 
 def _last(given: Sequence[str], start: str, default: str) -> str:
-    return next((each.removeprefix(start) for each in reversed(given) if each.startswith(start)), default)
+    from attnround.cli.parsed import parsed
+
+    found = [each for each in given if each.startswith(start)]
+    return str(parsed(found[-1]).value()) if found else default
 
 
 def _overrides(sweep: "Sweep", point: Mapping[str, object], more: Sequence[str]) -> list[str]:
@@ -85,7 +94,7 @@ def _report(sweep: "Sweep", runs: Sequence[tuple[dict, "Planned"]], rows: Mappin
         row = rows[run.config_hash]
         if row.metrics and sweep.metric not in row.metrics:
             known = ", ".join(row.metrics)
-            raise InputError(f"metric.name={sweep.metric} is none of {known}; the runs are in {folder}")
+            raise InputError(f"metric.name={sweep.metric}: these runs have {known}; they are in {folder}")
         metrics = {name: f"{row.metrics[name]:.6g}" if name in row.metrics else "" for name in names}
         about = {"config_hash": row.config_hash, "git_revision": row.git_revision, "error": row.error or ""}
         lines.append(point | metrics | about)

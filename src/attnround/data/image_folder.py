@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 
 from timm.data import create_transform
@@ -57,7 +58,6 @@ class ImageFolder(ImageFiles):
         self.evaluated = self._evaluation_set()
         self.evaluation = self.limited(self.evaluated)
         self.evaluation[0]  # a set of a kind that is refused is refused before the work begins
-        self.calibration_files = self._calibration_files()
 
     def calibration(self) -> Calibration:
         """Files in seeded order until there are enough; unreadable ones are named, skipped and counted."""
@@ -123,7 +123,9 @@ class ImageFolder(ImageFiles):
         known = both if len(both) == self.num_classes else known
         return class_places(sorted(known), self.num_classes, self.validation, self.class_order)
 
-    def _calibration_files(self) -> list[str]:
+    @cached_property
+    def calibration_files(self) -> list[str]:
+        """Listed where something calibrates: what only evaluates needs no such folder."""
         folder = self.calibration_root
         if not folder.is_dir():
             raise InputError(f"data.calibration={folder} is not there: give any folder of images, no labels needed")

@@ -1,18 +1,20 @@
 """Data of the user's own: any torch Dataset or LightningDataModule, made by functions that options name."""
 
 from collections.abc import Callable, Mapping, Sized
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from attnround.data.base import Calibration, ImageData, draw, draw_balanced
-from attnround.data.images import Labelled, gather_images, labelled
+from attnround.data.images import Labelled, UnclearError, batch_of, gather_images, labelled
 from attnround.errors import InputError, reason
 from attnround.factory import made
 from attnround.ranks import OwnBatches, own_items
+
+T = TypeVar("T")
 
 
 class OwnData(ImageData):
@@ -58,8 +60,8 @@ class OwnData(ImageData):
                 f"data.factory={self.factory} gives a {type(source).__name__}: it must return a Dataset with a length, "
                 "or a LightningDataModule"
             )
-        self.evaluation = self._limited_set(self._prepared("data.factory", source) if _indexed(source) else source)
-        images, _ = next(iter(self.val_dataloader()), (None, None))
+        self.evaluation = self._limited_set(source)
+        images, _ = self._unless_unclear("data.factory", lambda: next(iter(self.val_dataloader()), (None, None)))
         if images is None:
             raise InputError(f"data.factory={self.factory} gives no image: there must be at least one")
         if list(images.shape[1:]) != list(preprocessing["input_size"]):
@@ -75,21 +77,21 @@ class OwnData(ImageData):
             raise InputError(
                 f"data.calibration gives a {type(source).__name__}: it must return a Dataset with a length"
             )
+        option = "data.calibration" if self.calibration_factory else "data.factory"
         if not _indexed(source):
-            images = gather_images(source, self.num_calibration)
+            images = self._unless_unclear(option, lambda: gather_images(source, self.num_calibration))
             draw(len(images), self.num_wanted(len(images)), self.seed, name)
             return Calibration(images, list(range(len(images))), name, [])
         indices = draw(len(source), self.num_wanted(len(source)), self.seed, name)
-        images = gather_images(
-            DataLoader(Subset(self._prepared("data.calibration", source), indices), self.batch_size), len(indices)
-        )
+        drawn = Subset(self._prepared("data.calibration", source), indices)
+        images = self._unless_unclear(option, lambda: gather_images(drawn, len(indices)))
         return Calibration(images, indices, name, [])
 
     def val_dataloader(self) -> Labelled:
         if not _indexed(self.evaluation):
             return Labelled(OwnBatches(self.evaluation), num_classes=self.num_classes)
         dataset = own_items(self.evaluation, self.batch_size)
-        loader = DataLoader(dataset, self.batch_size, num_workers=self.num_workers)
+        loader = DataLoader(dataset, self.batch_size, num_workers=self.num_workers, collate_fn=batch_of)
         return Labelled(loader, num_classes=self.num_classes)
 
     def training_sets(self) -> tuple[Dataset, Dataset]:
@@ -123,12 +125,34 @@ class OwnData(ImageData):
         mode = "L" if self.preprocessing["input_size"][0] == 1 else "RGB"
         return Items(option, dataset, create_transform(**self.preprocessing, is_training=False), mode)
 
-    def _limited_set(self, dataset: Any) -> Any:
-        if self.limit is None or not _indexed(dataset):
-            return dataset
-        pairs = Pairs(dataset)
-        labels = [pairs[index][1] for index in range(len(pairs))]
-        return Subset(dataset, draw_balanced(labels, self.limit, self.seed))
+    def _limited_set(self, source: Any) -> Any:
+        """What is evaluated on: a Dataset, prepared; or, where there is no limit, the data module's loader as it is.
+
+        Labels are those that the Dataset lists as `targets` or `labels`, or else each item's.
+        """
+        if self.limit is not None and not _indexed(source):
+            source = getattr(source, "dataset", None)
+            if not _indexed(source):
+                what = f"data.limit={self.limit}: the validation images of {self.factory} are no Dataset with a length"
+                raise InputError(f"{what}: leave it out")
+        if not _indexed(source):
+            return source
+        prepared = self._prepared("data.factory", source)
+        if self.limit is None:
+            return prepared
+        labels = getattr(source, "targets", getattr(source, "labels", None))
+        if labels is None or len(labels) != len(source):
+            pairs = Pairs(prepared)
+            labels = self._unless_unclear("data.factory", lambda: [pairs[index][1] for index in range(len(pairs))])
+        return Subset(prepared, draw_balanced([int(each) for each in labels], self.limit, self.seed))
+
+    def _unless_unclear(self, option: str, work: Callable[[], T]) -> T:
+        """What `work` gives; what it cannot tell apart is said of the function that an option names."""
+        try:
+            return work()
+        except UnclearError as error:
+            given = self.factory if option == "data.factory" else self.calibration_factory
+            raise InputError(f"{option}={given}: {error.what}: give {error.give}") from error
 
 
 class Items(Dataset):
@@ -168,7 +192,7 @@ class Pairs(Dataset):
         return len(self.items)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        images, labels = labelled(default_collate([self.items[index]]))
+        images, labels = labelled(batch_of([self.items[index]]))
         return images[0], int(labels[0])
 
 

@@ -32,12 +32,15 @@ def pretrain(
     """Train a float model with labels; write its weights as model.safetensors."""
     if trainer.devices != 1:
         raise InputError(f"trainer.devices={trainer.devices}: pre-training takes one device, give 1")
+    if run.resume:
+        raise InputError(f"resume={run.output_dir}: pre-training keeps nothing to go on from, leave it out")
     begun = time.perf_counter()
     pl.seed_everything(seed, verbose=False)
     loggers = list((logger or {}).values())
     net = model.build().to(memory_format=torch.channels_last).train()  # up to twice as fast on a CPU
     say("model", f"{model.name}, {sum(p.numel() for p in net.parameters()) / 1e6:.2f} M parameters")
     data.match(net.preprocessing, net.num_classes)
+    run.clear()
     with closing(loggers, run, ("model", "data", "experiment")):
         fit = trainer.make(max_epochs=training.num_epochs, logger=loggers, callbacks=[TrainingBar()])
         fit.fit(SupervisedModule(net, training), datamodule=data)

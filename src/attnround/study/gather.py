@@ -62,7 +62,10 @@ def collect(folder: Path) -> list[dict[str, object]]:
 
 def main(source: str, target: str) -> None:
     """Write the records below `source` as the CSV file `target`."""
-    write_atomically(Path(target), csv_text(collect(Path(source))))
+    lines = collect(Path(source))
+    if not lines:
+        raise InputError(f"{source} holds no record.json: give the folder of runs")
+    write_atomically(Path(target), csv_text(lines))
 
 
 if __name__ == "__main__":
