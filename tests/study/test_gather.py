@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from attnround.errors import InputError
 from attnround.study.gather import METRICS, line_of, main
 
 
@@ -29,6 +30,8 @@ def test_the_records_below_a_folder_are_lines_in_order(tmp_path):
         ("b", "1", "93"),
     ]
     assert {line["device"] for line in lines} == {"p, 2 cores"}
+    with pytest.raises(InputError, match=r"none holds no record\.json: give the folder of runs"):
+        main(str(tmp_path / "none"), str(tmp_path / "lines.csv"))
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,15 @@ from attnround.evaluation.size import size_mib, stored_bytes
 from attnround.lazy import lazily
 
 if TYPE_CHECKING:
-    from attnround.evaluation.run import evaluate
+    from attnround.evaluation.run import evaluate, evaluate_together
 else:
-    __getattr__ = lazily(__name__, {"evaluate": "run"})  # which needs Lightning
+    __getattr__ = lazily(__name__, {"evaluate": "run", "evaluate_together": "run"})  # which needs Lightning
 
 __all__ = [
     "Outputs",
     "agreement",
     "evaluate",
+    "evaluate_together",
     "fidelity",
     "is_right",
     "kl_nats",

@@ -13,7 +13,7 @@ from torch import nn
 
 from attnround.crew import crew
 from attnround.data import ImageData
-from attnround.evaluation import Outputs, evaluate
+from attnround.evaluation import Outputs, evaluate_together
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import say
 from attnround.experiment.stages import STAGES
@@ -42,12 +42,8 @@ def sharing(job: Job) -> Iterator[None]:
 
 def evaluate_each(models: Mapping[str, nn.Module], data: ImageData, trainer: TrainerSettings) -> list[Outputs]:
     """What each of these models, by name, gives for the evaluation set, on all the devices."""
-    with crew(trainer.accelerator, trainer.num_devices, _evaluate, models, data, trainer):
-        return _evaluate(models, data, trainer)
-
-
-def _evaluate(models: Mapping[str, nn.Module], data: ImageData, trainer: TrainerSettings) -> list[Outputs]:
-    return [evaluate(model, data, trainer, name) for name, model in models.items()]
+    with crew(trainer.accelerator, trainer.num_devices, evaluate_together, models, data, trainer):
+        return evaluate_together(models, data, trainer)
 
 
 def take_part(job: Job) -> None:

@@ -14,7 +14,7 @@ from attnround.calibration import activation_columns
 from attnround.calibration.sensitivity import logits
 from attnround.data import HeldOut, ImageData
 from attnround.errors import InputError, listed
-from attnround.evaluation import Outputs, evaluate, fidelity, size_mib
+from attnround.evaluation import Outputs, evaluate, evaluate_together, fidelity, size_mib
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import kept_starts, say
 from attnround.experiment.record import Run
@@ -194,8 +194,8 @@ def warn_of_lost(student: nn.Module, layers: Sequence[Layer]) -> None:
 
 def evaluate_start(job: Job) -> Metrics:
     """The float model and the one rounded to nearest, on the evaluation images."""
-    job.reference = evaluate(job.prepared.teacher, job.data, job.trainer, "fp32")
-    job.nearest = evaluate(job.student, job.data, job.trainer, "nearest")
+    models = {"fp32": job.prepared.teacher, "nearest": job.student}
+    job.reference, job.nearest = evaluate_together(models, job.data, job.trainer)
     fp32, found = job.reference.top1, compare("nearest", job.nearest, job.reference)
     if fp32 is None:
         say("evaluate", f"{len(job.reference)} images: nearest agrees with fp32 on {found['nearest/agreement']:.2f} %")
