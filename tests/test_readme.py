@@ -230,8 +230,8 @@ def draws_of_photographs() -> dict[str, dict[tuple[str, str], list[dict[str, str
 def test_photographs_are_shown_as_their_rows_have_them():
     for bits, draws in draws_of_photographs().items():
         name = f"mixed, {bits} on average" if bits[0] != "W" else f"{bits[1:]}, first and last layer 8"
-        one, nearest = draws["gptq", "chosen"][0], draws["nearest", "shared"][0]
-        wanted = [f"{float(one['mib']):.2f}", f"{float(nearest['sqnr_db']):.2f}", f"{float(nearest['agreement']):.1f}"]
+        wanted = [f"{float(draws['gptq', 'chosen'][0]['mib']):.2f}"]
+        wanted += [spread(draws["nearest", "shared"], key) for key in ("sqnr_db", "agreement")]
         wanted += [spread(draws[method, "chosen"], key) for method in ("gptq", "attention_round") for key in PLACES]
         assert cells(line_of(page("photographs.md"), name))[1:] == wanted
 
