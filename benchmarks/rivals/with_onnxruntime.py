@@ -15,14 +15,14 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, Q
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
-PACKAGE, OPSET = "onnxruntime", 21
+PACKAGE, OPSET, BATCH = "onnxruntime", 21, 32  # its histograms want batches of one size
 
 
 class Images(CalibrationDataReader):
     """The calibration images, a batch at a time."""
 
     def __init__(self, case: Case):
-        self.left = iter(case.batches)
+        self.left = iter(case.images.split(BATCH))
 
     def get_next(self) -> dict[str, object] | None:
         found = next(self.left, None)
