@@ -2,6 +2,7 @@
 
 OMP_NUM_THREADS=1 python benchmarks/beside_rivals.py                    # all, into results/rivals.csv
 python benchmarks/beside_rivals.py --rivals brevitas --networks mobilenetv2_050 --bits W4 W2 --seeds 0 1 2
+python benchmarks/beside_rivals.py --rivals mct --smoke                 # only see that it runs
 python benchmarks/beside_rivals.py --rivals brecq qdrop --clones brecq=../BRECQ qdrop=../QDrop --methods brecq_2000
 
 Each cell is a process. A rival is installed with pip into an environment of its own, in outputs/rivals, which sees
@@ -31,6 +32,7 @@ from trials import MODELS, ROOT, Rows
 
 DRIVERS, PLACE = ROOT / "benchmarks/rivals", ROOT / "outputs/rivals"
 BITS = {"W4": (4, 32), "W3": (3, 32), "W2": (2, 32), "W4A4": (4, 4), "W8A8": (8, 8)}
+SMOKE_BITS = "W4A4"
 
 
 @dataclass(frozen=True)
@@ -102,10 +104,11 @@ def clones_of(given: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def run(place: dict[str, object], clone: Path | None = None) -> dict[str, object] | None:
+def run(place: dict[str, object], clone: Path | None = None, smoke: bool = False) -> dict[str, object] | None:
     """A cell in a process of its own; None where it failed, after its last lines are shown."""
     bits = map(str, BITS[place["bits"]])
     words = [place["rival"], place["method"], place["network"], *bits, str(place["seed"])]
+    words += ["smoke"] if smoke else []
     command = [python_of(place["rival"]), "-W", "ignore", DRIVERS / "cell.py", *words]
     ours = os.pathsep.join(map(str, (ROOT / "src", ROOT / "benchmarks")))
     environment = os.environ | {"PYTHONPATH": ours} | ({"CHECKOUT": str(clone)} if clone else {})
@@ -152,8 +155,12 @@ def main() -> None:
     arguments.add_argument(
         "--clones", nargs="+", default=[], metavar="RIVAL=FOLDER", help="of rivals without a package"
     )
-    arguments.add_argument("--rows", type=Path, default=ROOT / "results/rivals.csv")
+    arguments.add_argument("--rows", type=Path, help="where they go: results/rivals.csv, of a smoke run outputs")
+    arguments.add_argument("--smoke", action="store_true", help="only see that it runs: one network, few iterations")
     given = arguments.parse_args()
+    if given.smoke:
+        given.networks, given.bits, given.seeds = MODELS[:1], [SMOKE_BITS], [0]
+    given.rows = given.rows or ROOT / ("outputs/rivals_smoke.csv" if given.smoke else "results/rivals.csv")
     clones = clones_of(given.clones)
     for rival in given.rivals:
         if RIVALS[rival].clone and rival not in clones:
@@ -167,13 +174,13 @@ def main() -> None:
             offered &= method in (given.methods or RIVALS[rival].methods)
             if place in rows or not offered:
                 continue
-            found = run(place, clones.get(rival))
+            found = run(place, clones.get(rival), given.smoke)
             failed += found is None
             if found:
                 rows.add(place | found | {"date": time.strftime("%Y-%m-%d", time.gmtime())})
-    with given.rows.open() as file:
-        found = list(csv.DictReader(file))
-    PAGE.write_text(with_tables(PAGE.read_text(), found))
+    if not given.smoke and given.rows.exists():
+        with given.rows.open() as file:
+            PAGE.write_text(with_tables(PAGE.read_text(), list(csv.DictReader(file))))
     if failed:
         sys.exit(f"error: {failed} cells failed; the next call runs them again")
 

@@ -31,9 +31,20 @@ def test_every_method_of_a_rival_has_a_function(beside):
             assert set(offered.methods) <= {each.name for each in source.body if isinstance(each, ast.FunctionDef)}
 
 
+def test_a_clone_is_the_rivals(beside, tmp_path):
+    with pytest.raises(SystemExit, match=r"has no quant/block_recon\.py: give the folder of a clone of github"):
+        beside.clones_of([f"brecq={tmp_path}"])
+    with pytest.raises(SystemExit, match="give brecq=FOLDER or qdrop=FOLDER"):
+        beside.clones_of([f"brevitas={tmp_path}"])
+    (tmp_path / "quant").mkdir()
+    (tmp_path / "quant/block_recon.py").touch()
+    assert beside.clones_of([f"brecq={tmp_path}"]) == {"brecq": tmp_path}
+
+
 @pytest.mark.slow
 def test_a_cell_of_our_own(beside):
     place = dict(zip(beside.KEYS, ("resnet18_slim", "W8A8", "attnround", "nearest", 0), strict=True))
     row = beside.run(place)
     assert float(row["sqnr_db"]) > 30
     assert float(row["top1"]) > 93
+    assert float(beside.run(place, smoke=True)["sqnr_db"]) > 25

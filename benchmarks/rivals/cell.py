@@ -1,6 +1,7 @@
 """One cell of the comparison, in an environment in which a rival is installed: a row as JSON on the last line.
 
-What benchmarks/beside_rivals.py starts with a rival, a method, a network, bits of weights and of inputs, and a seed.
+What benchmarks/beside_rivals.py starts with a rival, a method, a network, bits of weights and of inputs, a seed, and
+`smoke` where it is only to be seen that all of it runs: few images, and a 500th of the iterations.
 
 The float network, the calibration images, the evaluation and the clock are the same for all: 1,024 calibration images
 (of lite0 the photographs of assets/photos), no labels; SQNR of the logits in dB and agreement with FP32 in percent, on
@@ -26,17 +27,26 @@ from attnround.evaluation import fidelity, is_right, logits
 from attnround.machine import peak_mib, processor
 
 NUM_CALIBRATION, NUM_JUDGED, BATCH = 1024, 2000, 64
+SMOKE_IMAGES, SMOKE_EFFORT = 64, 0.002
 
 
 @dataclass(frozen=True)
 class Case:
-    """A float module, calibration images [N, C, H, W], and what is judged: other images and their labels."""
+    """A float module, calibration images [N, C, H, W], and what is judged: other images and their labels.
+
+    effort: the share of its iterations that a method is to take.
+    """
 
     module: nn.Module
     images: Tensor
     judged: Tensor
     labels: Tensor | None
     seed: int
+    effort: float = 1.0
+
+    def iterations(self, number: int) -> int:
+        """So many, or the share of them."""
+        return max(1, int(self.effort * number))
 
     @property
     def batches(self) -> list[Tensor]:
@@ -71,26 +81,32 @@ class Case:
         return plain.eval()
 
 
-def case_of(network: str, seed: int) -> Case:
+def case_of(network: str, seed: int, smoke: bool = False) -> Case:
     """Read the images and build the module."""
     net = model_of(network).build()
     if network in MODELS:
-        data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION, limit=NUM_JUDGED, seed=seed)
+        data = FashionMNIST(
+            str(ROOT / "assets/fashion_mnist"), SMOKE_IMAGES if smoke else NUM_CALIBRATION,
+            limit=SMOKE_IMAGES if smoke else NUM_JUDGED, seed=seed,
+        )  # fmt: skip
     else:
         data = photographs()
     data.match(net.preprocessing, net.num_classes)
     images = data.calibration().images
     batches = [each for each in data.val_dataloader() if each is not None]
     labels = torch.cat([each[1] for each in batches]) if network in MODELS else None
-    return Case(net.eval(), images, torch.cat([each[0] for each in batches]), labels, seed)
+    judged, effort = torch.cat([each[0] for each in batches]), SMOKE_EFFORT if smoke else 1.0
+    return Case(net.eval(), images, judged, labels, seed, effort)
 
 
-def main(rival: str, method: str, network: str, weights: int, inputs: int | None, seed: int) -> dict[str, object]:
+def main(
+    rival: str, method: str, network: str, weights: int, inputs: int | None, seed: int, smoke: bool
+) -> dict[str, object]:
     """Quantize and judge."""
     settle()
     torch.manual_seed(seed)
     driver = importlib.import_module(f"with_{rival}")
-    case = case_of(network, seed)
+    case = case_of(network, seed, smoke)
     wanted = logits(case.module, case.judged)
     begun = time.process_time()
     found = driver.METHODS[method](case, weights, inputs)
@@ -107,6 +123,6 @@ def main(rival: str, method: str, network: str, weights: int, inputs: int | None
 
 
 if __name__ == "__main__":
-    rival, method, network, weights, inputs, seed = sys.argv[1:]
+    rival, method, network, weights, inputs, seed, *smoke = sys.argv[1:]
     bits = None if int(inputs) == 32 else int(inputs)
-    print(json.dumps(main(rival, method, network, int(weights), bits, int(seed))))
+    print(json.dumps(main(rival, method, network, int(weights), bits, int(seed), smoke == ["smoke"])))

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from attnround.prepared import Prepared
 
-PACKAGE = "aimet-torch"
+PACKAGE, ITERATIONS = "aimet-torch", 15000
 CONFIG = str(Path(aimet_torch.__file__).parent / "common/quantsim_config/default_config_per_channel.json")
 
 
@@ -26,7 +26,10 @@ def adaround(case: Case, weights: int, inputs: int | None) -> nn.Module:
     module = Prepared(case.module, case.images).teacher
     layers = [each for each in module.modules() if isinstance(each, nn.Conv2d | nn.Linear)]
     loader = DataLoader(case.images, batch_size=BATCH)
-    settings = AdaroundParameters(loader, len(loader), forward_fn=lambda net, batch: net(batch))
+    settings = AdaroundParameters(
+        loader, len(loader), case.iterations(ITERATIONS) if case.effort < 1 else None,
+        forward_fn=lambda net, batch: net(batch),
+    )  # fmt: skip
     sample = case.images[:1]
     with tempfile.TemporaryDirectory() as folder:
         rounded = Adaround.apply_adaround(

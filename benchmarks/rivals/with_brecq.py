@@ -43,15 +43,15 @@ def reconstructed(case: Case, weights: int, inputs: int | None, share: float) ->
                 by(model, each, cali_data=case.images, opt_mode="mse", **options)
 
     learn(
-        model, iters=int(share * ITERATIONS), weight=0.1 if mobile else 0.01, asym=True, b_range=(20, 2), warmup=0.2,
-        act_quant=False,
+        model, iters=case.iterations(int(share * ITERATIONS)), weight=0.1 if mobile else 0.01, asym=True,
+        b_range=(20, 2), warmup=0.2, act_quant=False,
     )  # fmt: skip
     if inputs is not None:
         model.set_quant_state(True, True)
         with torch.no_grad():
             model(case.images[:NUM_FIRST])
         model.disable_network_output_quantization()
-        learn(model, iters=int(share * ITERATIONS_INPUTS), act_quant=True, lr=4e-4, p=2.4)
+        learn(model, iters=case.iterations(int(share * ITERATIONS_INPUTS)), act_quant=True, lr=4e-4, p=2.4)
     model.set_quant_state(True, inputs is not None)
     return model.eval()
 

@@ -56,39 +56,39 @@ def started(case: Case, weights: int, inputs: int | None) -> tuple[nn.Module, Lo
     return module, loader
 
 
-def method(apply: Callable[[nn.Module, Loader], None]) -> Callable[[Case, int, int | None], nn.Module]:
+def method(apply: Callable[[nn.Module, Loader, Case], None]) -> Callable[[Case, int, int | None], nn.Module]:
     """A method that changes the module in place, and bias correction after it."""
 
     def quantized(case: Case, weights: int, inputs: int | None) -> nn.Module:
         module, loader = started(case, weights, inputs)
-        apply(module, loader)
+        apply(module, loader, case)
         ptq_common.apply_bias_correction(loader, module)
         return module
 
     return quantized
 
 
-def nearest(module: nn.Module, loader: Loader) -> None:
+def nearest(module: nn.Module, loader: Loader, case: Case) -> None:
     """Nothing: the scales are found."""
 
 
-def gptq(module: nn.Module, loader: Loader) -> None:
+def gptq(module: nn.Module, loader: Loader, case: Case) -> None:
     ptq_common.apply_gptq(loader, module, act_order=True, create_weight_orig=True)
 
 
-def qronos(module: nn.Module, loader: Loader) -> None:
+def qronos(module: nn.Module, loader: Loader, case: Case) -> None:
     ptq_common.apply_qronos(module, loader, act_order=True)
 
 
-def learned_round(module: nn.Module, loader: Loader) -> None:
+def learned_round(module: nn.Module, loader: Loader, case: Case) -> None:
     from brevitas_examples.imagenet_classification.ptq.learned_round_utils import apply_learned_round
 
-    apply_learned_round(module, loader, Namespace(**LEARNED_ROUND))
+    apply_learned_round(module, loader, Namespace(**LEARNED_ROUND, learned_round_iters=case.iterations(1000)))
 
 
 LEARNED_ROUND = {  # the example's defaults, with AdaRound's own parametrisation and loss
-    "learned_round": "hard_sigmoid_round", "learned_round_loss": "regularised_mse", "learned_round_mode": "layerwise",
-    "learned_round_iters": 1000, "learned_round_lr": 1e-3, "learned_round_lr_scheduler": None,
+    "learned_round": "hard_sigmoid", "learned_round_loss": "regularised_mse", "learned_round_mode": "layerwise",
+    "learned_round_lr": 1e-3, "learned_round_lr_scheduler": None,
     "learned_round_batch_size": 32,
 }  # fmt: skip
 METHODS = {each.__name__: method(each) for each in (nearest, gptq, qronos, learned_round)}

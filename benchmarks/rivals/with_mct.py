@@ -74,7 +74,7 @@ def gptq(case: Case, weights: int, inputs: int | None) -> nn.Module:
     platform, core, images = settings(case, weights, inputs)
     found, _ = mct.gptq.pytorch_gradient_post_training_quantization(
         case.plain(), images, core_config=core, target_platform_capabilities=platform,
-        gptq_config=mct.gptq.get_pytorch_gptq_config(n_epochs=EPOCHS),
+        gptq_config=mct.gptq.get_pytorch_gptq_config(n_epochs=case.iterations(EPOCHS)),
     )  # fmt: skip
     return found.eval()
 

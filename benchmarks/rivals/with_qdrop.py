@@ -34,7 +34,7 @@ def reconstructed(case: Case, weights: int, inputs: int, share: float) -> nn.Mod
     kind = "mbv2" if any(isinstance(each, InvertedResidual) for each in model) else "r18"
     config = EasyDict(yaml.safe_load((Path(os.environ[GIVEN]) / f"exp/w2a4/{kind}/config.yaml").read_text())).quant
     config.w_qconfig.bit, config.a_qconfig.bit = weights, inputs
-    config.recon.iters = int(share * config.recon.iters)
+    config.recon.iters = case.iterations(int(share * config.recon.iters))
     search_fold_and_remove_bn(model)
     model = quantize_model(model, config).eval()
     floats = copy.deepcopy(model)
