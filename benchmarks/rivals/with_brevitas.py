@@ -4,8 +4,9 @@ Set otherwise than its defaults, which are for one scale a tensor on all of inte
 which quantizes what this project does, weights and inputs of layers; a scale a channel, found by MSE; 8 bits for the
 first and the last layer, which its rule knows by 3 channels and 1,000 classes alone; float biases; inputs not
 symmetric, and by MSE, which is 2 dB better than its percentiles at 4 bits (ResNet-18 slim, GPTQ). Activation order is
-on for GPTQ and Qronos, as in its best configurations of ResNet-18 at 4 bits. The rest is as there and by default: 20
-iterations of equalization with biases merged, ReLU in place of ReLU6, bias correction at the end.
+on for GPTQ and Qronos, as in its best configurations of ResNet-18 at 4 bits. ReLU6 stays: with ReLU in its place, its
+default, MobileNetV2 0.5 has 13.7 dB at W8A8, and 35.1 with ReLU6. The rest is as there and by default: 20 iterations of
+equalization with biases merged, bias correction at the end.
 """
 
 from argparse import Namespace
@@ -46,7 +47,7 @@ def started(case: Case, weights: int, inputs: int | None) -> tuple[nn.Module, Lo
         act_scale_computation_type="static", act_param_method="mse", act_quant_type="asym",
         act_quant_granularity="per_tensor", act_quant_percentile=99.999,
     )  # fmt: skip
-    module = preprocess_for_quantize(case.module, equalize_iters=20)
+    module = preprocess_for_quantize(case.plain(), equalize_iters=20, relu6_to_relu=False)
     module = layerwise_quantize(module, compute_layer_map=layers).eval()
     loader = [(batch, torch.zeros(len(batch))) for batch in case.batches]
     with torch.no_grad():

@@ -17,7 +17,7 @@ from attnround.bits import Allocation, Allocator, Auto, Layer, Problem
 from attnround.calibration import attach_activations, calibrate_activations
 from attnround.calibration.output_metric import OutputMetric, measure
 from attnround.data.images import NUM_IMAGES, gather_images
-from attnround.errors import InputError
+from attnround.errors import InputError, listed
 from attnround.evaluation import agreement, logits, outputs
 from attnround.graph import (
     Captured,
@@ -136,6 +136,10 @@ class Prepared:
         self.unfolded = {name: weight.clone() for name, weight in find_layers(teacher).items()}
         self.norms = norms_to_fold(teacher)
         self.folded, self.left = fold_batch_norms(teacher)
+        held = teacher.state_dict().items()
+        broken = [name for name, value in held if value.is_floating_point() and value.isnan().any()]
+        if broken:
+            raise InputError(f"NaN in {listed(broken)}: use an intact checkpoint")
         self.equalized = equalization.equalize(teacher, self.norms, images)
         channels_last(teacher)
         self._measured: dict[tuple, Any] = {}

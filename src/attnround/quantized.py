@@ -227,9 +227,11 @@ class Quantized:
 
         device_named(device)
         settings = recipe or Lsq(num_epochs=epochs, lr=lr, **RECIPE)
-        num_classes = class_logits(self.model, self.images[:1]).shape[1]
+        logits = class_logits(self.model, self.images[:1])
+        if logits.ndim != 2:
+            raise InputError(f"the logits are {list(logits.shape)}: only [N, classes] are trained on")
         pair = LabelledPair(
-            data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of, num_classes
+            data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of, logits.shape[1]
         )
         with tempfile.TemporaryDirectory() as folder, silent(not progress), torch.random.fork_rng():
             torch.manual_seed(seed)

@@ -18,6 +18,7 @@ from attnround.graph import (
     find_layers,
     fold_batch_norms,
     joined,
+    tensors,
     left_float,
 )
 from attnround.graph.trace import graph_of
@@ -243,7 +244,10 @@ def test_what_comes_out_has_the_form_that_it_had():
         for one, other in zip(found["pair"], expected["pair"], strict=True):
             assert torch.equal(one, other)
     assert joined(model(images)).shape == (4, 4 * 6 * 6 + 4)  # neither a class nor a table is compared
-    assert joined(model.returning_tensors()(images)).shape == (4, 4 * 6 * 6 + 4)
+    alone, names = model.returning_tensors()
+    assert joined(alone(images)).shape == (4, 4 * 6 * 6 + 4)
+    assert len(names) == len(alone(images))
+    assert set(tensors(model(images))) <= set(names)
     assert [unit.layers for unit in cut(graph_of(model), model, "block", IMAGE)] == [("conv",)]
 
 

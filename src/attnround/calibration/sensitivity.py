@@ -112,6 +112,8 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
         with gradients_of(model, weights.values()):
             for batch in batches:
                 logits = class_logits(model, batch)
+                if logits.ndim < 2:
+                    raise InputError(f"the logits are {list(logits.shape)}: Fisher information is of [N, classes]")
                 p = logits.detach().softmax(1)
                 for probe in range(num_probes):
                     signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1

@@ -1,5 +1,6 @@
 """Another form of a model against the simulation that was measured, on real images."""
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from attnround.evaluation import is_right
-from attnround.graph import Output, joined, logits_in
+from attnround.graph import Output, joined, logits_in, tensors
 
 ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
 LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
@@ -32,7 +33,7 @@ class Comparison:
         labels: None where they are not known; output: which of several tensors are the logits [N, classes, ...], None
         takes all of them side by side. The largest difference is over all of them.
         """
-        simulated, logits = (joined(each) if output is None else logits_in(each, output) for each in (expected, found))
+        simulated, logits = _logits_of_both(expected, found, output)
         same = (simulated.argmax(1) == logits.argmax(1)).reshape(len(logits), -1)
         self.images += len(logits)
         self.agreeing += int(same.sum()) if logits.ndim == 2 else same.double().mean(1).sum().item()
@@ -40,7 +41,7 @@ class Comparison:
             self.simulation_right = (self.simulation_right or 0) + int(is_right(simulated, labels).sum())
             self.right = (self.right or 0) + int(is_right(logits, labels).sum())
         self.largest_logit = max(self.largest_logit, joined(expected).abs().max().item())
-        self.logit_difference = max(self.logit_difference, (joined(found) - joined(expected)).abs().max().item())
+        self.logit_difference = max(self.logit_difference, _difference(joined(expected), joined(found)))
         return ~same.all(1)
 
     @property
@@ -69,11 +70,34 @@ class Comparison:
         Where inputs are quantized, float rounding decides ties between two codes, each a whole step of the next layer,
         so that the logits alone are no measure.
         """
+        if math.isinf(self.logit_difference):
+            return "it gives NaN or infinity where the simulation does not"
         if self.agreement < LEAST:
             return f"it agrees with the simulation on {self.agreement:.2f} % of the images, {LEAST} % is asked"
         if not quantized_inputs and not self.relative <= ALIKE:
             return f"its logits differ by {self.relative:.1e} of the largest, {ALIKE:.0e} is allowed"
         return None
+
+
+def _logits_of_both(expected: object, found: object, output: Output) -> tuple[Tensor, Tensor]:
+    """The logits [N, classes, ...] of both, by the key that they have in what the simulation gives.
+
+    All tensors side by side where `output` is None, or makes something new of them.
+    """
+    both = joined(expected), joined(found)
+    if output is not None:
+        simulated, there = logits_in(expected, output), tensors(found)
+        key = next((key for key, each in tensors(expected).items() if each is simulated), None)
+        if key in there:
+            both = simulated, there[key]
+    simulated, logits = (each[:, None] if each.ndim == 1 else each for each in both)
+    return simulated, logits
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """The largest of a value; infinite where one is NaN or infinite and the other is not the same."""
+    difference = torch.where(expected == found, 0.0, (found - expected).abs()).max().item()
+    return difference if math.isfinite(difference) else math.inf
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from attnround.deploy.opset import WRITTEN, in_opset
 from attnround.errors import InputError, reason
-from attnround.graph import Captured, tensors
+from attnround.graph import Captured
 from attnround.quantization.layers import QuantizedLayer, quantized_edges, quantized_layers
 
 DOMAIN, MARKED = "attnround", "Marked"
@@ -73,13 +73,13 @@ def float_graph(model: nn.Module, opset: int) -> Any:
     """
     from onnx import helper
 
-    net = model.returning_tensors() if isinstance(model, Captured) else copy.deepcopy(model)
+    net, keys = model.returning_tensors() if isinstance(model, Captured) else (copy.deepcopy(model), [""])
     for name, layer in quantized_layers(net).items():
         net.set_submodule(name, _MarkedLayer(name, layer))
     for name in quantized_edges(net):
         net.set_submodule(name, _MarkedEdge(name))
     images = torch.zeros(2, *model.preprocessing["input_size"])
-    names = [name or "logits" for name in tensors(model(images))]
+    names = [key or "logits" for key in keys]
     try:
         with warnings.catch_warnings(), _hushed():
             warnings.simplefilter("ignore")  # of torch's own use of what it deprecates

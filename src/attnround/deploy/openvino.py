@@ -82,7 +82,7 @@ def saved(model: Any) -> tuple[bytes, bytes]:
 
 
 class OpenVinoModel(Opened):
-    """An IR as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs.
+    """An IR as a module: images [N, C, H, W] -> logits, or several outputs by their names.
 
     settings: OpenVINO's properties; by default it takes its integer kernels where it can. device: one of `devices`.
     """
@@ -100,10 +100,12 @@ class OpenVinoModel(Opened):
         graph, self.compiled = _compiled(xml, weights, source, settings, device)
         self.operations = _operations(graph)
 
-    def forward(self, images: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         found = self.compiled(images.cpu().numpy())
-        outputs = tuple(torch.from_numpy(found[i]).to(images.device) for i in range(len(found)))
-        return outputs[0] if len(outputs) == 1 else outputs
+        outputs = {
+            port.get_any_name(): torch.from_numpy(found[port]).to(images.device) for port in self.compiled.outputs
+        }
+        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def open_ir(

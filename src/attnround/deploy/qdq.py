@@ -30,7 +30,7 @@ from torch import Tensor
 
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.marked import DOMAIN
-from attnround.errors import InputError, choice, listed
+from attnround.errors import InputError, choice, listed, reason
 from attnround.quantization.activation import ActivationQuantizer
 
 NARROW = {2: 25, 4: 21}  # bits of a storage type: the opset that brought it
@@ -102,7 +102,10 @@ def quantized_graph(
         model.ClearField(field)
     model.opset_import.append(onnx.helper.make_opsetid("", opset))
     model.ir_version = onnx.helper.find_min_ir_version_for(model.opset_import)
-    onnx.checker.check_model(model, full_check=True)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # its kinds share no base class
+        raise InputError(f"the model cannot be written as ONNX: {reason(error)}; float32 throughout can be") from error
     return model
 
 

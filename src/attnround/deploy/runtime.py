@@ -57,7 +57,7 @@ def _probe(opset: int) -> bytes:
 
 
 class OnnxModel(Opened):
-    """An ONNX file as a module: images [N, C, H, W] -> logits, or a tuple where it has several outputs.
+    """An ONNX file as a module: images [N, C, H, W] -> logits, or several outputs by their names.
 
     It takes its images from the CPU and gives its logits on their device, whatever the provider runs on. Of a file that
     takes pixels, images are turned into these; raises InputError where it resizes them too.

@@ -104,14 +104,18 @@ def optimised_graph(raw: bytes, source: str, provider: Provider = CPU) -> Any:
         return onnx.load(file).graph
 
 
-def run(session: Any, images: Tensor) -> Tensor | tuple[Tensor, ...]:
-    """What a session gives for images on the CPU. Raises InputError where onnxruntime fails at what it took."""
+def run(session: Any, images: Tensor) -> Tensor | dict[str, Tensor]:
+    """What a session gives for images on the CPU, several outputs by their names.
+
+    Raises InputError where onnxruntime fails at what it took.
+    """
     try:
         found = session.run(None, {"images": images.numpy()})
     except Exception as error:  # as in `session`
         raise InputError(f"onnxruntime fails to run the model ({reason(error)}): try another version") from error
-    found = tuple(map(torch.from_numpy, found))
-    return found[0] if len(found) == 1 else found
+    names = [each.name for each in session.get_outputs()]
+    outputs = {name: torch.from_numpy(value) for name, value in zip(names, found, strict=True)}
+    return outputs[names[0]] if len(names) == 1 else outputs
 
 
 def operators_by_provider(

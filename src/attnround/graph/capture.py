@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from attnround.errors import InputError, listed, reason
 from attnround.graph.kinds import BY_OPERATION, KINDS
-from attnround.graph.outputs import Output
+from attnround.graph.outputs import Output, names_of, tensors
 
 aten = torch.ops.aten
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
@@ -42,6 +42,7 @@ METHODS = {
 PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(\w+?)(?:\.original|_orig)$")
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
+RESERVED = ("graph", "kinds", "form", "remarks", "logits_at", "placement", "about", "preprocessing", "num_classes")
 KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
 
@@ -99,16 +100,22 @@ class Captured(nn.Module):
         values = self._run(self, x)
         return values if self.form is None else pytree.tree_unflatten(values, self.form)
 
-    def returning_tensors(self) -> "Captured":
-        """A copy that returns its tensors alone, as a tuple where they are several: for formats that know no other."""
+    def returning_tensors(self) -> tuple["Captured", list[str]]:
+        """A copy that returns its tensors alone, as a tuple where they are several: for formats that know no other.
+
+        And their names in what this one gives, as `tensors` has them; "" is that of a tensor alone.
+        """
         model = copy.deepcopy(self)
-        if self.form is not None:
-            (output,) = (node for node in model.graph.nodes if node.op == "output")
-            found = tuple(each for each in output.args[0] if isinstance(each, fx.Node) and each.meta.get("shape"))
-            output.args = (found[0] if len(found) == 1 else found,)
-            model.form = None
-            model.compile_graph()
-        return model
+        if self.form is None:
+            return model, [""]
+        (output,) = (node for node in model.graph.nodes if node.op == "output")
+        results = output.args[0]
+        names = names_of(pytree.tree_unflatten(list(range(len(results))), self.form))
+        kept = [i for i, each in enumerate(results) if isinstance(each, fx.Node) and each.meta.get("shape")]
+        output.args = (results[kept[0]] if len(kept) == 1 else tuple(results[i] for i in kept),)
+        model.form = None
+        model.compile_graph()
+        return model, [names[i] for i in kept]
 
 
 @torch.no_grad()
@@ -122,6 +129,9 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     model = unwrapped(model)
     kind = type(model).__name__
     _check_inputs(model)
+    clashing = [name for name in RESERVED if isinstance(getattr(model, name, None), nn.Module | nn.Parameter)]
+    if clashing:
+        raise InputError(f"{kind} has a submodule called {clashing[0]}, as the captured model has a field: rename it")
     net = _copied(model).eval().cpu()
     floats = {each.dtype for each in net.parameters() if each.is_floating_point()}
     if floats - {image.dtype}:
@@ -142,9 +152,19 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     captured = _Converter(program).convert()
     captured.remarks = _remarks(net, captured, program)
     for name in KEPT:
-        if hasattr(model, name):
+        if hasattr(model, name) and not isinstance(getattr(model, name), nn.Module):
             setattr(captured, name, copy.deepcopy(getattr(model, name)))
-    return captured.eval()
+    _check_batches(captured.eval(), image)
+    return captured
+
+
+def _check_batches(model: Captured, image: Tensor) -> None:
+    """Raise InputError where a batch of one is given otherwise than one of two, as by a squeeze of all dimensions."""
+    one, two = tensors(model(image)), tensors(model(torch.cat([image, image])))
+    for name, value in two.items():
+        if name in one and one[name].ndim != value.ndim:
+            shapes = f"{list(one[name].shape)} for one image and {list(value.shape)} for two"
+            raise InputError(f"the model gives {shapes}: write flatten(1), or squeeze((2, 3)), in place of squeeze()")
 
 
 def _copied(model: nn.Module) -> nn.Module:
@@ -311,8 +331,8 @@ class _Converter:
         names = [argument.name for argument in node.target._schema.arguments]
         given = dict(zip(names, node.args, strict=False)) | node.kwargs
         x, weight, bias = given.pop("input"), given.pop("weight"), given.pop("bias", None)
-        if weight not in self.constants or not (bias is None or bias in self.constants):
-            return None
+        if not self.origins.get(weight) or not (bias is None or bias in self.constants):
+            return None  # a weight that changes, or a fixed filter that the code or a buffer holds
         key = (weight, bias, str(sorted(given.items())))
         if key not in self.layers:
             self.layers[key] = self._free(self._owner(weight, f"{module or node.name}.weight", ".weight"))
@@ -332,6 +352,7 @@ class _Converter:
             return None
         values = [None if each is None else self.constants[each] for each in tensors]
         mean = values[2]
+        momentum = momentum or None  # export writes None, which is the mean over all batches, as 0
         norm = NORMS[x.meta["val"].ndim](len(mean), eps, momentum, affine=values[0] is not None, dtype=mean.dtype)
         for own, value in zip((norm.weight, norm.bias, norm.running_mean, norm.running_var), values, strict=True):
             if value is not None:

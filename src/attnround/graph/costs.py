@@ -19,7 +19,7 @@ def count_macs(model: nn.Module, names: list[str], image: Tensor) -> dict[str, i
 @torch.no_grad()
 def count_places(model: nn.Module, names: list[str], image: Tensor) -> dict[str, int]:
     """Layer name -> places of its output (pixels, tokens) for one image [1, C, H, W], over all calls of the layer."""
-    return _summed(model, names, image, lambda layer, x, y: y[0].numel() // len(layer.weight))
+    return _summed(model, names, image, lambda layer, x, y: y.numel() // len(layer.weight))
 
 
 def _summed(

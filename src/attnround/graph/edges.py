@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 
 from torch import fx, nn
 
+from attnround.errors import InputError
 from attnround.graph.capture import Captured
 from attnround.graph.costs import is_layer
 from attnround.graph.kinds import QUANTIZABLE
@@ -44,6 +45,9 @@ def with_edges(model: Captured, placement: str) -> Captured:
     """
     if placement == model.placement:
         return model
+    if model.placement == "inputs" and PREFIX in model._modules:
+        what = f"activation.placement={placement}: the model has a submodule called {PREFIX}"
+        raise InputError(f"{what}, as the quantizers that this adds: rename it")
     placed = _sharing(model, copy.deepcopy(model.graph))
     names: list[str] = []
     for node in _wanted(placed, placement):

@@ -113,8 +113,8 @@ class Kind(ABC):
         """A batch norm over the output's channels."""
 
     def macs(self, layer: nn.Module, x: Tensor, y: Tensor) -> int:
-        """Multiply-accumulates for one image of the input x with the output y."""
-        return y[0].numel() * layer.weight[0].numel()
+        """Multiply-accumulates for the input x with the output y, of one image, wherever its dimensions have it."""
+        return y.numel() * layer.weight[0].numel()
 
     def product(self, layer: nn.Module, rows: Tensor, x: Tensor) -> Tensor:
         """The layer's output without bias, for rows [G, O/G, n] of weights, in their type."""
@@ -272,7 +272,7 @@ class TransposedConvolution(Convolution):
         return tuple((size - 1) * s - 2 * p + d * (k - 1) + more + 1 for size, s, p, more, d, k in sizes)
 
     def macs(self, layer: nn.Module, x: Tensor, y: Tensor) -> int:
-        return x[0].numel() * layer.weight[:, 0].numel() // layer.groups
+        return x.numel() * layer.weight[:, 0].numel() // layer.groups
 
     def _spread(self, layer: nn.Module, x: Tensor) -> Tensor:
         sizes = [(size - 1) * s + 1 for size, s in zip(x.shape[2:], layer.stride, strict=True)]

@@ -17,13 +17,17 @@ def tensors(outputs: object) -> dict[str, Tensor]:
     >>> list(tensors({"out": torch.zeros(2, 5), "loss": torch.tensor(1.0), "aux": [torch.zeros(2, 3)]}))
     ['out', 'aux.0']
     """
-    leaves = pytree.tree_flatten_with_path(outputs)[0]
-    named = {".".join(map(_key, path)): leaf for path, leaf in leaves}
+    named = dict(zip(names_of(outputs), pytree.tree_leaves(outputs), strict=True))
     return {
         name: leaf
         for name, leaf in named.items()
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim
     }
+
+
+def names_of(outputs: object) -> list[str]:
+    """The keys of all leaves of what a model gives, in their order."""
+    return [".".join(map(_key, path)) for path, _ in pytree.tree_flatten_with_path(outputs)[0]]
 
 
 def _key(entry: object) -> str:

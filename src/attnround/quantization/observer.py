@@ -89,8 +89,13 @@ class ClipSearch:
 
 
 def sqnr_db(reference: Float[Tensor, "*shape"], noisy: Float[Tensor, "*shape"]) -> float:
-    """Signal to quantization noise in dB, 10 log10(sum reference^2 / sum (reference - noisy)^2); inf without noise."""
+    """Signal to quantization noise in dB, 10 log10(sum reference^2 / sum (reference - noisy)^2); inf without noise.
+
+    NaN where either holds one.
+    """
     reference, noisy = reference.double(), noisy.double()
     noise = (reference - noisy).square().sum().item()
     signal = reference.square().sum().item()
+    if math.isnan(noise):
+        return math.nan
     return 10 * math.log10(max(signal, TINY) / noise) if noise > 0 else math.inf

@@ -73,7 +73,7 @@ class LayerReconstruction(Reconstruction):
 
     def begin(self, unit: Unit, bench: Bench) -> "LayerUnit":
         name = unit.name
-        check_memory(name, bench.teacher.get_submodule(name).weight)
+        check_memory(name, bench.teacher.get_submodule(name).weight, bench.quantizer)
         float_layer, layer = bench.teacher.get_submodule(name), bench.student.get_submodule(name)
         positions = torch.Generator().manual_seed(bench.generator.initial_seed())  # on the CPU: alike on any device
         patches = Patches(float_layer, self.num_positions, positions)
@@ -98,7 +98,7 @@ class LayerReconstruction(Reconstruction):
         return LayerUnit(name, float_layer, layer, moments, held_out_moments, bench.quantizer, self, bench.generator)
 
 
-def check_memory(name: str, weight: Tensor) -> None:
+def check_memory(name: str, weight: Tensor, quantizer: RoundingMethod) -> None:
     """Raise InputError where a layer has so many inputs that their second moments exceed the machine's memory."""
     num_inputs = weight[0].numel()
     needed = NUM_MATRICES * 8 * num_inputs**2 / 2**30
@@ -106,7 +106,7 @@ def check_memory(name: str, weight: Tensor) -> None:
     if needed > there:
         raise InputError(
             f"{name}: the second moments of its {num_inputs} inputs need {needed:.0f} GiB and this machine has "
-            f"{there:.0f}: give reconstruction=block"
+            f"{there:.0f}: give {'nearest, or adaround with ' if quantizer.layer_only else ''}reconstruction=block"
         )
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx
 
 from attnround.calibration.cache import budget_mib
+from attnround.calibration.gradients import gradients_of
 from attnround.calibration.output_metric import measure
 from attnround.calibration.walk import Walk
 from attnround.graph.batches import in_batches
@@ -73,7 +74,7 @@ class ReconstructionLoop:
         checkpoint: Checkpoint | None = None,
         callbacks: Sequence[Callback] = (),
     ):
-        self.teacher, self.student, self.images = beside(teacher, student).requires_grad_(False), student, images
+        self.teacher, self.student, self.images = beside(teacher, student), student, images
         self.settings, self.autocast, self.seed = settings, autocast, seed
         self.checkpoint, self.callbacks, self.given_metrics = checkpoint, callbacks, metrics
         self.graph = graph_of(self.teacher)
@@ -123,7 +124,7 @@ class ReconstructionLoop:
         self.metrics = {name: metric.to(device) for name, metric in metrics.items()}
         self._tell("on_start")
         try:
-            with memory_kept():
+            with memory_kept(), gradients_of(self.teacher):
                 yield
         finally:
             self._tell("on_end")

@@ -42,6 +42,10 @@ class ModuleModel:
     def __post_init__(self) -> None:
         for length in self.input_size or ():
             check_number("model.input_size", length, least=1, most=2**16, whole=True)
+        if self.weights_key is not None and not self.checkpoint:
+            raise InputError(
+                f"model.weights_key={self.weights_key} chooses in a checkpoint: give model.checkpoint=<file> too"
+            )
         if self.output is not None and not isinstance(self.output, str):
             check_number("model.output", self.output, least=0, whole=True)
 
@@ -93,10 +97,11 @@ class ModuleModel:
     def _num_classes(self, model: nn.Module) -> int:
         size = list(model.preprocessing["input_size"])
         try:
+            kind = next((each.dtype for each in model.parameters() if each.is_floating_point()), torch.float32)
             with torch.no_grad():
-                outputs = model(torch.zeros(1, *size))
-            logits, found = logits_in(outputs, self.output), list(tensors(outputs).values())
-            model.logits_at = next(place for place, each in enumerate(found) if each is logits) if found[1:] else None
+                outputs = model(torch.zeros(2, *size, dtype=kind))
+            logits, found = logits_in(outputs, self.output), tensors(outputs)
+            model.logits_at = next(key for key, each in found.items() if each is logits) if len(found) > 1 else None
         except InputError as error:
             raise InputError(str(error).replace("output=", "model.output=", 1)) from None
         except Exception as error:  # the user's own forward
