@@ -7,9 +7,9 @@ python benchmarks/beside_rivals.py --rivals brecq qdrop --clones brecq=../BRECQ 
 
 Each cell is a process. A rival is installed with pip into an environment of its own, in outputs/rivals, which sees
 this project and the libraries it runs with behind what the rival brings; one that is no package is run from a clone
-that the user gives. Bits are of weights, and behind an A of
-inputs; the first and the last layer have 8. A row that is there is not run again; a cell that fails says how and
-leaves no row. What was set otherwise than a rival's defaults is said at the head of its file, rivals/with_<rival>.py.
+that the user gives. Bits are of weights, and behind an A of inputs; the first and the last layer have 8. A row that is
+there is not run again; a cell that fails says how and leaves no row. What was set otherwise than a rival's defaults is
+said at the head of its file, rivals/with_<rival>.py.
 """
 
 import argparse
@@ -96,7 +96,8 @@ def clones_of(given: Sequence[str]) -> dict[str, Path]:
     for each in given:
         name, _, folder = each.partition("=")
         if name not in RIVALS or not RIVALS[name].clone:
-            sys.exit(f"error: --clones {each}: give brecq=FOLDER or qdrop=FOLDER")
+            names = " or ".join(f"{name}=FOLDER" for name, rival in RIVALS.items() if rival.clone)
+            sys.exit(f"error: --clones {each}: give {names}")
         if not (Path(folder) / RIVALS[name].known_by).is_file():
             rival = RIVALS[name]
             sys.exit(f"error: --clones {each}: has no {rival.known_by}: give the folder of a clone of {rival.clone}")

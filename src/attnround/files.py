@@ -18,7 +18,8 @@ from attnround.errors import InputError
 PACKAGE = Path(__file__).resolve().parent
 CHECKOUT = PACKAGE.parents[1] if (PACKAGE.parents[1] / "conf/train.yaml").exists() else None  # None: installed
 SHIPPED = CHECKOUT or PACKAGE  # conf/ and assets/ lie here: at the top of the repository, or inside the package
-CHECKPOINTS = ("trials.json", "reconstruction.pt", "qat/last.ckpt")  # in a run's folder: what it goes on from
+WITHOUT_LABELS = ("trials.json", "reconstruction.pt")  # in a run's folder: what its stages but training go on from
+CHECKPOINTS = (*WITHOUT_LABELS, "qat/last.ckpt")  # in a run's folder: what it goes on from
 NON_FINITE = ("Infinity", "-Infinity", "NaN")  # as JSON holds them, see `json_text`
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def run() -> None:
     """Run what is not there yet of the sweep; write its CSV and its picture."""
+    from attnround.cli.parsed import parsed
     from attnround.cli.rows import cost_by, failed_of, missing_of, plan, run_rows, workers_of
     from attnround.errors import InputError, choice
     from attnround.experiment import METRICS
@@ -37,8 +38,9 @@ def run() -> None:
         raise InputError(f"{files[0]}: {choice('metric.name', sweep.metric, METRICS['quantize'])}")
     launcher = [each for each in given if each.startswith(("hydra/launcher=", "hydra.launcher."))]
     workers = workers_of(launcher)
-    folder = Path(_last(given, "hydra.sweep.dir=", f"outputs/sweeps/{sweep.name}"))
-    loggers = next((each[7:] for each in reversed(given) if each.startswith("logger=")), "csv").strip("[]").split(",")
+    place = _last(given, "hydra.sweep.dir=", "")
+    folder = Path(str(parsed(f"hydra.sweep.dir={place}").value()) if place else f"outputs/sweeps/{sweep.name}")
+    loggers = _last(given, "logger=", "csv").strip("[]").split(",")
     for each in given:
         if each.startswith("hydra") and each not in launcher and not each.startswith("hydra.sweep.dir="):
             raise InputError(f"{each}: of Hydra's a sweep takes hydra/launcher, hydra.launcher.* and hydra.sweep.dir")
@@ -62,10 +64,7 @@ def run() -> None:
 
 
 def _last(given: Sequence[str], start: str, default: str) -> str:
-    from attnround.cli.parsed import parsed
-
-    found = [each for each in given if each.startswith(start)]
-    return str(parsed(found[-1]).value()) if found else default
+    return next((each.removeprefix(start) for each in reversed(given) if each.startswith(start)), default)
 
 
 def _overrides(sweep: "Sweep", point: Mapping[str, object], more: Sequence[str]) -> list[str]:

@@ -1,6 +1,6 @@
 """Labelled images as people hold them, for a training."""
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable
 
 import pytorch_lightning as pl
 import torch
@@ -31,7 +31,7 @@ class LabelledPair(pl.LightningDataModule):
     ):
         super().__init__()
         if held_out is None:
-            if not isinstance(data, Dataset) or not isinstance(data, Sized):
+            if not isinstance(data, Dataset) or not _has_length(data):
                 raise InputError(
                     "held_out is not given: give labelled images that decide the best epoch, or a Dataset with a length"
                 )

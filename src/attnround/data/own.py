@@ -1,7 +1,8 @@
 """Data of the user's own: any torch Dataset or LightningDataModule, made by functions that options name."""
 
-from collections.abc import Callable, Mapping, Sized
-from typing import Any, TypeVar
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sized
+from typing import Any
 
 import pytorch_lightning as pl
 from PIL.Image import Image
@@ -13,8 +14,6 @@ from attnround.data.images import Labelled, UnclearError, batch_of, gather_image
 from attnround.errors import InputError, reason
 from attnround.factory import made
 from attnround.ranks import OwnBatches, own_items
-
-T = TypeVar("T")
 
 
 class OwnData(ImageData):
@@ -61,7 +60,8 @@ class OwnData(ImageData):
                 "or a LightningDataModule"
             )
         self.evaluation = self._limited_set(source)
-        images, _ = self._unless_unclear("data.factory", lambda: next(iter(self.val_dataloader()), (None, None)))
+        with self._said_of("data.factory"):
+            images, _ = next(iter(self.val_dataloader()), (None, None))
         if images is None:
             raise InputError(f"data.factory={self.factory} gives no image: there must be at least one")
         if list(images.shape[1:]) != list(preprocessing["input_size"]):
@@ -79,12 +79,14 @@ class OwnData(ImageData):
             )
         option = "data.calibration" if self.calibration_factory else "data.factory"
         if not _indexed(source):
-            images = self._unless_unclear(option, lambda: gather_images(source, self.num_calibration))
+            with self._said_of(option):
+                images = gather_images(source, self.num_calibration)
             draw(len(images), self.num_wanted(len(images)), self.seed, name)
             return Calibration(images, list(range(len(images))), name, [])
         indices = draw(len(source), self.num_wanted(len(source)), self.seed, name)
         drawn = Subset(self._prepared("data.calibration", source), indices)
-        images = self._unless_unclear(option, lambda: gather_images(drawn, len(indices)))
+        with self._said_of(option):
+            images = gather_images(drawn, len(indices))
         return Calibration(images, indices, name, [])
 
     def val_dataloader(self) -> Labelled:
@@ -143,13 +145,15 @@ class OwnData(ImageData):
         labels = getattr(source, "targets", getattr(source, "labels", None))
         if labels is None or len(labels) != len(source):
             pairs = Pairs(prepared)
-            labels = self._unless_unclear("data.factory", lambda: [pairs[index][1] for index in range(len(pairs))])
+            with self._said_of("data.factory"):
+                labels = [pairs[index][1] for index in range(len(pairs))]
         return Subset(prepared, draw_balanced([int(each) for each in labels], self.limit, self.seed))
 
-    def _unless_unclear(self, option: str, work: Callable[[], T]) -> T:
-        """What `work` gives; what it cannot tell apart is said of the function that an option names."""
+    @contextlib.contextmanager
+    def _said_of(self, option: str) -> Iterator[None]:
+        """Within, what cannot be told apart in a batch is said of the function that this option names."""
         try:
-            return work()
+            yield
         except UnclearError as error:
             given = self.factory if option == "data.factory" else self.calibration_factory
             raise InputError(f"{option}={given}: {error.what}: give {error.give}") from error

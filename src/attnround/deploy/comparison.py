@@ -84,14 +84,17 @@ def _logits_of_both(expected: object, found: object, output: Output) -> tuple[Te
 
     All tensors side by side where `output` is None, or makes something new of them.
     """
-    both = joined(expected), joined(found)
     if output is not None:
         simulated, there = logits_in(expected, output), tensors(found)
         key = next((key for key, each in tensors(expected).items() if each is simulated), None)
         if key in there:
-            both = simulated, there[key]
-    simulated, logits = (each[:, None] if each.ndim == 1 else each for each in both)
-    return simulated, logits
+            return _by_class(simulated), _by_class(there[key])
+    return _by_class(joined(expected)), _by_class(joined(found))
+
+
+def _by_class(logits: Tensor) -> Tensor:
+    """[N, classes, ...]; a number an image, [N], is a single class."""
+    return logits[:, None] if logits.ndim == 1 else logits
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:

@@ -17,7 +17,7 @@ from attnround.evaluation import Outputs, evaluate_together
 from attnround.experiment.job import Job
 from attnround.experiment.loggers import say
 from attnround.experiment.stages import STAGES
-from attnround.files import CHECKPOINTS
+from attnround.files import WITHOUT_LABELS
 from attnround.trainer import TrainerSettings
 
 
@@ -50,11 +50,10 @@ def take_part(job: Job) -> None:
     """Go through the stages as the first process does, with the same checkpoints, in a folder of its own."""
     pl.seed_everything(job.run.seed, verbose=False)
     with tempfile.TemporaryDirectory(prefix="attnround-") as place:
-        for name in CHECKPOINTS:
+        for name in WITHOUT_LABELS:
             kept = job.run.output_dir / name
             if job.run.resume and kept.is_file():
-                Path(place, name).parent.mkdir(exist_ok=True)
-                shutil.copy(kept, Path(place, name))
+                shutil.copy(kept, place)
         job.run = dataclasses.replace(job.run, output_dir=Path(place))
         for stage in STAGES:
             stage(job)

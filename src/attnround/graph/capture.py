@@ -24,7 +24,7 @@ from torch.utils import _pytree as pytree
 
 from attnround.errors import InputError, listed, reason
 from attnround.graph.kinds import BY_OPERATION, KINDS
-from attnround.graph.outputs import Output, names_of, tensors
+from attnround.graph.outputs import Output, named_leaves, tensors
 
 aten = torch.ops.aten
 BATCH_NORM = aten._native_batch_norm_legit_no_training.default
@@ -110,7 +110,7 @@ class Captured(nn.Module):
             return model, [""]
         (output,) = (node for node in model.graph.nodes if node.op == "output")
         results = output.args[0]
-        names = names_of(pytree.tree_unflatten(list(range(len(results))), self.form))
+        names = [name for name, _ in named_leaves(pytree.tree_unflatten(list(range(len(results))), self.form))]
         kept = [i for i, each in enumerate(results) if isinstance(each, fx.Node) and each.meta.get("shape")]
         output.args = (results[kept[0]] if len(kept) == 1 else tuple(results[i] for i in kept),)
         model.form = None

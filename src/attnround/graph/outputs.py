@@ -17,17 +17,16 @@ def tensors(outputs: object) -> dict[str, Tensor]:
     >>> list(tensors({"out": torch.zeros(2, 5), "loss": torch.tensor(1.0), "aux": [torch.zeros(2, 3)]}))
     ['out', 'aux.0']
     """
-    named = dict(zip(names_of(outputs), pytree.tree_leaves(outputs), strict=True))
     return {
         name: leaf
-        for name, leaf in named.items()
+        for name, leaf in named_leaves(outputs)
         if isinstance(leaf, Tensor) and leaf.is_floating_point() and leaf.ndim
     }
 
 
-def names_of(outputs: object) -> list[str]:
-    """The keys of all leaves of what a model gives, in their order."""
-    return [".".join(map(_key, path)) for path, _ in pytree.tree_flatten_with_path(outputs)[0]]
+def named_leaves(outputs: object) -> list[tuple[str, object]]:
+    """All that what a model gives is put together of, each under its key, in its order."""
+    return [(".".join(map(_key, path)), leaf) for path, leaf in pytree.tree_flatten_with_path(outputs)[0]]
 
 
 def _key(entry: object) -> str:
