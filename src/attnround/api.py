@@ -6,17 +6,17 @@ from functools import partial
 from numbers import Integral
 from typing import TypeVar
 
-import torch
 from torch import Tensor, nn
 
 from attnround.bits import Allocator, Auto, Fisher, Mixed, RateDistortion, Sensitivity, Uniform
 from attnround.data.images import NUM_IMAGES
-from attnround.errors import InputError
+from attnround.errors import InputError, checked_seed
 from attnround.graph import (
     Captured,
     Equalization,
     Output,
 )
+from attnround.machine import as_usual
 from attnround.prepared import Prepared, device_named, start, start_at_smallest
 from attnround.progress import silent
 from attnround.quantization.observer import ClipSearch
@@ -73,7 +73,7 @@ RECONSTRUCTIONS: dict[str, Callable[[], Reconstruction]] = {
 }
 
 
-@torch.inference_mode(False)
+@as_usual()
 def quantize(
     model: nn.Module | Blueprint | Prepared,
     images: object = None,
@@ -125,7 +125,7 @@ def quantize(
     method = _chosen("rounding", rounding, ROUNDINGS, RoundingMethod)
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)
     settings = _chosen("reconstruction", reconstruction, RECONSTRUCTIONS, Reconstruction)
-    on = device_named(device)
+    on, seed = device_named(device), checked_seed(seed)
 
     def rounded(student: Captured) -> list[UnitReport]:
         metrics = {} if method.data_free else prepared.output_metrics(settings.metric, seed, on)
@@ -133,7 +133,7 @@ def quantize(
             prepared.teacher, student, prepared.images, method, settings, device=on, seed=seed, metrics=metrics
         )
 
-    with silent(not progress), torch.random.fork_rng():  # who calls keeps the state of the global generator
+    with silent(not progress):
         prepared = (
             model
             if isinstance(model, Prepared)

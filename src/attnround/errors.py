@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
+from numbers import Integral
 
 LARGEST_SEED = 2**32 - 1  # that every generator takes
 MOST = 10**9  # of any option that has no bound of its own
@@ -53,6 +54,13 @@ def check_identity(path: object, found: str, own: str) -> None:
             f"{path} is of a run with another config ({found}, this one is {own}): repeat that run's options and seed "
             "exactly, or start anew without resume"
         )
+
+
+def checked_seed(seed: object) -> int:
+    """A seed as every generator takes it, of numpy's whole numbers too. Raises InputError for another value."""
+    seed = int(seed) if isinstance(seed, Integral) and not isinstance(seed, bool) else seed
+    check_number("seed", seed, least=0, most=LARGEST_SEED, whole=True)
+    return int(seed)  # type: ignore[call-overload]
 
 
 def check_number(

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
+
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 WIDTHS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # flag of Linux: name, the widest first
 LARGEST = 2**27  # bytes of a tensor that is kept
@@ -58,6 +60,26 @@ def peak_mib() -> float:
         pass
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+@contextlib.contextmanager
+def as_usual() -> Iterator[None]:
+    """Within, torch is as a fresh process has it, whatever the caller set; the global generator's state is given back.
+
+    Autocast, another default type, and inference mode would change results or bar gradients.
+    """
+    default = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    try:
+        with (
+            torch.inference_mode(False),
+            torch.autocast("cpu", enabled=False),
+            torch.autocast("cuda", enabled=False),
+            torch.random.fork_rng(),
+        ):
+            yield
+    finally:
+        torch.set_default_dtype(default)
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ from attnround.graph import (
     unwrapped,
     with_edges,
 )
-from attnround.machine import memory_kept
+from attnround.machine import as_usual, memory_kept
 from attnround.problem import bit_problem
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import QuantizedLayer
@@ -76,6 +76,7 @@ class Prepared:
     What one setting measured of the float model (ranges of inputs, sensitivities, outputs) serves the next.
     """
 
+    @as_usual()
     def __init__(
         self,
         model: nn.Module | Blueprint,
@@ -144,6 +145,10 @@ class Prepared:
         channels_last(teacher)
         self._measured: dict[tuple, Any] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what was measured, which holds functions: so that it goes to another process."""
+        return self.__dict__ | {"_measured": {}}
+
     @cached_property
     def logits(self) -> Tensor:
         """The float model's class logits [N, classes] on the calibration images."""
@@ -158,7 +163,7 @@ class Prepared:
         self, search: RangeSearch, batch_size: int, device: torch.device | str
     ) -> dict[str, ActivationQuantizer]:
         """Layer name -> a new quantizer of its input; edge -> that of its value."""
-        key = ("activations", repr(search), batch_size, str(device))
+        key = ("activations", type(search), repr(search), batch_size, str(device))
         if key not in self._measured:
             placed = with_edges(self.teacher, search.placement)
             self._measured[key] = calibrate_activations(placed, self.images, search, batch_size, device)
@@ -180,7 +185,7 @@ class Prepared:
         self, observer: ClipSearch, input_bits: dict[str, int], seed: int, device: torch.device | str = "cpu"
     ) -> Problem:
         """What an allocator may ask of the float model; its answers are computed when they are first asked."""
-        key = ("problem", repr(observer), tuple(input_bits.items()), seed)
+        key = ("problem", type(observer), repr(observer), tuple(input_bits.items()), seed)
         if key not in self._measured:
             self._measured[key] = bit_problem(
                 self.teacher, self.images, observer, input_bits, self.unfolded, seed,
@@ -279,6 +284,9 @@ def start_at_smallest(
     """
     begun = time.perf_counter()
     trials = list(known)
+    shape = list(prepared.logits.shape)
+    if len(shape) < 2 or shape[1] < 2:
+        raise InputError(f"bits=auto looks at which class is the largest, and the model gives {shape}: give a budget")
 
     def at(budget: float) -> Start:
         return start(prepared, auto.at(budget), activation, reconstruction, device=device, seed=seed)

@@ -22,13 +22,14 @@ from attnround.deploy.qdq import FORMS_OF, check_form
 from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import need_onnx
-from attnround.errors import InputError, listed
+from attnround.errors import InputError, checked_seed, listed
 from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
 from attnround.files import write_atomically
-from attnround.graph import Captured, class_logits, find_layers, joined, left_float
+from attnround.graph import Captured, class_logits, find_layers, joined, left_float, unwrapped
+from attnround.machine import as_usual
 from attnround.prepared import Prepared, device_named
 from attnround.progress import silent
-from attnround.qat import Lsq, estimate_norms, insert_norms, settle_layers, train_layers
+from attnround.qat import Lsq, estimate_norms, insert_norms, is_trained_from, settle_layers, train_layers
 from attnround.quantization.grid import quantize
 from attnround.quantization.layers import quantized_layers
 from attnround.quantization.observer import sqnr_db
@@ -119,6 +120,7 @@ class Quantized:
         """Write the model as integers, a .safetensors file; return its name, bytes and sha256. Raises OSError."""
         return save(self.model, Path(path), self._about())
 
+    @as_usual()
     def export(self, path: str | Path, *, weights: str = "runtime") -> float:
         """Write a file; return its agreement with the simulation on the calibration images in percent.
 
@@ -156,6 +158,7 @@ class Quantized:
             write_atomically(place, raw)
         return found.agreement
 
+    @as_usual()
     def verify(
         self,
         images: object | None = None,
@@ -200,7 +203,7 @@ class Quantized:
             **fidelity(float_logits, found),
         }
 
-    @torch.inference_mode(False)
+    @as_usual()
     def finetune(
         self,
         data: object,
@@ -226,6 +229,7 @@ class Quantized:
         from attnround.trainer import TrainerSettings
 
         device_named(device)
+        seed = checked_seed(seed)
         settings = recipe or Lsq(num_epochs=epochs, lr=lr, **RECIPE)
         logits = class_logits(self.model, self.images[:1])
         if logits.ndim != 2:
@@ -233,7 +237,7 @@ class Quantized:
         pair = LabelledPair(
             data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of, logits.shape[1]
         )
-        with tempfile.TemporaryDirectory() as folder, silent(not progress), torch.random.fork_rng():
+        with tempfile.TemporaryDirectory() as folder, silent(not progress):
             torch.manual_seed(seed)
             tuned = finetune(
                 self.prepared.teacher, self.model, pair, self.images, self.prepared.norms, settings,
@@ -251,12 +255,16 @@ class Quantized:
         insert_norms(model, model, self.prepared.norms, self.images.split(STATISTICS_BATCH))
         return model.train()
 
-    def frozen(self, trained: Captured) -> "Quantized":
-        """The quantized model that a trained copy of `trainable` has become; that one stays as it is.
+    @as_usual()
+    def frozen(self, trained: nn.Module) -> "Quantized":
+        """The quantized model that a trained copy of `trainable` has become; that one stays as it is, wrapped or not.
 
         Batch norms take their statistics on the calibration images, and are folded in.
         """
-        model = copy.deepcopy(trained).cpu()
+        held = unwrapped(trained)
+        if not (isinstance(held, Captured) and is_trained_from(held, self.model)):
+            raise InputError(f"{type(held).__name__} was not made by this model's trainable(): give what that gave")
+        model = copy.deepcopy(held).cpu()
         estimate_norms(model, self.images.split(STATISTICS_BATCH))
         settle_layers(model)
         return self._with(model, f"{self.method}, trained")

@@ -46,3 +46,19 @@ def test_the_lowest_budget_there_is():
 def test_what_brings_nothing_is_spent_all_the_same():
     slots = slots_of([5, 5], [2, 4])
     assert least_distortion(slots, [{2: 0.0, 4: 0.0}] * 2, 5 * 8) == [4, 4]
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_no_bit_is_bought_that_does_harm(seed):
+    """Measured noise need not fall with every bit."""
+    generator = torch.Generator().manual_seed(seed)
+    slots = slots_of(torch.randint(1, 40, (5,), generator=generator).tolist(), [2, 3, 4, 8])
+    factors = 0.05 + 1.95 * torch.rand(5, 4, generator=generator)
+    distortions = [{b: f.item() * 4.0**-b for b, f in zip([2, 3, 4, 8], row, strict=True)} for row in factors]
+    limit = 4 * sum(slot.num_weights for slot in slots)
+
+    def total(bits) -> float:
+        return sum(distortion[b] for distortion, b in zip(distortions, bits, strict=True))
+
+    best = min((each for each in product([2, 3, 4, 8], repeat=5) if cost(slots, each) <= limit), key=total)
+    assert total(least_distortion(slots, distortions, limit)) == pytest.approx(total(best), rel=1e-6)

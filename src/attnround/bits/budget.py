@@ -6,7 +6,7 @@ rounding error.
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -195,13 +195,9 @@ class Budgeted(Allocator):
         """The budget in whole units of cost. Raises InputError where it is out of reach."""
         low, high = self._reach(slots, fixed, problem)
         if self.budget is not None and not low <= self.budget <= high:
-            low, high = (
-                math.ceil(low * 1000) / 1000,
-                math.floor(high * 1000) / 1000,
-            )  # rounded inwards: either bound can be given
             raise InputError(
                 f"bits.budget={self.budget} {UNITS[self.unit]} is out of reach: with these bits.candidates and "
-                f"bits.pinned this model takes {low} to {high}"
+                f"bits.pinned this model takes {_inwards(low, math.ceil)} to {_inwards(high, math.floor)}"
             )
         budget = high if self.budget is None else self.budget
         if self.unit == "mib":
@@ -216,6 +212,12 @@ class Budgeted(Allocator):
         return units / (10**9 if self.unit == "gbops" else sum(layer.weight.numel() for layer in problem.layers))
 
 
+def _inwards(bound: float, to: Callable[[float], int]) -> float:
+    """Of a range, to four digits or to thousandths, so that it can be given."""
+    digits = max(3, 3 - math.floor(math.log10(bound))) if bound > 0 else 3
+    return round(to(bound * 10**digits) / 10**digits, digits)
+
+
 def cost(unit: str, layer: Layer, bits: int, problem: Problem) -> int:
     """What a layer costs at a width: bits of its weights, of all it stores, or bit operations for an image."""
     if unit == "gbops":
@@ -228,16 +230,25 @@ def cost(unit: str, layer: Layer, bits: int, problem: Problem) -> int:
     return 8 * sum(kinds.values())
 
 
-def spend_rest(slots: list[Slot], bits: list[int], limit: int, want: Sequence[float] | None = None) -> list[int]:
+def spend_rest(
+    slots: list[Slot],
+    bits: list[int],
+    limit: int,
+    want: Sequence[float] | None = None,
+    distortions: Sequence[Mapping[int, float]] | None = None,
+) -> list[int]:
     """Give the next candidate to the slot that is furthest below what it wants, as long as one is affordable.
 
-    want: bits, fractional, a slot; by default the cheapest upgrade goes first.
+    want: bits, fractional, a slot; by default the cheapest upgrade goes first; distortions: candidate -> distortion, a
+    slot, which no upgrade is to raise.
     """
     bits = list(bits)
     spare = limit - sum(slot.costs[b] for slot, b in zip(slots, bits, strict=True))
     while True:
         upgrades = {i: slot.upgrade(b) for i, (slot, b) in enumerate(zip(slots, bits, strict=True))}
         affordable = {i: up for i, up in upgrades.items() if up is not None and up[1] <= spare}
+        if distortions:
+            affordable = {i: up for i, up in affordable.items() if distortions[i][up[0]] <= distortions[i][bits[i]]}
         if not affordable:
             return bits
         i = max(affordable, key=lambda i: -affordable[i][1] if want is None else want[i] - bits[i])

@@ -35,5 +35,5 @@ def least_distortion(slots: list[Slot], distortions: Sequence[dict[int, float]],
         picked = np.split(solved.x, ends[:-1])
         bits = [slot.candidates[int(part.argmax())] for slot, part in zip(slots, picked, strict=True)]
         if sum(slot.costs[b] for slot, b in zip(slots, bits, strict=True)) <= limit:
-            return spend_rest(slots, bits, limit)  # where more bits bring nothing
+            return spend_rest(slots, bits, limit, distortions=distortions)  # where more bits bring nothing
     return spend_rest(slots, [slot.candidates[0] for slot in slots], limit)  # the budget is what the least takes

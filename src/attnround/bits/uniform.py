@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from attnround.bits.allocation import Problem
-from attnround.bits.budget import Budgeted, Slot
-from attnround.bits.waterfill import nearest, waterfill
+from attnround.bits.budget import Budgeted, Slot, spend_rest
+from attnround.bits.waterfill import nearest
 from attnround.quantization.pins import check_bit_width
 
 
@@ -26,4 +26,10 @@ class Uniform(Budgeted):
     def choose(self, slots: list[Slot], limit: int, problem: Problem) -> tuple[list[int], dict[str, float], str]:
         if self.budget is None:
             return [nearest(self.bit_width, slot.candidates) for slot in slots], {}, ""
-        return waterfill(slots, [0.0] * len(slots), limit), {}, ""
+        widths = sorted({bits for slot in slots for bits in slot.candidates})
+        chosen = [slot.candidates[0] for slot in slots]
+        for width in widths:
+            wider = [nearest(width, slot.candidates) for slot in slots]
+            if sum(slot.costs[bits] for slot, bits in zip(slots, wider, strict=True)) <= limit:
+                chosen = wider
+        return spend_rest(slots, chosen, limit, [widths[-1]] * len(slots)), {}, ""

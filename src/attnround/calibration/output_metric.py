@@ -160,8 +160,16 @@ def projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
     if kind == "logits":
         signs = torch.randint(0, 2, outputs.shape, generator=generator, device=outputs.device)
         return (outputs * (2 * signs - 1)).sum()
-    labels = torch.multinomial(outputs.detach().softmax(1), 1, generator=generator).flatten()
-    return nn.functional.cross_entropy(outputs, labels, reduction="sum")
+    return surprise(outputs, generator)
+
+
+def surprise(logits: Tensor, generator: torch.Generator) -> Tensor:
+    """Minus the log-likelihood of labels drawn from the prediction of logits [N, classes, ...], summed over all."""
+    if logits.ndim < 2:
+        raise InputError(f"the logits are {list(logits.shape)}: Fisher information is of [N, classes]")
+    rows = logits.movedim(1, -1).flatten(0, -2)
+    labels = torch.multinomial(rows.detach().softmax(1), 1, generator=generator).flatten()
+    return nn.functional.cross_entropy(rows, labels, reduction="sum")
 
 
 def factor_of(metric: Tensor, damping: float = DAMPING) -> Tensor | None:

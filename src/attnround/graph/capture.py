@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 from torch.export.graph_signature import ConstantArgument, InputKind, OutputKind
+from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
 from attnround.errors import InputError, listed, reason
@@ -40,9 +41,12 @@ METHODS = {
 }  # fmt: skip
 # What torch calls the tensor behind a parametrized weight, such as one with spectral norm.
 PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(\w+?)(?:\.original|_orig)$")
-WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel)
+WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
-RESERVED = ("graph", "kinds", "form", "remarks", "logits_at", "placement", "about", "preprocessing", "num_classes")
+RESERVED = (
+    "graph", "kinds", "form", "remarks", "logits_at", "placement", "about", "preprocessing", "num_classes", "_run",
+    "compile_graph", "returning_tensors",
+)  # fmt: skip
 KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
 
@@ -129,9 +133,10 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     model = unwrapped(model)
     kind = type(model).__name__
     _check_inputs(model)
-    clashing = [name for name in RESERVED if isinstance(getattr(model, name, None), nn.Module | nn.Parameter)]
+    clashing = [name for name in RESERVED if isinstance(getattr(model, name, None), nn.Module | Tensor)]
     if clashing:
-        raise InputError(f"{kind} has a submodule called {clashing[0]}, as the captured model has a field: rename it")
+        held = "submodule" if isinstance(getattr(model, clashing[0]), nn.Module) else "tensor"
+        raise InputError(f"{kind} has a {held} called {clashing[0]}, as the captured model has a field: rename it")
     net = _copied(model).eval().cpu()
     floats = {each.dtype for each in net.parameters() if each.is_floating_point()}
     if floats - {image.dtype}:
@@ -175,7 +180,11 @@ def _copied(model: nn.Module) -> nn.Module:
         for value in vars(module).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(model, derived)
+    try:
+        return copy.deepcopy(model, derived)
+    except Exception as error:  # of whatever a module holds
+        what = f"{type(model).__name__} cannot be copied ({reason(error)})"
+        raise InputError(f"{what}: first take off what bars it, such as a lock, an open file or a generator") from error
 
 
 def _check_inputs(model: nn.Module) -> None:
@@ -211,7 +220,7 @@ def _remarks(model: nn.Module, captured: Captured, program: ExportedProgram) -> 
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
-    """The module that torch.compile, DataParallel or DistributedDataParallel holds."""
+    """The module that torch.compile, DataParallel, DistributedDataParallel or AveragedModel holds."""
     while isinstance(model, WRAPPERS) or hasattr(model, "_orig_mod"):
         model = model._orig_mod if hasattr(model, "_orig_mod") else model.module
     return model

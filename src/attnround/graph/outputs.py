@@ -71,6 +71,8 @@ def logits_in(outputs: object, output: Output) -> Tensor:
         return found[str(output)]
     if isinstance(output, int) and output < len(found):
         return list(found.values())[output]
+    if list(found) == [""]:
+        raise InputError(f"output={output}: the model gives a single tensor, without a name: leave output out")
     names = ", ".join(found) or "no floating tensor"
     raise InputError(f"output={output}: the model gives {names}; name the one that is the logits, or give a function")
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from attnround.lazy import lazily
 from attnround.qat.batch_norm import estimate_norms, insert_norms
-from attnround.qat.layer import settle_layers, train_layers
+from attnround.qat.layer import is_trained_from, settle_layers, train_layers
 from attnround.qat.settings import Lsq, NoTraining
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ __all__ = [
     "estimate_norms",
     "finetune",
     "insert_norms",
+    "is_trained_from",
     "settle_layers",
     "train_layers",
 ]

@@ -9,7 +9,7 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.quantization.grid import Grid, dequantize, per_channel, quantize, steps
-from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.layers import QuantizedLayer, quantized_layers
 from attnround.quantization.lsq import LearnedStep, gradient_scale
 
 # In steps: so far from its level a weight starts at most, where PTQ moved it. With 0.49 the first steps undo that: at 2
@@ -87,13 +87,20 @@ class TrainedLayer(nn.Module):
 
 def train_layers(student: nn.Module, teacher: nn.Module) -> None:
     """Put a trained layer in the place of every quantized one of the student; the teacher has the float weights."""
-    quantized = {name: module for name, module in student.named_modules() if isinstance(module, QuantizedLayer)}
     trained = {
-        name: TrainedLayer(layer, teacher.get_submodule(name).weight.detach()) for name, layer in quantized.items()
+        name: TrainedLayer(layer, teacher.get_submodule(name).weight.detach())
+        for name, layer in quantized_layers(student).items()
     }
     for name, layer in trained.items():
         student.set_submodule(name, layer)
     student.register_forward_pre_hook(keep_positive)
+
+
+def is_trained_from(model: nn.Module, student: nn.Module) -> bool:
+    """Whether a model has trained layers where a student has quantized ones, of the same names and shapes."""
+    trained = {name: layer for name, layer in model.named_modules() if isinstance(layer, TrainedLayer)}
+    shapes = {name: layer.weight.shape for name, layer in trained.items()}
+    return shapes == {name: layer.levels.shape for name, layer in quantized_layers(student).items()}
 
 
 def keep_positive(student: nn.Module, *_: object) -> None:

@@ -38,7 +38,7 @@ class ActivationQuantizer(nn.Module):
     ):
         super().__init__()
         self.grid = Grid(bit_width, symmetric=False)
-        self.scale = nn.Parameter(torch.tensor(float(scale)), requires_grad=learned)
+        self.scale = nn.Parameter(torch.tensor(float(scale), dtype=torch.float32), requires_grad=learned)
         self.zero_point = zero_point
         self.scale_gradient = scale_gradient
         self.drop = drop

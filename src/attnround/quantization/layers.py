@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from attnround.errors import InputError
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.shapes import Float, Real
@@ -25,6 +26,7 @@ class QuantizedLayer(nn.Module):
     def __init__(self, layer: nn.Module, grid: Grid, scale: Float[Tensor, " O"], zero_point: Float[Tensor, " O"]):
         super().__init__()
         self.layer = layer
+        layer.weight.requires_grad_(False)  # it follows from the levels
         self.activation: ActivationQuantizer | None = None
         self.grid = grid
         if layer.bias is None:
@@ -36,11 +38,25 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def bake(self, levels: Real[Tensor, " O *rest"], bias: Float[Tensor, " O"] | None = None) -> None:
-        """Take these levels, and this bias if one is given, and rebuild the float weight from them."""
+        """Take these levels, and this bias if one is given, and rebuild the float weight from them.
+
+        Raises InputError where a rounding method gives what is no level of the grid.
+        """
+        if levels.is_floating_point():
+            self._check(levels)
         self.levels.copy_(levels)
         self.layer.weight.copy_(dequantize(self.levels, self.scale, self.zero_point))
         if bias is not None:
             self.layer.bias.copy_(bias)
+
+    def _check(self, levels: Tensor) -> None:
+        low, high = self.grid.qmin, self.grid.qmax
+        if not bool(((levels >= low) & (levels <= high) & (levels == levels.round())).all()):
+            least, most = levels.min().item(), levels.max().item()
+            raise InputError(
+                f"the rounding method decides for values of {least:g} to {most:g}: give whole levels from {low} to "
+                f"{high}, as clamp(round(...)) does"
+            )
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002 (torch's own name; some models call it by keyword)
         return self.layer(input if self.activation is None else self.activation(input))

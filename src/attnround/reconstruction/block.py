@@ -109,7 +109,10 @@ class BlockReconstruction(Reconstruction):
             return quantizer
         num_steps = quantizer.num_steps if self.num_steps is None else self.num_steps
         lr = quantizer.lr * self.lr_scale
-        return dataclasses.replace(quantizer, num_steps=num_steps, lr=lr)  # type: ignore[type-var]  # all are dataclasses
+        if not dataclasses.is_dataclass(quantizer):
+            kind = type(quantizer).__name__
+            raise InputError(f"{kind} is no dataclass, whose num_steps and lr a block sets: put @dataclass before it")
+        return dataclasses.replace(quantizer, num_steps=num_steps, lr=lr)
 
     def nothing_to_stop_by(self) -> InputError:
         return InputError(

@@ -42,6 +42,9 @@ class UnitWork(ABC):
         """Take these of the quantizer's steps. Raises InputError that names the unit where the loss is not finite."""
         if self.optimizer is None:
             return
+        if not self.quantizer.num_steps:
+            kind = type(self.quantizer).__name__
+            raise InputError(f"{kind} has parameters to learn and num_steps=0: give it the number of its steps")
         self.loss = self._descend(steps)
         self.losses.append(self.loss)
         if not math.isfinite(self.loss):

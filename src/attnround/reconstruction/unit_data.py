@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from attnround.calibration.cache import ActivationCache, batches, choose_storage
-from attnround.calibration.output_metric import OutputMetric, factor_of, metric_of_channels
+from attnround.calibration.output_metric import OutputMetric, factor_of, metric_of_channels, surprise
 from attnround.errors import InputError
 from attnround.graph.segment import output_of, segment
 from attnround.graph.units import Unit
@@ -55,9 +55,15 @@ def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, loss: st
     )
     caches: dict[str, ActivationCache] = {}
     first, fisher = 0, loss == "fisher"
-    for x, x_quantized in bench.walk.values(unit.start, keep=False if alone else None):
+    values_there = bench.walk.values(unit.start, keep=False if alone else None)
+    for size, (x, x_quantized) in zip(bench.walk.sizes, values_there, strict=True):
         with torch.no_grad():
             batch = {"inputs": x, "quantized": x_quantized, "targets": teacher(x)}
+        if not (is_by_images(unit.start, x, size) and is_by_images(unit.end, batch["targets"], size)):
+            raise InputError(
+                f"{unit.name}: the first dimension of its values is not that of the images, which the block objective "
+                "draws from: give reconstruction=layer (or batch_first=True to torch's attention)"
+            )
         caches = caches or allocate(unit.name, bench.num_images, batch, coding, cache_mib, fisher)
         for key, values in batch.items():
             if not values.isfinite().all():
@@ -69,6 +75,11 @@ def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, loss: st
     weights = fisher_weights(unit, bench, caches["targets"], batch_size) if fisher else None
     data = UnitData(**caches, weights=weights, num_held_out=bench.num_held_out)
     return in_metric_of_logits(data, unit, bench, batch_size) if loss == "logits" else data
+
+
+def is_by_images(node: fx.Node, value: Tensor, num_images: int) -> bool:
+    """Whether a node's value has a part for each image, one behind the other."""
+    return len(value) == num_images and node.meta.get("shape", (None,))[:1] == (None,)
 
 
 def allocate(
@@ -119,11 +130,7 @@ def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_siz
     for images in batches(0, len(targets), batch_size):
         y = targets[images].requires_grad_()
         with torch.enable_grad():
-            logits = rest(y)
-            probabilities = logits.detach().softmax(1)
-            labels = torch.multinomial(probabilities, 1, generator=bench.generator).flatten()
-            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, y)
+            (gradient,) = torch.autograd.grad(surprise(rest(y), bench.generator), y)
         cache.write(images.start, gradient.square())
         total += gradient.square().double().mean().item() * len(y)
     mean = total / len(targets)
