@@ -1,5 +1,7 @@
 """Networks as people bring them, at the edges: what they give, hold and are called."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
@@ -8,12 +10,14 @@ from torch.utils.data import TensorDataset
 
 import attnround
 from attnround.bits import Uniform
+from attnround.deploy import open_model
 from attnround.deploy.comparison import Comparison
 from attnround.errors import InputError
-from attnround.graph import capture
+from attnround.graph import capture, class_logits
 from attnround.graph.costs import count_macs, count_places
 
 SIDE = 8
+NEAR = {".onnx": 1e-5, ".pt2": 1e-5, ".xml": 1e-2}  # OpenVINO computes in bfloat16 by default where it can
 
 
 @pytest.fixture
@@ -201,3 +205,190 @@ def test_a_batch_norm_over_all_batches_stays_one(images):
 
     trained = quick(Net(), images).trainable()
     assert [each.momentum for each in trained.modules() if isinstance(each, nn.BatchNorm2d)] == [None]
+
+
+class Skip(nn.Module):
+    """A residual block that calls one activation as a module and one as a function."""
+
+    def __init__(self, num_inputs: int):
+        super().__init__()
+        self.first, self.relu = nn.Conv2d(num_inputs, 8, 3, padding=1), nn.ReLU()
+        self.second, self.skip = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(num_inputs, 8, 1)
+
+    def forward(self, x):
+        return functional.relu(self.second(self.relu(self.first(x))) + self.skip(x))
+
+
+class Ends(nn.Module):
+    """Gives what a convolution, a sum or an activation behind one gives, as networks for pictures do."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.first, self.last, self.how = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1), how
+
+    def forward(self, x):
+        y = functional.relu(self.first(x))
+        return {"conv": self.last(y), "sum": y + functional.relu(y), "sigmoid": self.last(y).sigmoid(), "all": y}[
+            self.how
+        ]
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(Skip(3), Skip(8), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)),
+        *(lambda how=how: Ends(how) for how in ("conv", "sum", "sigmoid", "all")),
+    ],
+    ids=["module and function", "conv", "sum", "sigmoid", "features"],
+)
+def test_values_between_layers_leave_with_the_model(images, tmp_path, make, suffix):
+    found = quick(make(), images, activation=8, placement="onnxruntime")
+    assert found.export(tmp_path / f"it{suffix}") > 99.9
+    found.save(tmp_path / "it.safetensors")
+    again = attnround.load(tmp_path / "it.safetensors", model=make())
+    assert torch.equal(again(images), found.model(images))
+
+
+class UsesItsTensors(Base):
+    def __init__(self, how):
+        super().__init__()
+        self.how = how
+
+    def forward(self, x):
+        logits = self.scores(x)
+        if self.how == "bias":
+            return logits - self.head.bias
+        return logits * self.head.weight.square().sum()
+
+
+@pytest.mark.parametrize("how", ["bias", "weight"])
+def test_a_layers_tensors_are_values_elsewhere_too(images, tmp_path, how):
+    net = UsesItsTensors(how)
+    found = quick(net, images, bits=8)
+    with torch.no_grad():
+        assert torch.allclose(found.prepared.teacher(images), net(images), atol=1e-5)
+    assert found.report.sqnr_db > 25
+    found.save(tmp_path / "it.safetensors")
+    assert torch.equal(attnround.load(tmp_path / "it.safetensors", model=net)(images), found.model(images))
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+@pytest.mark.parametrize("what", ["the images", "a loss", "a constant"])
+def test_all_outputs_leave_with_the_model(images, tmp_path, what, suffix):
+    class Net(Base):
+        def __init__(self):
+            super().__init__()
+            self.other = nn.Linear(8, 3)
+            self.register_buffer("table", torch.arange(6.0))
+
+        def forward(self, x):
+            y = self.body(x).mean((2, 3))
+            others = {"the images": x, "a loss": self.other(y).mean(), "a constant": self.table}
+            return {"logits": self.head(y), "other": others[what]}
+
+    found = quick(Net(), images, output="logits")
+    path = tmp_path / f"it{suffix}"
+    assert found.export(path) == 100
+    opened, expected = open_model(str(path))(images), found.model(images)
+    assert opened.keys() == expected.keys()
+    assert torch.allclose(opened["other"], expected["other"], atol=NEAR[suffix])
+
+
+@pytest.mark.parametrize("suffix", [".onnx", ".xml", ".pt2"])
+def test_a_dictionary_of_one_can_be_evaluated(images, tmp_path, suffix):
+    class Net(Base):
+        def forward(self, x):
+            return {"logits": self.scores(x)}
+
+    found = quick(Net(), images, output="logits")
+    path = tmp_path / f"it{suffix}"
+    found.export(path)
+    logits = class_logits(open_model(str(path)), images)
+    assert torch.allclose(logits, found.model(images)["logits"], atol=NEAR[suffix])
+
+
+def test_an_output_that_is_called_as_the_input_is_told(images, tmp_path):
+    class Net(Base):
+        def forward(self, x):
+            return {"logits": self.scores(x), "images": x + 1}
+
+    with pytest.raises(InputError, match="the model gives an output called images"):
+        quick(Net(), images, output="logits").export(tmp_path / "it.onnx")
+
+
+class Otherwise(Base):
+    """The same names and shapes, and another forward."""
+
+    def __init__(self, stride=1, act=functional.relu):
+        super().__init__()
+        self.second.stride, self.act = (stride, stride), act
+
+    def body(self, x):
+        return self.act(self.second(self.act(self.first(x))))
+
+
+@pytest.mark.parametrize("activation", [None, 8])
+@pytest.mark.parametrize("change", [{"stride": 2}, {"act": functional.silu}], ids=["stride", "activation"])
+def test_a_file_is_not_loaded_into_another_forward(images, tmp_path, change, activation):
+    found, path = quick(Otherwise(), images, activation=activation), tmp_path / "it.safetensors"
+    found.save(path)
+    assert torch.equal(attnround.load(path, model=Otherwise())(images), found.model(images))
+    with pytest.raises(InputError, match=r"the model given differs in what it computes: strides, activations, pools"):
+        attnround.load(path, model=Otherwise(**change))
+
+
+def test_a_model_that_draws_has_no_mark(images, tmp_path):
+    class Net(Base):
+        def forward(self, x):
+            return self.scores(x + 0.1 * torch.rand_like(x))
+
+    quick(Net(), images).save(tmp_path / "it.safetensors")
+    assert "probe" not in attnround.load(tmp_path / "it.safetensors", model=Net()).about
+
+
+@pytest.mark.parametrize(
+    ("expected", "output", "change", "fault"),
+    [
+        (torch.randn(8, 1), None, lambda y: 7 - 1000 * y, r"its output follows the simulation's by -\d+\.\d dB"),
+        (torch.randn(8), None, lambda y: 2 * y, r"its output follows the simulation's by 0\.0 dB, 20 dB are asked"),
+        (torch.randn(8, 1, 4, 4), None, torch.zeros_like, r"by 0\.0 dB"),
+        (
+            {"logits": torch.randn(8, 5), "boxes": torch.randn(8, 4)},
+            "logits",
+            lambda y: y | {"boxes": torch.zeros(8, 4)},
+            r"its output boxes follows the simulation's by 0\.0 dB",
+        ),
+    ],
+    ids=["a number", "a bare number", "a map", "a second head"],
+)
+def test_what_has_no_classes_is_compared_too(expected, output, change, fault):
+    right, wrong = Comparison(), Comparison()
+    right.add(expected, expected, None, output)
+    wrong.add(expected, change(expected), None, output)
+    assert right.fault(quantized_inputs=True) is None
+    assert re.search(fault, wrong.fault(quantized_inputs=True))
+
+
+def test_nan_in_the_same_places_is_the_same():
+    logits = torch.randn(8, 5)
+    logits[0, 0] = torch.nan
+    found = Comparison()
+    found.add(logits, logits.clone(), None)
+    assert found.logit_difference == 0
+
+
+def test_images_of_another_shape_are_told(images):
+    found = quick(Base(), images)
+    others = torch.randn(4, 3, 2 * SIDE, SIDE)
+    for ask in (found.verify, lambda given: found.evaluate(TensorDataset(given, torch.zeros(4, dtype=torch.long)))):
+        with pytest.raises(InputError, match=r"images are \[3, 16, 8\], the model takes \[3, 8, 8\]: resize them"):
+            ask(others)
+    for size in (0, -1, 2.5, "4"):
+        with pytest.raises(InputError, match=rf"batch_size={size}: give a whole number of at least 1"):
+            found.verify(batch_size=size)
+
+
+def test_a_folder_that_is_not_there_is_told_first(images, tmp_path):
+    with pytest.raises(InputError, match=r"it\.onnx: there is no folder .*missing: make it first"):
+        quick(Base(), images).export(tmp_path / "missing" / "it.onnx")

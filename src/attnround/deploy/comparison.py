@@ -1,8 +1,8 @@
 """Another form of a model against the simulation that was measured, on real images."""
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -12,12 +12,15 @@ from attnround.graph import Output, joined, logits_in, tensors
 
 ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
 LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
+LEAST_DB = 20.0  # of every output that is not judged by its classes; integer kernels and bfloat16 leave 40 and more
 
 
 @dataclass
 class Comparison:
     """images; agreeing, of the same class in both, where there are pixels their share; right answers of each, None
-    where there are no labels. Also the largest logit, and the largest difference of one.
+    where there are no labels. Also the largest logit, and the largest difference of one. energies: output -> sums of
+    squares of the simulation's and of what the other differs by; by_class: the output whose classes agree, None where
+    that has a single one, or all outputs are taken side by side.
     """
 
     images: int = 0
@@ -26,6 +29,8 @@ class Comparison:
     right: int | None = None
     largest_logit: float = 0.0
     logit_difference: float = 0.0
+    energies: dict[str, tuple[float, float]] = field(default_factory=dict)
+    by_class: str | None = None
 
     def add(self, expected: object, found: object, labels: Tensor | None, output: Output = None) -> Tensor:
         """Count a batch: what simulation and exported model give, labels [N] or [N, K]. Where classes differ: bool [N].
@@ -33,7 +38,11 @@ class Comparison:
         labels: None where they are not known; output: which of several tensors are the logits [N, classes, ...], None
         takes all of them side by side. The largest difference is over all of them.
         """
-        simulated, logits = _logits_of_both(expected, found, output)
+        simulated, logits, key = _logits_of_both(expected, found, output)
+        self.by_class = key if simulated.shape[1] > 1 else None
+        for name, one, other in _pairs(expected, found):
+            signal, noise = self.energies.get(name, (0.0, 0.0))
+            self.energies[name] = signal + one.double().square().sum().item(), noise + _squared(one, other)
         same = (simulated.argmax(1) == logits.argmax(1)).reshape(len(logits), -1)
         self.images += len(logits)
         self.agreeing += int(same.sum()) if logits.ndim == 2 else same.double().mean(1).sum().item()
@@ -74,22 +83,49 @@ class Comparison:
             return "it gives NaN or infinity where the simulation does not"
         if self.agreement < LEAST:
             return f"it agrees with the simulation on {self.agreement:.2f} % of the images, {LEAST} % is asked"
+        for name, (signal, noise) in self.energies.items():
+            if name != self.by_class and not noise <= signal * 10 ** (-LEAST_DB / 10):
+                what = f"its output {name}" if name else "its output"
+                db = 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
+                return f"{what} follows the simulation's by {db:.1f} dB, {LEAST_DB:g} dB are asked"
         if not quantized_inputs and not self.relative <= ALIKE:
             return f"its logits differ by {self.relative:.1e} of the largest, {ALIKE:.0e} is allowed"
         return None
 
 
-def _logits_of_both(expected: object, found: object, output: Output) -> tuple[Tensor, Tensor]:
-    """The logits [N, classes, ...] of both, by the key that they have in what the simulation gives.
+def _pairs(expected: object, found: object) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """The outputs of the simulation by their names, each with the other model's; a lone one has its own, or none."""
+    simulated, there = tensors(expected), tensors(found)
+    if len(simulated) == len(there) == 1:
+        there = dict(zip(simulated, there.values(), strict=True))
+    for name, each in simulated.items():
+        yield name, each, there.get(name)
 
-    All tensors side by side where `output` is None, or makes something new of them.
+
+def _squared(expected: Tensor, found: Tensor | None) -> float:
+    """The energy of the difference; infinite where there is nothing to compare with."""
+    if found is None or found.shape != expected.shape:
+        return math.inf
+    return torch.where(_alike(expected, found), 0.0, (found - expected).double().square()).sum().item()
+
+
+def _alike(expected: Tensor, found: Tensor) -> Tensor:
+    """bool: of the same value, be it NaN."""
+    return (expected == found) | (expected.isnan() & found.isnan())
+
+
+def _logits_of_both(expected: object, found: object, output: Output) -> tuple[Tensor, Tensor, str | None]:
+    """The logits [N, classes, ...] of both, by the key that they have in what the simulation gives, and that key.
+
+    All tensors side by side, and no key, where `output` is None and they are several, or makes something new of them.
     """
     if output is not None:
         simulated, there = logits_in(expected, output), tensors(found)
         key = next((key for key, each in tensors(expected).items() if each is simulated), None)
         if key in there:
-            return _by_class(simulated), _by_class(there[key])
-    return _by_class(joined(expected)), _by_class(joined(found))
+            return _by_class(simulated), _by_class(there[key]), key
+    alone = list(tensors(expected))
+    return _by_class(joined(expected)), _by_class(joined(found)), alone[0] if len(alone) == 1 else None
 
 
 def _by_class(logits: Tensor) -> Tensor:
@@ -99,7 +135,7 @@ def _by_class(logits: Tensor) -> Tensor:
 
 def _difference(expected: Tensor, found: Tensor) -> float:
     """The largest of a value; infinite where one is NaN or infinite and the other is not the same."""
-    difference = torch.where(expected == found, 0.0, (found - expected).abs()).max().item()
+    difference = torch.where(_alike(expected, found), 0.0, (found - expected).abs()).max().item()
     return difference if math.isfinite(difference) else math.inf
 
 

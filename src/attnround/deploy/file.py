@@ -15,7 +15,7 @@ metadata's table of layers:
 The metadata's one entry, `attnround`, is what `seal` says, with layers (columns: name, shape, bits, symmetric,
 activation_bits, which is null where the input stays float), and where values between layers are quantized, placement,
 and edges (columns: name, bits). caps, where an equalized model has some: names of the layers behind which a ReLU6 ends
-at a value a channel, float.caps.<layer>.result.limit.
+at a value a channel, float.caps.<layer>.result.limit. probe: what the model gives for an image of noise (`probe`).
 """
 
 import json
@@ -30,7 +30,8 @@ from safetensors import torch as safetensors
 from torch import Tensor
 
 from attnround.deploy.packing import pack, unpack
-from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
+from attnround.deploy.probe import probe
+from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
 from attnround.files import write_atomically
 from attnround.graph import Captured, find_caps
@@ -110,6 +111,9 @@ def save(model: Captured, path: Path, about: dict) -> dict[str, object]:
     caps = list(find_caps(model))
     if caps:
         about = about | {"caps": caps}
+    mark = probe(model, preprocessing_of(about)["input_size"])
+    if mark is not None:
+        about = about | {"probe": mark}
     versions = {name: version(name) for name in ("torch", "timm")}
     entry = describe({**about, "versions": versions, "layers": columns})
     raw, digest = seal(safetensors.save({key: _as_stored(value) for key, value in tensors.items()}, {ENTRY: entry}))

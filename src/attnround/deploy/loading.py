@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from attnround.deploy.file import Content, StoredLayer, read
 from attnround.deploy.openvino import load_ir
+from attnround.deploy.probe import differs, probe
 from attnround.deploy.program import load_program
 from attnround.deploy.runtime import load_onnx
 from attnround.deploy.seal import preprocessing_of
@@ -69,7 +70,10 @@ def build(content: Content, source: str, own: nn.Module | Factory | None = None)
     for key, value in content.floats.items():
         held[key].copy_(value)
     model.about = content.about
-    return model.eval()
+    model.eval()
+    if differs(probe(model, model.preprocessing["input_size"]), content.about.get("probe")):
+        raise _another_model(source, content.about, "what it computes: strides, activations, pools or the like")
+    return model
 
 
 def _own_model(own: nn.Module | Factory, about: dict, source: str) -> Captured:

@@ -80,6 +80,8 @@ def float_graph(model: nn.Module, opset: int) -> Any:
         net.set_submodule(name, _MarkedEdge(name))
     images = torch.zeros(2, *model.preprocessing["input_size"])
     names = [key or "logits" for key in keys]
+    if "images" in names:
+        raise InputError("the model gives an output called images, as the file's input is: rename it in the model")
     try:
         with warnings.catch_warnings(), _hushed():
             warnings.simplefilter("ignore")  # of torch's own use of what it deprecates

@@ -20,7 +20,7 @@ from torch import Tensor
 from attnround.deploy.opened import Opened
 from attnround.deploy.runtime import read_graph
 from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
-from attnround.errors import InputError, reason
+from attnround.errors import InputError
 
 GIVE = "the quantized.xml that src/export.py writes, with its quantized.bin"
 OPSET = 21  # the newest that OpenVINO 2026.4 reads all types of: it knows no INT2
@@ -65,7 +65,7 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
     try:
         model = openvino.Core().read_model(model.SerializeToString())
     except RuntimeError as error:
-        raise InputError(f"openvino {version('openvino')} does not take this model ({reason(error)})") from error
+        raise InputError(f"openvino {version('openvino')} does not take this model ({_reason(error)})") from error
     _, weights = saved(model)
     model.set_rt_info(describe(about | {BIN: hashlib.sha256(weights).hexdigest()}), [ENTRY])
     return seal(saved(model)[0])[0], weights
@@ -98,6 +98,8 @@ class OpenVinoModel(Opened):
     ):
         super().__init__(about)
         graph, self.compiled = _compiled(xml, weights, source, settings, device)
+        if len(self.compiled.outputs) == 1:
+            self.logits_at = None
         self.operations = _operations(graph)
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
@@ -141,6 +143,11 @@ def layers_in_integers(model: OpenVinoModel) -> list[str]:
 def is_integer(about: Any) -> bool:
     """Whether what a compiled operation says of itself names an integer kernel."""
     return about["primitiveType"].astype(str).endswith(("_I8", "_i8"))
+
+
+def _reason(error: RuntimeError) -> str:
+    """What OpenVINO says last, behind the places in its code."""
+    return [line for line in str(error).splitlines() if line.strip()][-1].strip()
 
 
 def _operations(graph: Any) -> dict[str, set[str]]:
@@ -208,4 +215,4 @@ def _compiled(xml: bytes, weights: bytes, source: str, settings: dict[str, str] 
         graph = core.read_model(xml, weights)
         return graph, core.compile_model(graph, device, threads | (settings or {}))
     except RuntimeError as error:
-        raise InputError(f"{source}: openvino {version('openvino')} does not run it ({reason(error)})") from error
+        raise InputError(f"{source}: openvino {version('openvino')} does not run it ({_reason(error)})") from error

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from attnround.deploy.comparison import Comparison
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.integer import IntegerEdge, IntegerLayer, integer_model
+from attnround.errors import check_number
 from attnround.quantization.grid import per_channel
 from attnround.quantization.layers import Edge, QuantizedLayer, quantized_edges, quantized_layers
 
@@ -104,6 +105,7 @@ def prove(
 
     batches: of images and their labels, or None in place of these.
     """
+    check_number("batch_size", batch_size, least=1, whole=True)
     simulated, integer = quantized_layers(model), integer_model(model)
     layers = {each.name: integer.get_submodule(each.name) for each in stored}
     proof = Proof([_weights(each, simulated[each.name], layers[each.name]) for each in stored])

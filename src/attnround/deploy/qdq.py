@@ -21,7 +21,7 @@ Source: the operators' definitions, https://onnx.ai/onnx/operators/ (INT4 since 
 
 import copy
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -94,7 +94,7 @@ def quantized_graph(
     if missing:
         raise InputError(f"torch's exporter left no weight for {listed(missing)}: this model cannot be exported")
     kept = [each for each in graph.initializer if each.name not in quantized.replaced]
-    nodes = quantized.needed(each.name for each in graph.output)
+    nodes = quantized.needed([each.name for each in graph.output])
     for field, values in (("node", nodes), ("initializer", kept + quantized.constants)):
         graph.ClearField(field)
         getattr(graph, field).extend(values)
@@ -270,8 +270,11 @@ class _Quantized:
             self.nodes.append(pad)
         return self.inputs[key]
 
-    def needed(self, outputs: Iterable[str]) -> list[Any]:
-        """The nodes, but for a Pad that nothing takes any more."""
+    def needed(self, outputs: Sequence[str]) -> list[Any]:
+        """The nodes, but for a Pad that nothing takes any more; an output that is quantized gets its name back."""
+        for name in outputs:
+            if name in self.instead:
+                self._node("Identity", [self.instead[name]], name)
         taken = {name for node in self.nodes for name in node.input} | set(outputs)
         return [node for node in self.nodes if node.output[0] in taken or node.output[0] not in self.pads]
 

@@ -70,6 +70,8 @@ class OnnxModel(Opened):
         if resizes(about.get("steps", [])):
             raise InputError(f"{source} resizes image files itself: open the one without preprocessing=graph")
         self.session = session(raw, source, settings, provider)
+        if len(self.session.get_outputs()) == 1:
+            self.logits_at = None
 
     def taken(self, images: Tensor) -> Tensor:
         """What the file takes of images, on the CPU: these, or their pixels."""

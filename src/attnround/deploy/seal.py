@@ -32,11 +32,13 @@ ABOUT = {  # what is used of it
     "placement?": str,
     "edges?": {"name": [str], "bits": [int]},
     "caps?": [str],
+    "probe?": [float],
     "steps?": [{}],
 }  # fmt: skip
 
 FORMAT = 3  # 3 with caps a value a channel, 2 with values between layers quantized, else 1, which older versions read
 ENTRY = "attnround"
+NOT_EXPORTED = ("format", "sha256", "layers", "edges", "caps", "probe")  # of the packed file alone
 NO_DIGEST = "0" * 64
 
 
@@ -48,7 +50,7 @@ def describe(about: dict) -> str:
 
 def about_export(about: dict) -> dict:
     """What a file in another format says of itself, from what the packed file says."""
-    kept = {key: value for key, value in about.items() if key not in ("format", "sha256", "layers", "edges", "caps")}
+    kept = {key: value for key, value in about.items() if key not in NOT_EXPORTED}
     return kept | {"versions": kept["versions"] | {"torch": version("torch")}}
 
 

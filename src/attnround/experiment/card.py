@@ -3,6 +3,7 @@
 It is the README.md of a model on the Hugging Face Hub, whose metadata it starts with.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,8 +54,9 @@ def write_card(folder: Path, record: dict | None = None) -> None:
     of_run = record["deployed"]["sha256"]
     verification = _of(read_verified(folder), "sha256", of_run)
     exported, ir = (_of(read(folder), "source", of_run) for read in (read_exported, read_exported_ir))
-    found = [read_provided(path) for path in sorted(folder.glob("verify_*.json"))] if exported or ir else []
-    write_atomically(folder / "model_card.md", card(record, verification, exported, ir, found))
+    found = map(read_provided, sorted(folder.glob("verify_*.json"))) if exported or ir else ()
+    reports = [each for each in found if each is not None]
+    write_atomically(folder / "model_card.md", card(record, verification, exported, ir, reports))
 
 
 def _of(report: dict | None, key: str, digest: str) -> dict | None:
@@ -115,7 +117,7 @@ def card(
     front = yaml.safe_dump(metadata(record), sort_keys=False, allow_unicode=True)
     text = f"---\n{front}---\n\n" + "\n\n".join(parts) + "\n"
     for path in sorted(_paths(record["config"]), key=len, reverse=True):
-        text = text.replace(path, Path(path).name)
+        text = re.sub(rf"(?<![\w./-]){re.escape(path)}(?![\w-])", lambda _, name=Path(path).name: name, text)
     return text
 
 

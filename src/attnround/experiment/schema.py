@@ -110,8 +110,10 @@ def read_exported_ir(folder: Path) -> dict | None:
     return read_typed(path, EXPORTED_IR, what, give)
 
 
-def read_provided(path: Path) -> dict:
-    """What `verify` found of an exported file in an execution provider or on a device."""
+def read_provided(path: Path) -> dict | None:
+    """What `verify` found of an exported file in an execution provider or on a device; None of any other file."""
+    if not {"provider", "fault"} <= read_typed(path, {}, "report of verify", "verify the file again").keys():
+        return None
     return read_typed(path, PROVIDED, "report of verify", "verify the file again")
 
 

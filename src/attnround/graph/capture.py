@@ -66,7 +66,8 @@ class Captured(nn.Module):
 
     graph: its operations; a `call_module` node is a layer or a norm, and any module may be put in its place by
     `set_submodule`. kinds: path of a module of the original -> its class's name. A node's meta["module"] is the path of
-    the module that it came from, meta["shape"] its value's, with None where it grows with the number of images.
+    the module that it came from, meta["shape"] its value's, with None where it grows with the number of images; None
+    of what is no tensor.
     preprocessing, num_classes: as the original has them, where it has; about: of one loaded from a file, its metadata.
     form: how what the graph returns is put together, None for a tensor alone. remarks: what the original had that the
     captured model has not, a sentence each. logits_at: which of its tensors are the logits, as `class_logits` takes it.
@@ -115,7 +116,7 @@ class Captured(nn.Module):
         (output,) = (node for node in model.graph.nodes if node.op == "output")
         results = output.args[0]
         names = [name for name, _ in named_leaves(pytree.tree_unflatten(list(range(len(results))), self.form))]
-        kept = [i for i, each in enumerate(results) if isinstance(each, fx.Node) and each.meta.get("shape")]
+        kept = [i for i, each in enumerate(results) if isinstance(each, fx.Node) and _is_tensor(each)]
         output.args = (results[kept[0]] if len(kept) == 1 else tuple(results[i] for i in kept),)
         model.form = None
         model.compile_graph()
@@ -242,10 +243,17 @@ def captured(model: nn.Module) -> Captured:
     return found
 
 
-def _shape(node: fx.Node) -> tuple[int | None, ...]:
-    """Of a node's value for one image, None where it grows with the number of images; () for what is no tensor."""
+def _shape(node: fx.Node) -> tuple[int | None, ...] | None:
+    """Of a node's value for one image, None where it grows with the number of images; None for what is no tensor."""
     value = node.meta.get("val")
-    return tuple(size if isinstance(size, int) else None for size in getattr(value, "shape", ()))
+    if not isinstance(value, Tensor):
+        return None
+    return tuple(size if isinstance(size, int) else None for size in value.shape)
+
+
+def _is_tensor(node: fx.Node) -> bool:
+    """Whether a node of a captured graph is the images, a constant, or an operation that gives a tensor."""
+    return node.op in ("placeholder", "get_attr") or node.meta.get("shape") is not None
 
 
 class _Converter:
@@ -393,6 +401,8 @@ class _Converter:
         if node not in self.placed:
             value, origins = self.constants[node], self.origins[node]
             path = self.paths.get(node) or (next(iter(origins)) if len(origins) == 1 else f"computed_{node.name}")
+            if path.rpartition(".")[0] in self.layers.values():  # another module will stand there
+                path = f"computed_{node.name}"
             self.placed[node] = self._free(path)
             if origins and not isinstance(value, nn.Parameter) and value.numel() == self._size_of(path):
                 value = nn.Parameter(value)  # seen in another shape it stays a parameter

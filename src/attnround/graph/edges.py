@@ -215,7 +215,10 @@ def _title(node: fx.Node) -> str:
 
 
 def _free(name: str, taken: list[str]) -> str:
+    """The name, or one with a number behind it, that no other has or lies within."""
     number = 1
-    while (numbered := name if number == 1 else f"{name}_{number}") in taken:
+    while True:
+        numbered = name if number == 1 else f"{name}_{number}"
+        if not any(f"{each}.".startswith(f"{numbered}.") for each in taken):
+            return numbered
         number += 1
-    return numbered
