@@ -26,6 +26,12 @@ def small(width=8):
     torch.manual_seed(0)
     return Net(width)
 """
+NUMBERED = """
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5))
+"""
 SETS = """
 import numpy as np
 import pytorch_lightning as pl
@@ -76,6 +82,25 @@ class Flow(pl.LightningDataModule):
 
     def val_dataloader(self):
         return [next(iter(DataLoader(labelled(), 8)))]
+
+class Lists(Flow):
+    def train_dataloader(self):
+        return [DataLoader(labelled(64), 8)]
+
+    def val_dataloader(self):
+        return [DataLoader(labelled(), 8)]
+
+class Several(Flow):
+    def val_dataloader(self):
+        return [DataLoader(labelled(), 8)] * 2
+
+class Nothing(Flow):
+    def val_dataloader(self):
+        return None
+
+class Raises(Flow):
+    def setup(self, stage):
+        raise KeyError("photos")
 
 class Module(pl.LightningDataModule):
     def train_dataloader(self):
@@ -150,6 +175,42 @@ def test_a_data_module_calibrates_evaluates_and_trains(entry, tmp_path):
     assert "10 images" in limited.stdout, limited.stderr
 
 
+def test_a_data_module_may_give_a_list_of_one_loader(entry, tmp_path):
+    done = entry("train", *RUN, "data=module", "data.factory=sets:Lists")
+    assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "run/record.json").read_text())["evaluation"]["images"] == 40
+
+
+def test_layers_that_are_called_by_numbers_can_be_pinned(entry, tmp_path):
+    (tmp_path / "numbered.py").write_text(NUMBERED)
+    model = [each for each in RUN if not each.startswith("model.")]
+    own = ("model.factory=numbered.py:build", "model.input_size=[3,16,16]", "quantizer=nearest")
+    done = entry("train", *model, *own, *DATA, "data.calibration=sets.py:Photos", "+bits.pinned={0: 4}")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((tmp_path / "run/record.json").read_text())
+    assert record["allocation"]["bit_width"]["0"] == 4
+
+
+@pytest.mark.parametrize("changed", ["nets.py", "bits.json"])
+def test_a_run_does_not_go_on_where_a_file_changed(entry, tmp_path, changed):
+    (tmp_path / "bits.json").write_text('{"conv": 8, "fc": 8}')
+    words = [*RUN, *DATA, "data.calibration=sets.py:Photos", "bits=file", "bits.path=bits.json"]
+    assert entry("train", *words).returncode == 0
+    before = (tmp_path / "run/record.json").read_text()
+    assert set(json.loads(before)["sources"]) == {"bits.path", "model.factory", "data.factory", "data.calibration"}
+    words = [each for each in words if not each.startswith("hydra")]
+    again = entry("train", *words, "resume=run")
+    assert again.returncode == 0, again.stderr
+    (tmp_path / changed).write_text(
+        NETS.replace("manual_seed(0)", "manual_seed(1)") if changed == "nets.py" else '{"conv": 2, "fc": 2}'
+    )
+    before = (tmp_path / "run/record.json").read_text()
+    other = entry("train", *words, "resume=run")
+    assert other.returncode == 1
+    assert "is of this run before a file that its options name changed: start anew without resume" in other.stderr
+    assert (tmp_path / "run/record.json").read_text() == before
+
+
 @pytest.mark.parametrize(
     ("options", "line"),
     [
@@ -170,6 +231,9 @@ def test_a_data_module_calibrates_evaluates_and_trains(entry, tmp_path):
         ),
         (["data.calibration=sets.py:words"], "data.calibration gives a list: it must return a Dataset"),
         (["data.factory=sets:Flow", "data.limit=3"], "data.limit=3: the validation images of sets:Flow are no Dataset"),
+        (["data.factory=sets:Several"], "data.factory=sets:Several: its val_dataloader gives 2 loaders: give one"),
+        (["data.factory=sets:Nothing"], "sets:Nothing: its val_dataloader gives a NoneType: give a loader"),
+        (["data.factory=sets:Raises"], "data.factory=sets:Raises: its setup raised KeyError: 'photos'"),
         (["data.factory=sets.py:none"], "data.factory=sets.py:none gives no image"),
         (["data.factory=sets.py:beyond"], "an image has the label 77, the model has 5 outputs: give 0 to 4"),
         (["data.factory=sets.py:Named"], "labels are no numbers"),

@@ -1,12 +1,15 @@
 """The tables' entry as a user meets it: killed, run again, with rows that fail, and with input that is wrong."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
+from attnround.graph import captured, find_layers
 from attnround.study.row import read_rows
+from attnround.zoo import TimmModel
 from tests import processes
 from tests.conftest import ROOT
 
@@ -64,7 +67,7 @@ def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_pat
 
     done = run(command)
     assert done.returncode == 1
-    assert done.stderr.strip() == "error: 1 rows failed; the next call runs them again"
+    assert done.stderr.strip() == "error: 1 row failed; the next call runs them again"
     assert "Traceback" not in done.stdout + done.stderr
     assert f"methods {3:17} rows, {3 - len(before):4} to run" in done.stdout
     after = written(rows)
@@ -84,6 +87,27 @@ def test_a_killed_table_goes_on_and_a_failed_row_stops_no_other(command, tmp_pat
         f"{each}.json" for each, row in read_rows(rows).items() if row.error is None
     }
     assert (tmp_path / "results/methods.md").read_text().splitlines()[:7] == table.splitlines()[:7]
+
+
+def test_a_row_of_a_file_that_changed_is_run_again(command, tmp_path):
+    path, bits = tmp_path / "grids/methods.yaml", tmp_path / "bits.json"
+    table = yaml.safe_load(path.read_text())
+    table["base"] += ["bits=file", f"bits.path={bits}", "quantizer=nearest"]
+    table["axes"] = {"method": {"nearest": "data.num_calibration=5"}}
+    path.write_text(yaml.safe_dump(table, sort_keys=False))
+    names = find_layers(captured(TimmModel("test_resnet", random_init=True, num_classes=10).build()))
+    for width, said in (
+        (6, "1 to run"),
+        (6, "0 to run"),
+        (2, "1 row is of a file that an option names and that changed"),
+    ):
+        bits.write_text(json.dumps(dict.fromkeys(names, width)))
+        done = run(command)
+        assert done.returncode == 0, done.stderr
+        assert said in done.stdout
+        (row,) = read_rows(tmp_path / "rows").values()
+        assert row.metrics["bits/mean"] == width
+        assert set(row.sources) == {"bits.path"}
 
 
 def test_a_table_that_is_not_of_all_is_made_by_its_name(command, tmp_path):

@@ -49,6 +49,10 @@ def near(given: object, names: Sequence[str]) -> list[str]:
 
 def check_identity(path: object, found: str, own: str) -> None:
     """Raise InputError where a file that a run is to go on from is of a run with another config. found: the file's."""
+    if found != own and found.partition("-")[0] == own.partition("-")[0]:
+        raise InputError(
+            f"{path} is of this run before a file that its options name changed: start anew without resume"
+        )
     if found != own:
         raise InputError(
             f"{path} is of a run with another config ({found}, this one is {own}): repeat that run's options and seed "
@@ -91,4 +95,5 @@ def check_number(
         for word, bound in (("of at least", least), ("above", above), ("of at most", most))
         if bound is not None
     ]
+    value = repr(value) if isinstance(value, str) else value
     raise InputError(f"{option}={value}: give a {'whole ' if whole else ''}number {' and '.join(bounds)}".rstrip())

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 TRIM_THRESHOLD, MMAP_THRESHOLD = -1, -3  # parameters of glibc's mallopt
 WIDTHS = {"avx512f": "AVX-512", "avx2": "AVX2", "avx": "AVX"}  # flag of Linux: name, the widest first
 LARGEST = 2**27  # bytes of a tensor that is kept
@@ -68,6 +66,8 @@ def as_usual() -> Iterator[None]:
 
     Autocast, another default type, and inference mode would change results or bar gradients.
     """
+    import torch  # what reads results alone goes without
+
     default = torch.get_default_dtype()
     torch.set_default_dtype(torch.float32)
     try:

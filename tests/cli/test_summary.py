@@ -54,6 +54,14 @@ def test_a_multirun_ends_with_a_table_and_a_csv(multirun, capsys):
     ]  # fmt: skip
 
 
+def test_the_csv_has_what_was_varied(multirun):
+    (multirun / "2/record.json").write_text(json.dumps(record(0, damp=0.1)))
+    summarise(multirun, 0.0)
+    with (multirun / "summary.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert {row["run"]: row["quantizer.damp"] for row in rows} == {"0": "0.01", "2": "0.1", "3": "0.01", "10": "0.01"}
+
+
 def test_of_runs_that_all_failed_nothing_is_said(tmp_path, capsys):
     summarise(tmp_path, 0)
     assert capsys.readouterr().out == ""

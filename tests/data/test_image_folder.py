@@ -113,11 +113,13 @@ def test_an_evaluation_image_without_a_range_is_named_in_one_line(tmp_path, num_
         data(root, num_workers=num_workers, num_calibration=1)
 
 
-def test_a_damaged_training_image_is_named_in_one_line(tmp_path):
-    root = images(tmp_path, "val/3/1.png", "train/3/a.png")
+def test_a_damaged_training_image_is_left_out_and_named(tmp_path):
+    root = images(tmp_path, "val/3/1.png", "train/3/a.png", "train/3/b.png")
     (root / "train" / "3" / "bad.jpg").write_bytes(b"not an image")
-    with pytest.raises(InputError, match=r"^\S*bad\.jpg is not a readable image"):
-        list(data(root).train_dataloader())
+    module = data(root)
+    (batch,) = module.train_dataloader()
+    assert batch[1].tolist() == [3, 3]
+    assert [line for line in module.remarks() if "1 of 3 images" in line and "bad.jpg" in line]
 
 
 def test_images_of_a_kind_that_is_not_read_here_are_counted(tmp_path, caplog, monkeypatch):

@@ -17,8 +17,9 @@ from torch import nn
 
 import attnround
 from attnround.data import FashionMNIST
+from attnround.deploy.changes import changes
 from attnround.deploy.comparison import ALIKE, compare
-from attnround.deploy.file import StoredLayer
+from attnround.deploy.file import StoredLayer, read
 from attnround.deploy.kernels import in_integers
 from attnround.deploy.loading import open_model
 from attnround.deploy.marked import float_graph
@@ -412,3 +413,12 @@ def test_a_pad_with_zeros_becomes_a_part_of_the_convolution(placement, bits):
     assert "Pad" not in kinds
     assert kinds["QLinearConv"] == (2 if placement == "onnxruntime" else 1)
     assert (open_onnx(raw, "x")(images) - found.model(images)).abs().max() < 1e-5
+
+
+def test_an_unchanged_file_lacks_nothing(tmp_path):
+    """The exporter leaves biases out that are zero."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5, bias=False))
+    found = attnround.quantize(model, torch.randn(8, 3, 8, 8), rounding="nearest", progress=False)
+    found.save(tmp_path / "it.safetensors")
+    found.export(tmp_path / "it.onnx")
+    assert changes(onnx.load(tmp_path / "it.onnx"), read(tmp_path / "it.safetensors")) == []

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard
 from tests.conftest import ROOT
 
 from attnround.experiment.card import card, write_card
+from attnround.experiment.schema import read_provided
 
 RECORD = {
     "choices": {
@@ -135,6 +136,18 @@ def test_it_holds_no_path_of_this_machine():
     text = card(changed(calibration={"source": source}, config={"data": own}))
     assert "/home" not in text
     assert "(some of them (7 files))" in text
+
+
+def test_a_short_path_leaves_other_words_alone():
+    data = {"root": "/data", "factory": "lib/data/sets.py:labelled", "arguments": {"root": "/data"}}
+    text = card(changed(choices={"data": "module"}, config={"data": data}, calibration={"source": "/data (7 files)"}))
+    assert "data.factory=lib/data/sets.py:labelled" in text
+    assert "(data (7 files))" in text
+
+
+def test_a_file_of_another_kind_is_no_report(tmp_path):
+    (tmp_path / "verify_notes.json").write_text("{}")
+    assert read_provided(tmp_path / "verify_notes.json") is None
 
 
 def test_its_code_runs_beside_the_file_of_a_run(train, tmp_path):

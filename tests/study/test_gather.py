@@ -1,5 +1,7 @@
 import csv
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -41,6 +43,8 @@ def test_the_records_below_a_folder_are_lines_in_order(tmp_path):
         ({"bit_width": 4, "budget": None}, "4"),
         ({"bit_width": 4, "budget": 2.5}, "2.5"),
         ({"path": "mine.json"}, "3.124"),
+        ({"bit_width": 4, "budget": 0.3, "unit": "mib"}, "3.124"),
+        ({"budget": 2.5, "unit": "mean_bits"}, "2.5"),
     ],
 )
 def test_the_bits_of_a_line_are_what_was_asked_for(bits, shown):
@@ -48,3 +52,15 @@ def test_the_bits_of_a_line_are_what_was_asked_for(bits, shown):
     one["config"]["bits"] = bits
     one["metrics"]["bits/mean"] = 3.1239
     assert str(line_of(one)["weight_bits"]) == shown
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [([], "give the folder"), (["{here}", "{here}/no/it.csv"], "cannot be written")]
+)
+def test_what_the_command_cannot_do_is_one_line(tmp_path, words, said):
+    (tmp_path / "record.json").write_text(json.dumps(record(0, "b", 90.0)))
+    words = [each.format(here=tmp_path) for each in words]
+    done = subprocess.run([sys.executable, "-m", "attnround.study.gather", *words], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert said in done.stderr

@@ -135,6 +135,17 @@ WRONG = {
     "distribution": (DRAWN | {"parameters": {"a": {"distribution": "beta", "min": 0, "max": 1}}}, "q_uniform"),
     "cap": (GRID | {"run_cap": 0}, "run_cap=0"),
     "goal": (GRID | {"metric": {"name": "x", "goal": "up"}}, "minimize or maximize"),
+    "metric as text": (GRID | {"metric": "quantized/top1"}, "metric=quantized/top1: give {name: "),
+    "metric without name": (GRID | {"metric": {"goal": "maximize"}}, "give {name: quantized/top1"),
+    "weights": (
+        DRAWN | {"parameters": {"a": {"values": [1, 2], "probabilities": [1]}}},
+        "a number of at least 0 for each",
+    ),
+    "no weight": (DRAWN | {"parameters": {"a": {"values": [1, 2], "probabilities": [0, 0]}}}, "not all 0"),
+    "q": (
+        DRAWN | {"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}},
+        "q=0: give a number above 0",
+    ),
 }
 
 
@@ -178,10 +189,23 @@ def test_a_point_of_a_line_is_the_mean_of_its_seeds(read, tmp_path, monkeypatch)
 def test_a_line_holds_the_seeds_of_each_value(read):
     sweep = read(GRID)
     runs = [(point, point["quantizer.sigma"] + point["seed"]) for point in points(sweep)]
-    assert lines_of(sweep, runs) == {"": {0.25: [0.25, 1.25], 2.0: [2.0, 3.0]}}
+    assert lines_of(sweep, runs) == {"": {"0.25": [0.25, 1.25], "2.0": [2.0, 3.0]}}
     several = read(GRID | {"parameters": GRID["parameters"] | {"bits.bit_width": {"values": [2, 3]}}})
     runs = [(point, 1.0) for point in points(several)]
     assert {name: dict(line) for name, line in lines_of(several, runs).items()} == {
-        "bit_width=2": {0.25: [1, 1], 2.0: [1, 1]},
-        "bit_width=3": {0.25: [1, 1], 2.0: [1, 1]},
+        "bit_width=2": {"0.25": [1, 1], "2.0": [1, 1]},
+        "bit_width=3": {"0.25": [1, 1], "2.0": [1, 1]},
     }
+
+
+def test_a_file_without_a_metric_looks_for_the_highest_top1(read):
+    sweep = read({key: value for key, value in GRID.items() if key != "metric"})
+    assert (sweep.metric, sweep.goal) == ("quantized/top1", "maximize")
+
+
+@pytest.mark.parametrize("method", ["grid", "random"])
+def test_lists_are_values_too(read, tmp_path, method):
+    values = [[2, 4, 8], [3, 8]]
+    sweep = read(GRID | {"method": method, "run_cap": 4, "parameters": {"bits.candidates": {"values": values}}})
+    draw_sweep(sweep, [(point, 90.0) for point in points(sweep)], tmp_path / "it.png")
+    assert (tmp_path / "it.png").stat().st_size

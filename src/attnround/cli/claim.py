@@ -53,6 +53,7 @@ def check_resumed(folder: Path, config: DictConfig) -> None:
     """Raise InputError where what the folder holds is of a run with another config."""
     from attnround.cli.entry import keep_empty, own_choices
     from attnround.experiment.identity import identity
+    from attnround.experiment.sources import sources_of, with_sources
     from attnround.experiment.trials import Trials
     from attnround.reconstruction import Checkpoint
 
@@ -60,6 +61,6 @@ def check_resumed(folder: Path, config: DictConfig) -> None:
     OmegaConf.set_readonly(config, False)
     keep_empty(config, config.hydra.overrides.task)
     source = OmegaConf.to_container(config, resolve=False)
-    asked = identity(source, own_choices(config.hydra.runtime.choices))
+    asked = with_sources(identity(source, own_choices(config.hydra.runtime.choices)), sources_of(source))
     for kept in (Trials(folder / "trials.json", asked), Checkpoint(folder / "reconstruction.pt", asked)):
         kept.read()

@@ -15,8 +15,8 @@ from attnround.cli.claim import MAKE_A_RUN, claimed, held
 from attnround.cli.exhausted import exhausted
 from attnround.cli.help import asks_for_help, help_page
 from attnround.cli.kinds import check_kinds
-from attnround.cli.options import groups_of
-from attnround.cli.parsed import at_home, parsed, split
+from attnround.cli.options import FOLDERS, groups_of
+from attnround.cli.parsed import at_home, config_dir, parsed, split
 from attnround.cli.signals import Stopped, heard, how_to_go_on
 from attnround.cli.streams import unheard
 from attnround.cli.words import check, check_given, explained, explained_in_job
@@ -46,6 +46,9 @@ def start(main: Callable[[], object]) -> None:
     try:
         check_encoding(sys.argv)
         overrides, flags = split(list(map(at_home, sys.argv[1:])))
+        own = config_dir(flags)
+        FOLDERS[1:] = [own] if own else []
+        sys.path.append(str(Path.cwd()))  # where classes of one's own may lie
         if asks_for_help(flags):
             print(help_page(entry, sys.modules[main.__module__].__doc__ or "", overrides))
             return

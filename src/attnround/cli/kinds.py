@@ -7,6 +7,7 @@ import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from attnround.errors import InputError
 
@@ -41,12 +42,23 @@ def _asked(above: str, options: Mapping[str, object], function: Callable[..., ob
     for name, value in options.items():
         path = f"{above}.{name}".lstrip(".")
         if isinstance(value, Mapping) and "_target_" in value:
-            from hydra.utils import get_object
-
             inner = {key: each for key, each in value.items() if key != "_target_"}
-            yield from _asked(path, inner, get_object(value["_target_"]))
+            yield from _asked(path, inner, _class(path, value["_target_"]))
         elif name in parameters and name in hints:
             yield path, value, hints[name]
+
+
+def _class(path: str, name: str) -> Callable[..., object]:
+    """What an option is made by. Raises InputError where it cannot be imported."""
+    from hydra.utils import get_object
+
+    try:
+        return get_object(name)
+    except ImportError as error:  # of whatever its module raises
+        why = " ".join(str(error).split())
+        raise InputError(
+            f"{path}: {name} cannot be imported ({why}): install its package, or start where it lies ({Path.cwd()} now)"
+        ) from error
 
 
 def _fault(value: object, annotation: object) -> str | None:

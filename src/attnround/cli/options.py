@@ -15,6 +15,7 @@ from pathlib import Path
 from attnround.files import SHIPPED
 
 FOLDER = SHIPPED / "conf"
+FOLDERS = [FOLDER]  # with those of --config-dir behind it
 NOT_OURS = ("hydra", "table")  # folders that are no groups of a run: Hydra's own, and grids of runs
 NO_OPTIONS = ("_target_", "defaults", "hydra")  # keys of a file that say what it is made of
 
@@ -43,7 +44,15 @@ def choices_of(group: str) -> list[str]:
     >>> choices_of("qat")
     ['lsq', 'none']
     """
-    return [] if group in NOT_OURS else sorted(each.stem for each in (FOLDER / group).glob("*.yaml"))
+    if group in NOT_OURS:
+        return []
+    return sorted({each.stem for folder in FOLDERS for each in (folder / group).glob("*.yaml")})
+
+
+def file_of(group: str, choice: str) -> Path:
+    """The file of a choice, ours before the user's own."""
+    paths = [folder / group / f"{choice}.yaml" for folder in FOLDERS]
+    return next((path for path in paths if path.exists()), paths[0])
 
 
 def groups_of(entry: str) -> dict[str, str]:
@@ -62,7 +71,7 @@ def options_of(group: str, choice: str) -> dict[str, Option]:
 
     An experiment's are options of other groups; what it does not say of them their own files do.
     """
-    file = read(FOLDER / group / f"{choice}.yaml")
+    file = read(file_of(group, choice))
     merged = {}
     for name, _ in file.defaults:
         source, _, place = name.partition("@")
@@ -76,7 +85,7 @@ def options_of(group: str, choice: str) -> dict[str, Option]:
 
 def chosen_by(experiment: str) -> list[tuple[str, str]]:
     """Group and option of what an experiment chooses."""
-    defaults = read(FOLDER / "experiment" / f"{experiment}.yaml").defaults
+    defaults = read(file_of("experiment", experiment)).defaults
     return [(name.removeprefix("override /"), choice) for name, choice in defaults if name.startswith("override /")]
 
 
@@ -88,7 +97,7 @@ def description(group: str, choice: str) -> str:
 
 def head(group: str, choice: str) -> str:
     """The whole comment at the top of a choice's file."""
-    return read(FOLDER / group / f"{choice}.yaml").head
+    return read(file_of(group, choice)).head
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from itertools import product
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from hydra.errors import HydraException
@@ -50,6 +51,18 @@ def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
         else:
             flags.append(word)
     return found.overrides, flags
+
+
+def config_dir(flags: Sequence[str]) -> Path | None:
+    """The folder that the flag --config-dir names. Raises InputError where it is not there."""
+    from hydra._internal.utils import get_args_parser
+
+    given = get_args_parser().parse_known_args(list(flags))[0].config_dir
+    if given is None:
+        return None
+    if not Path(given).is_dir():
+        raise InputError(f"--config-dir={given} is not there: give a folder laid out like conf/")
+    return Path(given).resolve()
 
 
 def parsed(word: str) -> "Override":

@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnround.cli.composed import composed
 from attnround.cli.entry import ROOT, fitting, keep_empty, own_choices
+from attnround.cli.options import FOLDERS
 from attnround.cli.words import check, explained
 from attnround.errors import InputError
 
@@ -72,8 +73,19 @@ def plan(group: str, jobs: Iterable[Sequence[str]], where: str) -> list["Planned
 
 
 def missing_of(runs: Iterable["Planned"], rows: Mapping[str, "Row"]) -> dict[str, "Planned"]:
-    """The runs, by their configs' hashes, that have no row yet, or one that failed."""
-    return {each.config_hash: each for each in runs if each.config_hash not in rows or rows[each.config_hash].error}
+    """The runs, by their configs' hashes, that have no row yet, one that failed, or one of files that changed since."""
+    found = {each.config_hash: each for each in runs if not holds(rows.get(each.config_hash), each)}
+    changed = sum(each in rows and not rows[each].error for each in found)
+    if changed:
+        print(f"{changed} {'row is' if changed == 1 else 'rows are'} of a file that an option names and that changed")
+    return found
+
+
+def holds(row: "Row | None", planned: "Planned") -> bool:
+    """Whether a row is that of a run as it would be now."""
+    from attnround.experiment.sources import sources_of
+
+    return row is not None and not row.error and row.sources == sources_of(planned.source)
 
 
 def cost_by(rows: Mapping[str, "Row"], folder: Path) -> "Cost":
@@ -132,7 +144,7 @@ def run_rows(
 
         def elsewhere(planned: "Planned") -> "Row | None":
             row = read_rows(folder, [planned.config_hash]).get(planned.config_hash)
-            return row if row and not row.error else None
+            return row if holds(row, planned) else None
 
         run_all(
             missing.values(), outputs, workers, write, lambda each: _logged(loggers, each.group), elsewhere, ROOT
@@ -150,9 +162,9 @@ def writable(folder: Path) -> None:
 
 
 def _logged(loggers: Sequence[str], group: str) -> list[str]:
-    """Overrides that log a run, where a logger groups runs under its table's or sweep's name."""
+    """What logs a run, where a logger groups runs under its table's or sweep's name, and finds its options."""
     grouped = [f"logger.{name}.group={group}" for name in ("wandb", "mlflow") if name in loggers]
-    return [f"logger=[{','.join(loggers)}]", *grouped]
+    return [f"logger=[{','.join(loggers)}]", *grouped, *(f"--config-dir={folder}" for folder in FOLDERS[1:])]
 
 
 def failed_of(rows: Iterable["Row"]) -> int:
@@ -180,11 +192,12 @@ def progress(runs: Mapping[str, "Planned"], cost: "Cost") -> Iterator[Callable[[
         del left[row.config_hash]
         remaining = sum(left.values())
         minutes = (time.monotonic() - begun) / (total - remaining) * remaining / 60
-        bar.set_postfix_str(f"about {minutes:.0f} min left", refresh=False)
+        rest = f"about {minutes:.0f} min left" if minutes >= 1 else "less than a minute left"
+        bar.set_postfix_str(rest, refresh=False)
         bar.update()
         if silent:
             said = " ".join(runs[row.config_hash].overrides)
-            print(f"{len(runs) - len(left)}/{len(runs)}  {said}  about {minutes:.0f} min left", flush=True)
+            print(f"{len(runs) - len(left)}/{len(runs)}  {said}  {rest}", flush=True)
 
     with bar:
         yield tell

@@ -62,7 +62,10 @@ def summarise(folder: Path, since: float) -> None:
     runs = {name: found[name] for name in sorted(found, key=_number) if "quantized/agreement" in found[name]["metrics"]}
     if not runs:
         return
-    csv = csv_text([{"run": name} | line_of(record) for name, record in runs.items()])
+    several = told(list(runs.values()))
+    csv = csv_text(
+        [{"run": name} | own | line_of(record) for (name, record), own in zip(runs.items(), several, strict=True)]
+    )
     write_atomically(folder / "summary.csv", csv)
     alike: dict[str, list[dict]] = {}
     for label, record in zip(labels(list(runs.values())), runs.values(), strict=True):
@@ -81,9 +84,15 @@ def columns_of(metrics: Sequence[dict]) -> list[str]:
 
 
 def labels(records: Sequence[dict]) -> list[str]:
-    """What tells each record from the others, such as `quantizer=gptq bits.bit_width=3`, seeds aside.
+    """What tells each record from the others in words, such as `quantizer=gptq bits.bit_width=3`."""
+    of_each = [{name: value for name, value in each.items() if value != ""} for each in told(records)]
+    return [" ".join(f"{name}={value}" for name, value in each.items()) or "all" for each in of_each]
 
-    Of a group whose choice differs, the choice alone.
+
+def told(records: Sequence[dict]) -> list[dict[str, object]]:
+    """What tells each record from the others: group -> choice, option -> value, "" where one has no such option.
+
+    Seeds aside. Of a group whose choice differs, the choice alone.
     """
     from attnround.experiment.identity import computing, leaves
 
@@ -93,9 +102,9 @@ def labels(records: Sequence[dict]) -> list[str]:
     for each in options:
         for name in [name for name in each if name.split(".")[0] in chosen or name.split(".")[-1] == "seed"]:
             del each[name]
-    told = [one | other for one, other in zip(choices, options, strict=True)]
     names = [*chosen, *_differing(options)]
-    return [" ".join(f"{name}={each[name]}" for name in names if name in each) or "all" for each in told]
+    of_each = [one | other for one, other in zip(choices, options, strict=True)]
+    return [{name: each.get(name, "") for name in names} for each in of_each]
 
 
 def _differing(given: Sequence[dict]) -> list[str]:

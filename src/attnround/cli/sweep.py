@@ -22,16 +22,20 @@ if TYPE_CHECKING:
 
 def run() -> None:
     """Run what is not there yet of the sweep; write its CSV and its picture."""
-    from attnround.cli.parsed import parsed
+    from attnround.cli.parsed import parsed, split
     from attnround.cli.rows import cost_by, failed_of, missing_of, plan, run_rows, workers_of
     from attnround.errors import InputError, choice
     from attnround.experiment import METRICS
     from attnround.study.row import read_rows
     from attnround.study.sweep import fixed, points, read_sweep
 
-    files = [each for each in sys.argv[1:] if "=" not in each]
-    given = [each for each in sys.argv[1:] if "=" in each]
-    if len(files) != 1 or files[0].startswith("-"):
+    words, flags = split(sys.argv[1:])
+    for flag in flags:
+        if flag.startswith("-") and not flag.startswith("--config-dir"):
+            raise InputError(f"{flag}: of flags a sweep takes --config-dir alone")
+    files = [each for each in words if "=" not in each]
+    given = [each for each in words if "=" in each]
+    if len(files) != 1:
         raise InputError("give one W&B sweep file, such as sweeps/sigma.yaml, and then options as key=value")
     sweep = read_sweep(Path(files[0]))
     if sweep.metric not in METRICS["quantize"]:
@@ -45,6 +49,9 @@ def run() -> None:
         if each.startswith("hydra") and each not in launcher and not each.startswith("hydra.sweep.dir="):
             raise InputError(f"{each}: of Hydra's a sweep takes hydra/launcher, hydra.launcher.* and hydra.sweep.dir")
     more = [each for each in given if not each.startswith(("hydra", "logger="))]
+    for each in more:
+        if parsed(each).is_sweep_override():
+            raise InputError(f"{each}: a sweep varies what its file says: give one value, or put these into {files[0]}")
     sweep = fixed(sweep, more)
     every = points(sweep)
     runs = plan(sweep.name, [_overrides(sweep, point, more) for point in every], files[0])

@@ -36,7 +36,8 @@ def run(cfg: DictConfig) -> None:
     with failing_in_a_line(cfg):
         failed = make_tables(cfg, launcher)
     if failed:
-        sys.exit(f"error: {failed} rows failed; the next call runs them again")
+        rows = "1 row" if failed == 1 else f"{failed} rows"
+        sys.exit(f"error: {rows} failed; the next call runs them again")
 
 
 def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:

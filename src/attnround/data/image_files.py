@@ -21,10 +21,11 @@ EXTENSIONS = ", ".join(READ_HERE)
 
 class ImageFiles(ImageData):
     """Images pass through timm's evaluation transform for the model. A subclass sets `evaluated` in `match`: the files
-    of which `evaluation` is all or a part.
+    of which `evaluation` is all or a part. Files that cannot be read are left out, of those for training too.
     """
 
     evaluated: LabelledFiles
+    trained: LabelledFiles | None = None  # once training images were asked for
     are_resized = True
 
     def match(self, preprocessing: dict, num_classes: int) -> None:
@@ -36,14 +37,18 @@ class ImageFiles(ImageData):
         self.transform = create_transform(**preprocessing, is_training=False)
 
     def remarks(self) -> list[str]:
-        """What there is to say of the evaluation images that were opened so far."""
-        opened = self.evaluated.remarks
-        return [] if opened is None else said_of(self.evaluated.files, opened.tolist(), self.evaluated.root)
+        """What there is to say of the images for evaluation and training that were opened so far."""
+        return [
+            line
+            for files in (self.evaluated, self.trained)
+            if files is not None and files.remarks is not None
+            for line in said_of(files.files, files.remarks.tolist(), files.root)
+        ]
 
     def share_remarks(self) -> None:
-        opened = self.evaluated.remarks
-        if opened is not None:
-            opened.copy_(torch.stack(gathered(opened)).amax(0))
+        for files in (self.evaluated, self.trained):
+            if files is not None and files.remarks is not None:
+                files.remarks.copy_(torch.stack(gathered(files.remarks)).amax(0))
 
     def limited(self, files: LabelledFiles) -> Dataset:
         """The part of an evaluation set that `limit` asks for, class-balanced where there are labels."""

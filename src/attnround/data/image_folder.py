@@ -73,7 +73,7 @@ class ImageFolder(ImageFiles):
         folder = self.root / "train"
         if not folder.is_dir() or not list_folders(folder):
             raise InputError(f"{folder} has no class folders: training takes its images from data.root/train/<class>")
-        plain = self._labelled(folder, self.transform)
+        plain = self.trained = self._labelled(folder, self.transform)
         if not all(isinstance(label, int) for label in plain.labels or ()):
             raise InputError(f"data.class_map={self.class_map} has several classes for an image: training takes one")
         augment = create_transform(**self.preprocessing, is_training=True)
@@ -92,14 +92,14 @@ class ImageFolder(ImageFiles):
                 "data.class_map=<a CSV or JSON file: image -> index of its class>; for ImageNet run valprep.sh of "
                 "github.com/soumith/imagenetloader.torch inside it"
             )
-        found = self._labelled(folder, self.transform, notes=True)
+        found = self._labelled(folder, self.transform)
         shown = {label for each in found.labels or () for label in ([each] if isinstance(each, int) else each)} - {-1}
         if len(shown) < self.num_classes:
             text = "%s has images of %d of the model's %d classes; accuracies are over these"
             log.warning(text, folder, len(shown), self.num_classes)
         return found
 
-    def _labelled(self, folder: Path, transform: Callable, notes: bool = False) -> LabelledFiles:
+    def _labelled(self, folder: Path, transform: Callable) -> LabelledFiles:
         """The images of val or train with their labels. Raises InputError where there is none."""
         labels: Indices
         if self.map is None:
@@ -112,8 +112,7 @@ class ImageFolder(ImageFiles):
             labels = mapped(files, self.map, f"data.class_map={self.class_map}", folder)
         if not files:
             raise InputError(f"{folder}: its class folders hold no image ({EXTENSIONS})")
-        remarks = self.noted(files) if notes else None
-        return LabelledFiles(folder, files, labels, self.mode, transform, remarks)
+        return LabelledFiles(folder, files, labels, self.mode, transform, self.noted(files))
 
     def _places(self, names: list[str]) -> dict[str, int]:
         """Class folder -> output. Where val lacks some of the classes, the folders of train tell which there are."""

@@ -1,7 +1,7 @@
 """Data of the user's own: any torch Dataset or LightningDataModule, made by functions that options name."""
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from typing import Any
 
 import pytorch_lightning as pl
@@ -50,10 +50,10 @@ class OwnData(ImageData):
         source: Any = made("data.factory", self.factory, self.arguments)
         self.module = source if isinstance(source, pl.LightningDataModule) else None
         if self.module is not None:
-            self.module.prepare_data()
+            self._of_module("prepare_data")
             for stage in ("fit", "validate"):
-                self.module.setup(stage)
-            source = self.module.val_dataloader()
+                self._of_module("setup", stage)
+            source = self._loader_of_module("val_dataloader")
         elif not _indexed(source):
             raise InputError(
                 f"data.factory={self.factory} gives a {type(source).__name__}: it must return a Dataset with a length, "
@@ -101,7 +101,7 @@ class OwnData(ImageData):
         if self.training_factory:
             source: Any = made("data.training", self.training_factory)
         elif self.module is not None:
-            source = getattr(self.module.train_dataloader(), "dataset", None)
+            source = getattr(self._loader_of_module("train_dataloader"), "dataset", None)
         else:
             raise InputError("data.training is not given: give a function that returns a Dataset of labelled images")
         if not _indexed(source):
@@ -113,13 +113,32 @@ class OwnData(ImageData):
         if self.calibration_factory:
             return made("data.calibration", self.calibration_factory), self.calibration_factory
         if self.module is not None:
-            loader = self.module.train_dataloader()
+            loader = self._loader_of_module("train_dataloader")
             dataset = getattr(loader, "dataset", None)
             return dataset if _indexed(dataset) else loader, f"the training images of {self.factory}"
         raise InputError(
             "data.calibration is not given: give a function that returns a Dataset of images to calibrate with, which "
             "need no labels and must not be those evaluated on"
         )
+
+    def _of_module(self, name: str, *arguments: object) -> Any:
+        """What a method of the user's data module gives. Raises InputError where it raises."""
+        try:
+            return getattr(self.module, name)(*arguments)
+        except Exception as error:  # the user's own
+            what = f"{type(error).__name__}: {reason(error)}"
+            raise InputError(f"data.factory={self.factory}: its {name} raised {what}") from error
+
+    def _loader_of_module(self, name: str) -> Any:
+        """The one loader, or other iterable of batches, that a method of the user's data module gives."""
+        found = self._of_module(name)
+        if isinstance(found, list | tuple) and found and all(isinstance(each, DataLoader) for each in found):
+            if len(found) > 1:
+                raise InputError(f"data.factory={self.factory}: its {name} gives {len(found)} loaders: give one")
+            found = found[0]
+        if not isinstance(found, Iterable):
+            raise InputError(f"data.factory={self.factory}: its {name} gives a {type(found).__name__}: give a loader")
+        return found
 
     def _prepared(self, option: str, dataset: Dataset) -> "Items":
         from timm.data import create_transform

@@ -66,7 +66,7 @@ def leaves(config: object, path: str = "") -> Iterator[tuple[str, object]]:
 
 def _counted(value: object) -> object:
     if isinstance(value, Mapping):
-        return {key: _counted(each) for key, each in value.items() if key not in UNCOUNTED}
+        return {str(key): _counted(each) for key, each in value.items() if key not in UNCOUNTED}
     return [_counted(each) for each in value] if isinstance(value, list) else value
 
 

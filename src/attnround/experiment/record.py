@@ -4,7 +4,7 @@ import base64
 import platform
 import subprocess
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from attnround.experiment.identity import identity, leaves
+from attnround.experiment.sources import sources_of, with_sources
 from attnround.files import has_checkpoint, sealed_json, write_atomically
 from attnround.machine import processor
 
@@ -29,7 +30,8 @@ class Run:
     """One run of a task.
 
     choices: group -> the option chosen; config: with interpolations resolved, as the record keeps it; identity: the
-    same for every run that must give the same result; output_dir: its folder; root: of the project.
+    same for every run that must give the same result; output_dir: its folder; root: of the project; sources: of the
+    files that its options name, see `sources_of`.
     """
 
     task: str
@@ -40,6 +42,7 @@ class Run:
     identity: str
     output_dir: Path
     root: Path
+    sources: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(cls, config: dict, source: dict, choices: dict[str, str], output_dir: Path) -> "Run":
@@ -53,7 +56,13 @@ class Run:
             identity=identity(source, choices),
             output_dir=output_dir,
             root=Path(config["paths"]["root"]),
+            sources=sources_of(source),
         )
+
+    @property
+    def going_on(self) -> str:
+        """The identity of what it leaves to go on from."""
+        return with_sources(self.identity, self.sources)
 
     @property
     def goes_on(self) -> bool:
@@ -83,6 +92,7 @@ class Run:
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             **provenance(self.root),
             "metrics": metrics,
+            **({"sources": self.sources} if self.sources else {}),
             **more,
             "config": self.config,
         }

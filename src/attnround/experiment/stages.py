@@ -135,7 +135,7 @@ def _start_at_smallest(job: Job, bits: Auto) -> Start:
     What an earlier run left in the folder goes as soon as the first budget shows that this one can be.
     """
     run = job.run
-    kept = Trials(run.output_dir / "trials.json", run.identity)
+    kept = Trials(run.output_dir / "trials.json", run.going_on)
     known = kept.read() if run.resume else []
     if known:
         say("resume", f"{len(known)} budgets of {kept.path} were tried")
@@ -208,7 +208,7 @@ def evaluate_start(job: Job) -> Metrics:
 def round_weights(job: Job) -> Metrics:
     """Reconstruct the student in place, from its last finished unit where the run goes on."""
     run = job.run
-    checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.identity)
+    checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.going_on)
     if run.resume and checkpoint.path.exists():
         say("resume", f"{len(checkpoint.restore(job.student))} finished units of {checkpoint.path}")
     begun = time.perf_counter()
@@ -239,7 +239,7 @@ def train_with_labels(job: Job) -> Metrics:
     prepared = job.prepared
     job.tuned = finetune(
         prepared.teacher, job.untrained, job.labelled, prepared.images, prepared.norms, job.qat, job.trainer,
-        job.run.output_dir / "qat", job.loggers, job.run.identity, job.run.resume,
+        job.run.output_dir / "qat", job.loggers, job.run.going_on, job.run.resume,
     )  # fmt: skip
     job.student = job.tuned.student
     after = evaluate_quantized(job)

@@ -48,8 +48,12 @@ def pinned_bits(option: str, pinned: Pins, names: Sequence[str]) -> dict[str, in
     return {name: bit_width for name, bit_width in pins.items() if bit_width is not None}
 
 
-def matches(option: str, pattern: str, names: Sequence[str]) -> list[str]:
-    """The names that a pattern fits, or the `first` or `last` of them. Raises InputError, with near names, for none."""
+def matches(option: str, pattern: object, names: Sequence[str]) -> list[str]:
+    """The names that a pattern fits, or the `first` or `last` of them. Raises InputError, with near names, for none.
+
+    A number is a name too: torch calls the modules of a Sequential so.
+    """
+    pattern = str(pattern)
     places = {"first": names[:1], "last": names[-1:]}
     found = places.get(pattern, [name for name in names if fnmatchcase(name, pattern)])
     if not found:

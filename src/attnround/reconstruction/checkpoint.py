@@ -14,8 +14,8 @@ from attnround.quantization.layers import QuantizedLayer, quantized_layers
 from attnround.reconstruction.report import UNIT, UnitReport
 from attnround.typed import load_typed
 
-FORMAT = "attnround reconstruction 1"
-CONTENT = {"format": str, "identity": str, "reports": [UNIT], "layers": {str: {str: Tensor}}}
+FORMAT = "attnround reconstruction 2"
+CONTENT = {"format": str, "identity": str, "reports": [UNIT], "layers": {str: {str: Tensor}}, "bits": {str: int}}
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Checkpoint:
             "identity": self.identity,
             "reports": [asdict(report) for report in reports],
             "layers": {name: layer_state(layers[name]) for name in done},
+            "bits": {name: layers[name].grid.bit_width for name in done},
         }
         file = io.BytesIO()
         torch.save(content, file)
@@ -51,6 +52,8 @@ class Checkpoint:
         for name, state in content["layers"].items():
             if name not in layers or shapes(state) != shapes(layer_state(layers[name])):
                 raise InputError(f"{self.path} is of another model, as {name} shows: remove it to start anew")
+            if content["bits"][name] != layers[name].grid.bit_width:
+                raise InputError(f"{self.path} is of other bits, as {name} shows: remove it to start anew")
         for name, state in content["layers"].items():
             restore_layer(layers[name], state)
         return [UnitReport.from_plain(values) for values in content["reports"]]
@@ -62,7 +65,8 @@ class Checkpoint:
         content = load_typed(self.path, CONTENT, "reconstruction", "remove it to start anew")
         if content["format"] != FORMAT:
             raise InputError(f"{self.path} is not a reconstruction of this version: remove it to start anew")
-        if content["layers"].keys() != {layer["name"] for report in content["reports"] for layer in report["layers"]}:
+        reported = {layer["name"] for report in content["reports"] for layer in report["layers"]}
+        if not content["layers"].keys() == content["bits"].keys() == reported:
             raise InputError(f"{self.path} has other layers than it reports on: remove it to start anew")
         check_identity(self.path, content["identity"], self.identity)
         return content

@@ -34,11 +34,15 @@ def line_of(record: dict) -> dict[str, object]:
     """The choices that make the run, its metrics, and where they come from."""
     config = record["config"]
     bits, metrics = config["bits"], json_floats(record["metrics"])
+    if bits.get("budget") is None:
+        asked = bits.get("bit_width")
+    else:
+        asked = bits["budget"] if bits.get("unit", "mean_bits") == "mean_bits" else None
     return {
         "model": model_of(record["choices"], config),
         "quantizer": record["choices"]["quantizer"],
         "bits": record["choices"]["bits"],
-        "weight_bits": bits.get("budget") or bits.get("bit_width") or f"{metrics.get('bits/mean', math.nan):.3f}",
+        "weight_bits": asked or f"{metrics.get('bits/mean', math.nan):.3f}",
         "reconstruction": record["choices"].get("reconstruction", "layer"),
         "activation": record["choices"].get("activation", "none"),
         "activation_bits": config.get("activation", {}).get("bit_width", 32),
@@ -69,7 +73,11 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit("error: give the folder of the runs, and the CSV file to write")
     try:
         main(*sys.argv[1:])
     except InputError as error:
         sys.exit(f"error: {error}")
+    except OSError as error:
+        sys.exit(f"error: {sys.argv[2]} cannot be written ({error.strerror})")

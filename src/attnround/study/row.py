@@ -1,7 +1,7 @@
 """A row: what is kept of one run, in a file of its own, so that nothing needs a lock and nothing is lost."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -11,13 +11,14 @@ from attnround.errors import InputError, listed
 from attnround.experiment.identity import computing, identity
 from attnround.experiment.record import device_of, pack, provenance, unpack
 from attnround.experiment.schema import RIGHT, Nothing, read_run
+from attnround.experiment.sources import sources_of
 from attnround.files import digest_of, json_floats, sealed_json, write_atomically
 from attnround.typed import Number, check, parsed
 
 ROW = {
     "config_hash": str, "command": str, "choices": {str: (str, Nothing)}, "seed": int, "error": (str, Nothing),
     "metrics": {str: Number}, "correct": {str: RIGHT}, "device": str, "num_threads": int, "git_revision": str,
-    "date": str, "config": {"data?": {}}, "versions": {str: str},
+    "date": str, "config": {"data?": {}}, "versions": {str: str}, "sources?": {str: str},
 }  # fmt: skip
 
 
@@ -26,7 +27,8 @@ class Row:
     """One run of `config`, whose interpolations are unresolved: then it is the same on every machine.
 
     error: one line where the run failed, which then has no metrics; correct: name (fp32, quantized) -> bool [images],
-    which of the test images were classified right.
+    which of the test images were classified right; sources: as `sources_of` has them; its file has none where they are
+    none.
     """
 
     config_hash: str
@@ -42,6 +44,7 @@ class Row:
     date: str
     config: dict
     versions: dict[str, str]
+    sources: dict[str, str] = field(default_factory=dict)
 
 
 def row_of(record: dict, source: dict, command: str) -> Row:
@@ -57,6 +60,7 @@ def row_of(record: dict, source: dict, command: str) -> Row:
         git_revision=record["git_revision"],
         versions=record["versions"],
         config=computing(source),
+        sources=sources_of(source),
     )
 
 
@@ -86,6 +90,7 @@ def failed_row(source: dict, choices: dict[str, str], command: str, error: str, 
         date=datetime.now(UTC).isoformat(timespec="seconds"),
         config=computing(source),
         versions=about["versions"],
+        sources=sources_of(source),
     )
 
 
@@ -93,13 +98,15 @@ def write_row(row: Row, folder: Path) -> None:
     """Into a file that its config's hash names, whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     content = asdict(row) | {"correct": {name: pack(right) for name, right in row.correct.items()}}
+    if not row.sources:
+        del content["sources"]
     write_atomically(folder / f"{row.config_hash}.json", sealed_json(content, indent=1))
 
 
 def read_row(path: Path) -> Row:
     """Raises ValueError where the file is not as it was written."""
     content = parsed(path.read_bytes(), bare=True)  # as rows were once written
-    if not isinstance(content, dict) or set(content) != {each.name for each in fields(Row)} | {"digest"}:
+    if not isinstance(content, dict) or {*content, "sources"} != {each.name for each in fields(Row)} | {"digest"}:
         raise ValueError("not a row")
     check(content, ROW)
     if (

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -39,7 +40,8 @@ class Planned:
     @property
     def command(self) -> str:
         """What a person would type for this run; where else it is logged does not belong to it."""
-        return " ".join(["python src/train.py", *(each for each in self.overrides if not each.startswith("logger"))])
+        words = [each for each in self.overrides if not each.startswith("logger")]
+        return f"python src/train.py {shlex.join(words)}"
 
 
 @dataclass(frozen=True)

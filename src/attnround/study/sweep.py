@@ -16,6 +16,7 @@ from attnround.errors import InputError
 
 METHODS = ("grid", "random", "bayes")
 NUM_POINTS = 20  # of a random search that says no run_cap
+USUAL = {"name": "quantized/top1", "goal": "maximize"}  # the metric of a file that names none
 ARGUMENTS = "${args_no_hyphens}"  # key=value, as Hydra takes it; W&B's default is --key=value
 
 
@@ -87,7 +88,9 @@ def _checked(name: str, given: object) -> Sweep:
         raise InputError(f"command: give one with ${{program}} and {ARGUMENTS}, for Hydra takes key=value")
     # Where a run goes and who hears of it is another matter here than under W&B's agent.
     shared = [each for each in command[command.index("${program}") + 1 :] if each != ARGUMENTS]
-    metric, run_cap = given.get("metric") or {}, given.get("run_cap")
+    metric, run_cap = given.get("metric") or USUAL, given.get("run_cap")
+    if not isinstance(metric, dict) or not isinstance(metric.get("name"), str):
+        raise InputError(f"metric={metric}: give {{name: quantized/top1, goal: maximize}}")
     if run_cap is not None and (not isinstance(run_cap, int) or run_cap < 1):
         raise InputError(f"run_cap={run_cap}: give a whole number of at least 1")
     goal = metric.get("goal", "minimize")  # as W&B has it
@@ -96,7 +99,7 @@ def _checked(name: str, given: object) -> Sweep:
     return Sweep(
         name=name,
         method=given["method"],
-        metric=metric.get("name", "quantized/top1"),
+        metric=metric["name"],
         goal=goal,
         shared=tuple(each for each in shared if not each.startswith(("hydra", "logger="))),
         parameters={key: _parameter(key, each, given["method"]) for key, each in given["parameters"].items()},
@@ -114,7 +117,10 @@ def _parameter(key: str, given: object, method: str) -> dict:
             raise InputError(f"{key}: values is empty: give a list")
         if any(value is None for value in given["values"]):
             raise InputError(f"{key}: W&B hands null on as the word None: give {key}=null in the command instead")
-        return {"values": given["values"], "weights": given.get("probabilities")}
+        weights = given.get("probabilities")
+        if weights is not None and not _are_weights(weights, len(given["values"])):
+            raise InputError(f"{key}: probabilities={weights}: give a number of at least 0 for each value, not all 0")
+        return {"values": given["values"], "weights": weights}
     bounds = given.get("min"), given.get("max")
     if not all(isinstance(bound, int | float) for bound in bounds) or not bounds[0] < bounds[1]:
         raise InputError(f"{key}: give value, values, or numbers min < max")
@@ -125,9 +131,16 @@ def _parameter(key: str, given: object, method: str) -> dict:
         raise InputError(f"{key}: distribution={kind}: give one of {', '.join(DRAWS)}")
     if kind == "log_uniform_values" and bounds[0] <= 0:
         raise InputError(f"{key}: min={bounds[0]}: give a number above 0 for log_uniform_values")
+    if not isinstance(given.get("q", 1), int | float) or not given.get("q", 1) > 0:
+        raise InputError(f"{key}: q={given['q']}: give a number above 0")
     if method == "grid":
         raise InputError(f"{key}: a grid takes values, no range: give values, or method: random")
     return {"distribution": kind, "min": bounds[0], "max": bounds[1], "q": given.get("q", 1)}
+
+
+def _are_weights(given: object, count: int) -> bool:
+    numbers = given if isinstance(given, list) and len(given) == count else []
+    return all(isinstance(each, int | float) and each >= 0 for each in numbers) and sum(numbers) > 0
 
 
 DRAWS = {

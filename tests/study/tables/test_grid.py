@@ -41,6 +41,18 @@ def test_a_job_is_a_label_of_each_axis_and_a_seed(grid_of):
     )  # fmt: skip
 
 
+def test_labels_may_be_numbers(grid_of):
+    axes = {"method": {"A": "quantizer=a"}, "bits": {4: "bits.bit_width=4", 3: "bits.bit_width=3"}}
+    grid = grid_of(axes=axes, compare="bits", reference=4)
+    assert (grid.reference, list(grid.axes["bits"])) == ("4", ["4", "3"])
+
+
+def test_one_label_is_a_list_of_one(grid_of):
+    assert list(grid_of("quick", quick={"axes": {"model": "own"}}).axes["model"]) == ["own"]
+    with pytest.raises(InputError, match=r"quick: axes=\['model'\]: give {axis"):
+        grid_of("quick", quick={"axes": ["model"]})
+
+
 def test_what_is_skipped_is_not_run(grid_of):
     places = grid_of(skip=[{"model": "own", "method": ["A", "B"]}, {"method": "A"}]).places
     assert places == [{"model": "slim", "bits": "W4", "method": "B"}]
@@ -77,6 +89,12 @@ def test_cells_hold_the_rows_that_are_there(grid_of):
         ({"reference": "C"}, "reference=C is none of the labels of method: A, B"),
         ({"base": "bits"}, "base=bits: give option=value"),
         ({"in_all": "no"}, "in_all=no: give true or false"),
+        ({"seeds": [0, 0]}, "one stands there twice"),
+        ({"axes": {"device": {"A": "quantizer=a"}}}, "the axis device is called as a column of the CSV is"),
+        ({"quick": [0]}, r"quick=\[0\]: give {seeds"),
+        ({"pictures": 5}, "pictures=5: give a list"),
+        ({"skip": 5}, "skip=5: give a list"),
+        ({"reference": ["A"]}, "reference=.* give a label of the axis compare"),
     ],
 )
 def test_a_wrong_table_is_one_line_that_names_the_file(grid_of, changed, line):

@@ -26,13 +26,16 @@ def draw_sweep(sweep: Sweep, runs: Runs, path: Path) -> None:
     draw_panels(panels, Frame(kind, y, f"sweep {sweep.name}{about}", share_y=True), [path], f"sweep {sweep.name}: {y}")
 
 
-def lines_of(sweep: Sweep, runs: Runs) -> dict[str, dict[object, list[float]]]:
-    """A line for each combination of the parameters after the first: value of the first -> the metric of its seeds."""
+def lines_of(sweep: Sweep, runs: Runs) -> dict[str, dict[str, list[float]]]:
+    """A line for each combination of the parameters after the first: value of the first -> the metric of its seeds.
+
+    Values go by their texts, since a list is one too.
+    """
     first, *others = sweep.varied
     lines = defaultdict(lambda: defaultdict(list))
     for point, value in runs:
         name = ", ".join(f"{key.split('.')[-1]}={point[key]}" for key in others)
-        lines[name][point[first]].append(value)
+        lines[name][str(point[first])].append(value)
     return lines
 
 
@@ -46,14 +49,14 @@ def _grid(sweep: Sweep, runs: Runs) -> Panel:
     x = sweep.varied[0]
     values = sweep.parameters[x]["values"]
     values = sorted(values) if _numbers(sweep) else values
-    places = {value: value if _numbers(sweep) else i for i, value in enumerate(values)}
+    places = {str(value): value if _numbers(sweep) else i for i, value in enumerate(values)}
     log = _numbers(sweep) and values[0] > 0 and values[-1] >= 10 * values[0]
     lines = []
     for number, (name, found) in enumerate(lines_of(sweep, runs).items()):
         points = [(places[value], spread(metrics)) for value, metrics in found.items()]
         points = [Point(place, each.mean, y_spread=each.std or 0.0) for place, each in points]
         lines.append(Line(name or None, number, False, sorted(points, key=lambda point: point.x)))
-    ticks = {place: f"{value:g}" if _numbers(sweep) else str(value) for value, place in places.items()}
+    ticks = {place: f"{place:g}" if _numbers(sweep) else value for value, place in places.items()}
     return Panel(None, lines, None, Scale(x, "log10" if log else "linear", ticks))
 
 

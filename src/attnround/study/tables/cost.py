@@ -30,7 +30,9 @@ class Cost:
         """`, about 12 minutes`, where so many run at a time, and how many are like nothing that was run yet."""
         seconds = [self.seconds(each) for each in configs]
         known = [each for each in seconds if each is not None]
-        text = f", about {sum(known) / 60 / workers:.0f} minutes" if known else ""
+        minutes = sum(known) / 60 / workers
+        about = f", about {minutes:.0f} minutes" if minutes >= 1.5 else ", about a minute"
+        text = about if known else ""
         return text + (f", {len(seconds) - len(known)} of unknown cost" if len(known) < len(seconds) else "")
 
 

@@ -100,10 +100,18 @@ def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -
 
 KINDS = {
     "caption": (str, "a text"),
-    "compare": (str, "the name of an axis"),
+    "compare": ((str, int, float), "the name of an axis"),
+    "reference": ((str, int, float), "a label of the axis compare, in quotes where YAML reads it as something else"),
     "columns": (list, "a list"),
+    "pictures": (list, "a list"),
+    "skip": (list, "a list"),
+    "quick": (dict, "{seeds: [...], axes: {axis: [labels]}}"),
     "in_all": (bool, "true or false"),
 }
+NOT_AXES = {  # columns of the CSV that say where a line comes from
+    "num_seeds", "num_failed", "best", "error", "published", "config_hashes", "git_revision", "device", "num_threads",
+    "total_s", "command",
+}  # fmt: skip
 
 
 class _WrongError(Exception):
@@ -112,7 +120,7 @@ class _WrongError(Exception):
 
 def _grid(name: str, content: object, models: Mapping[str, object], profile: str) -> Grid:
     if not isinstance(content, dict) or not set(content) <= KEYS:
-        given = sorted(set(content) - KEYS) if isinstance(content, dict) else content
+        given = ", ".join(sorted(map(str, set(content) - KEYS))) if isinstance(content, dict) else content
         raise _WrongError(f"{given} is not an option of a table; give {', '.join(sorted(KEYS))}")
     for key in ("caption", "axes", "compare"):
         if not content.get(key):
@@ -127,7 +135,10 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
     seeds = quick.get("seeds", content.get("seeds")) if profile == "quick" else content.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(each) is int for each in seeds):
         raise _WrongError(f"seeds={seeds}: give a list of whole numbers")
-    compare, reference = content["compare"], content.get("reference")
+    if len(set(seeds)) < len(seeds):
+        raise _WrongError(f"seeds={seeds}: one stands there twice, which would count a run twice: give others")
+    compare, reference = str(content["compare"]), content.get("reference")
+    reference = None if reference is None else str(reference)
     if compare not in axes:
         raise _WrongError(f"compare={compare} is none of its axes {', '.join(axes)}")
     if reference is not None and reference not in _labels(content["axes"], compare, models):
@@ -164,6 +175,8 @@ def _axes(given: object, models: Mapping[str, object]) -> Axes:
         labels = models if labels == MODELS else labels
         if not isinstance(labels, Mapping) or not labels:
             raise _WrongError(f"the axis {axis} is empty: give {{label: overrides}}, or {MODELS}")
+        if axis in NOT_AXES:
+            raise _WrongError(f"the axis {axis} is called as a column of the CSV is: give it another name")
         axes[str(axis)] = {str(label): _overrides(f"{axis}.{label}", each) for label, each in labels.items()}
     return axes
 
@@ -194,9 +207,12 @@ def _places(axes: dict, given: object, models: Mapping[str, object]) -> dict[str
 def _narrowed(axes: Axes, quick: dict) -> Axes:
     """What the quick profile keeps of the axes; a model that is not among these is let pass for the first that is."""
     narrow = dict(axes)
-    for axis, labels in (quick.get("axes") or {}).items():
+    if not isinstance(quick.get("axes") or {}, dict):
+        raise _WrongError(f"quick: axes={quick['axes']}: give {{axis: [labels]}}")
+    for axis, given in (quick.get("axes") or {}).items():
         if axis not in axes:
             raise _WrongError(f"quick: {axis} is none of its axes {', '.join(axes)}")
+        labels = given if isinstance(given, list) else [given]
         found = {str(label): axes[axis][str(label)] for label in labels if str(label) in axes[axis]}
         if not found and axis != "model":
             raise _WrongError(f"quick: {axis} has no label {', '.join(map(str, labels))}")
