@@ -385,7 +385,7 @@ def test_images_of_another_shape_are_told(images):
         with pytest.raises(InputError, match=r"images are \[3, 16, 8\], the model takes \[3, 8, 8\]: resize them"):
             ask(others)
     for size in (0, -1, 2.5, "4"):
-        with pytest.raises(InputError, match=rf"batch_size={size}: give a whole number of at least 1"):
+        with pytest.raises(InputError, match=rf"batch_size={size!r}: give a whole number of at least 1"):
             found.verify(batch_size=size)
 
 

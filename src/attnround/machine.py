@@ -1,4 +1,4 @@
-"""The machine at hand: its processor, its cores, this process's memory."""
+"""The machine at hand: its processor, its cores, this process's memory; and torch as a fresh process has it."""
 
 import contextlib
 import ctypes
