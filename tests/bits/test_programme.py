@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from itertools import product
 
 import pytest
@@ -62,3 +64,17 @@ def test_no_bit_is_bought_that_does_harm(seed):
 
     best = min((each for each in product([2, 3, 4, 8], repeat=5) if cost(slots, each) <= limit), key=total)
     assert total(least_distortion(slots, distortions, limit)) == pytest.approx(total(best), rel=1e-6)
+
+
+def test_the_solver_prints_nothing():
+    """scipy 1.17's HiGHS prints on some problems, by C, which keeps its lines back where no terminal shows them."""
+    code = """
+import ctypes
+from attnround.bits.programme import _unprinted
+print("before", flush=True)
+with _unprinted():
+    ctypes.CDLL(None).puts(b"of the solver")
+print("after")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "before\nafter\n"

@@ -1,6 +1,9 @@
 """The combinatorial search: an integer programme that picks a candidate for every slot."""
 
-from collections.abc import Sequence
+import contextlib
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from scipy.optimize import Bounds, LinearConstraint, milp
@@ -25,15 +28,36 @@ def least_distortion(slots: list[Slot], distortions: Sequence[dict[int, float]],
     floor = sum(min(slot.costs.values()) for slot in slots)
     unit = max(limit, 1)
     for room in (limit, max(floor, limit * (1 - SAFETY))):
-        solved = milp(
-            values * (TOP / max(values.max(), 1e-300)),
-            integrality=np.ones(len(values)),
-            bounds=Bounds(0, 1),
-            constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(costs / unit, -np.inf, room / unit)],
-            options={"mip_rel_gap": 0},
-        )
+        with _unprinted():
+            solved = milp(
+                values * (TOP / max(values.max(), 1e-300)),
+                integrality=np.ones(len(values)),
+                bounds=Bounds(0, 1),
+                constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(costs / unit, -np.inf, room / unit)],
+                options={"mip_rel_gap": 0},
+            )
         picked = np.split(solved.x, ends[:-1])
         bits = [slot.candidates[int(part.argmax())] for slot, part in zip(slots, picked, strict=True)]
         if sum(slot.costs[b] for slot, b in zip(slots, bits, strict=True)) <= limit:
             return spend_rest(slots, bits, limit, distortions=distortions)  # where more bits bring nothing
     return spend_rest(slots, [slot.candidates[0] for slot in slots], limit)  # the budget is what the least takes
+
+
+@contextlib.contextmanager
+def _unprinted() -> Iterator[None]:
+    """Within, what C writes to the standard output is lost: the HiGHS of scipy 1.17 prints lines for who debugs it."""
+    try:
+        kept = os.dup(1)
+    except OSError:  # there is none
+        yield
+        return
+    c, nothing = ctypes.CDLL(None), os.open(os.devnull, os.O_WRONLY)
+    c.fflush(None)
+    os.dup2(nothing, 1)
+    try:
+        yield
+    finally:
+        c.fflush(None)  # it is kept back where no terminal shows it
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nothing)
