@@ -95,5 +95,5 @@ def check_number(
         for word, bound in (("of at least", least), ("above", above), ("of at most", most))
         if bound is not None
     ]
-    value = repr(value) if isinstance(value, str) else value
+    value = repr(value) if isinstance(value, str) and value.strip("+-").isdigit() else value  # a text, as it shows
     raise InputError(f"{option}={value}: give a {'whole ' if whole else ''}number {' and '.join(bounds)}".rstrip())

@@ -245,8 +245,8 @@ def test_what_comes_out_has_the_form_that_it_had():
     assert joined(model(images)).shape == (4, 4 * 6 * 6 + 4)  # neither a class nor a table is compared
     alone, names = model.returning_tensors()
     assert joined(alone(images)).shape == (4, 4 * 6 * 6 + 4)
-    assert names == ["out", "pair.0", "pair.1"]  # the classes are a tensor too, and the table no operation's
-    assert len(alone(images)) == 3
+    assert names == ["out", "pair.0", "pair.1", "table"]  # the classes are a tensor too
+    assert len(alone(images)) == 4
     assert [unit.layers for unit in cut(graph_of(model), model, "block", IMAGE)] == [("conv",)]
 
 
