@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from attnround.bits import Allocation, Allocator, Auto, Layer, Problem
 from attnround.calibration import attach_activations, calibrate_activations
 from attnround.calibration.output_metric import OutputMetric, measure
-from attnround.data.images import NUM_IMAGES, gather_images
+from attnround.data.images import NUM_IMAGES, check_shape, gather_images
 from attnround.errors import InputError, listed
 from attnround.evaluation import agreement, logits, outputs
 from attnround.graph import (
@@ -93,9 +93,7 @@ class Prepared:
         if not isinstance(model, nn.Module) and isinstance(model, Blueprint):
             teacher = captured(model.build())
             architecture = model.architecture(teacher)
-            wanted = list(teacher.preprocessing["input_size"])
-            if wanted != shape:
-                raise InputError(f"images are {shape}, the model takes {wanted}: resize them")
+            check_shape(images, teacher.preprocessing["input_size"])
         elif isinstance(model, nn.Module):
             model = unwrapped(model)
             if any(isinstance(module, QuantizedLayer) for module in model.modules()):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from attnround.bits import Allocation
-from attnround.data.images import NUM_IMAGES, Labelled, check_labels, gather_images
+from attnround.data.images import NUM_IMAGES, Labelled, check_labels, check_shape, gather_images
 from attnround.deploy import prove, read, save
 from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
@@ -169,7 +169,8 @@ class Quantized:
         batch_size: int = 50,
     ) -> Proof:
         """Compare the simulation with exact integer arithmetic, layer by layer, on images as `quantize` takes them."""
-        shown = self.images if images is None else self._fitting(gather_images(images, NUM_IMAGES, images_of))
+        shown = self.images if images is None else gather_images(images, NUM_IMAGES, images_of)
+        check_shape(shown, self.images.shape[1:])
         content = self._content()
         return prove(self.model, content.layers, _unlabelled(shown), batch_size)
 
@@ -190,7 +191,7 @@ class Quantized:
         """
         pairs = []
         for images, labels in Labelled(data, images_of, labels_of):
-            self._fitting(images)
+            check_shape(images, self.images.shape[1:])
             float_logits, found = (class_logits(model, images) for model in (self.prepared.teacher, self.model))
             if found.ndim != 2:
                 raise InputError(f"the logits are {list(found.shape)}: only [N, classes] are compared")
@@ -282,13 +283,6 @@ class Quantized:
         by_name = {row["name"]: row for row in rows}
         report = Report([by_name[row["name"]] for row in self.report], self.prepared, model.eval())
         return replace(self, model=model, report=report, method=method)
-
-    def _fitting(self, images: Tensor) -> Tensor:
-        """These images. Raises InputError where they are not of the shape that the model was captured with."""
-        given, wanted = list(images.shape[1:]), list(self.images.shape[1:])
-        if given != wanted:
-            raise InputError(f"images are {given}, the model takes {wanted}: resize them")
-        return images
 
     def _content(self) -> Content:
         """The model as its file holds it."""

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from attnround.cli.summary import labels, summarise
+from attnround.cli.summary import in_words, summarise, told
 from attnround.study.gather import METRICS
 
 
@@ -19,6 +19,10 @@ def record(seed: int, quantizer: str = "gptq", bit_width: int = 4, top1: float =
     return about | {
         "choices": choices, "config": config, "seed": seed, "metrics": metrics, "num_threads": 1, "date": "",
     }  # fmt: skip
+
+
+def labels(records: list[dict]) -> list[str]:
+    return [in_words(each) for each in told(records)]
 
 
 def test_runs_are_told_apart_by_what_differs_and_not_by_the_seed():

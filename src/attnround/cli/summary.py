@@ -62,14 +62,12 @@ def summarise(folder: Path, since: float) -> None:
     runs = {name: found[name] for name in sorted(found, key=_number) if "quantized/agreement" in found[name]["metrics"]}
     if not runs:
         return
-    several = told(list(runs.values()))
-    csv = csv_text(
-        [{"run": name} | own | line_of(record) for (name, record), own in zip(runs.items(), several, strict=True)]
-    )
-    write_atomically(folder / "summary.csv", csv)
+    lines: list[dict[str, object]] = []
     alike: dict[str, list[dict]] = {}
-    for label, record in zip(labels(list(runs.values())), runs.values(), strict=True):
-        alike.setdefault(label, []).append(record["metrics"])
+    for (name, record), own in zip(runs.items(), told(list(runs.values())), strict=True):
+        lines.append({"run": name} | own | line_of(record))
+        alike.setdefault(in_words(own), []).append(record["metrics"])
+    write_atomically(folder / "summary.csv", csv_text(lines))
     columns = columns_of([record["metrics"] for record in runs.values()])
     rows = [[label, len(some), *_cells(some, columns)] for label, some in alike.items()]
     print("\n" + text_table(["", "runs", *columns, "seconds"], rows))
@@ -83,10 +81,9 @@ def columns_of(metrics: Sequence[dict]) -> list[str]:
     return [name for name in COLUMNS if name not in hidden]
 
 
-def labels(records: Sequence[dict]) -> list[str]:
-    """What tells each record from the others in words, such as `quantizer=gptq bits.bit_width=3`."""
-    of_each = [{name: value for name, value in each.items() if value != ""} for each in told(records)]
-    return [" ".join(f"{name}={value}" for name, value in each.items()) or "all" for each in of_each]
+def in_words(own: dict[str, object]) -> str:
+    """What `told` says of a record, such as `quantizer=gptq bits.bit_width=3`."""
+    return " ".join(f"{name}={value}" for name, value in own.items() if value != "") or "all"
 
 
 def told(records: Sequence[dict]) -> list[dict[str, object]]:

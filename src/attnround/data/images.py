@@ -69,6 +69,12 @@ def _check_shapes(shapes: Iterable[Sequence[int]]) -> None:
         raise InputError(f"images are of different shapes ({sizes}): resize them to the one that the model takes")
 
 
+def check_shape(images: Tensor, wanted: Sequence[int]) -> None:
+    """Raise InputError where images [N, C, H, W] are not of the shape [C, H, W] that a model takes."""
+    if list(images.shape[1:]) != list(wanted):
+        raise InputError(f"images are {list(images.shape[1:])}, the model takes {list(wanted)}: resize them")
+
+
 def _images_alone(items: list) -> object:
     """A batch of the items' images. Their labels may be what no batch is made of."""
     parts: list[Any]
