@@ -23,7 +23,7 @@ CONFIG = {
 @pytest.fixture
 def run():
     """The config of a committed row as it is composed today, and its choices."""
-    config, choices = compose(["bits=uniform", "bits.bit_width=2", "reconstruction.rounding_ridge=false"])
+    config, choices = compose(["bits=uniform", "bits.bit_width=2"])
     source = OmegaConf.to_container(config)
     assert identity(source, choices) in read_rows(ROOT / "results/rows")
     return source, choices
