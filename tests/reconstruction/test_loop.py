@@ -12,7 +12,7 @@ from attnround.errors import InputError
 from attnround.graph import capture, find_layers, fold_batch_norms, swap_layers
 from attnround.quantization.grid import dequantize
 from attnround.quantization.observer import ClipSearch, sqnr_db
-from attnround.quantization.rounding import AdaRound, AttentionRound, Nearest
+from attnround.quantization.rounding import GPTQ, AdaRound, AttentionRound, Nearest
 from attnround.reconstruction import Callback, LayerReconstruction, ReconstructionLoop, reconstruct
 
 SETTINGS = LayerReconstruction(observer=ClipSearch(), batch_size=16, burst=40, held_out=0)
@@ -99,6 +99,13 @@ def test_an_infinite_activation_names_the_layer(problem):
     problem[2][3] = float("inf")
     with pytest.raises(InputError, match=r"stem.*NaN or infinity"):
         run(problem, AttentionRound())
+
+
+def test_outputs_beyond_float32_name_the_layer(problem):
+    with torch.no_grad():
+        problem[0].stem.weight.mul_(1e20)
+    with pytest.raises(InputError, match=r"^stem: .*too large for float32"):
+        run(problem, GPTQ())
 
 
 def test_a_loss_that_diverges_names_the_layer(problem):

@@ -12,6 +12,7 @@ to be told apart, at 8 bits, are smaller than what subtracting large float32 sum
 In a metric G = F^T F of the outputs, all energies are those of F times an output, and the pull is F's product too.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -47,7 +48,9 @@ class Moments:
     factor: Tensor | None = None
 
     def is_finite(self) -> bool:
-        return bool(self.second.isfinite().all() and self.pull.isfinite().all())
+        """Whether inputs are, and outputs whose squares float32 holds."""
+        energies = math.isfinite(self.signal) and math.isfinite(self.carried)
+        return bool(energies and self.second.isfinite().all() and self.pull.isfinite().all())
 
 
 class CentredMeans:

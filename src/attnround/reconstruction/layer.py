@@ -134,7 +134,10 @@ class LayerUnit(UnitWork):
         self.float_layer, self.layer, self.settings = float_layer, layer, settings
         self.moments, self.held_out = moments, held_out
         if not (moments.is_finite() and held_out.is_finite()):
-            raise InputError(f"{name}: its inputs hold NaN or infinity; the checkpoint or an image is broken")
+            raise InputError(
+                f"{name}: its inputs hold NaN or infinity, or its outputs are too large for float32; the checkpoint or "
+                "an image is broken"
+            )
         self.rows = grouped_rows(float_layer, weight)
         target = best_target(self.rows, moments, *self._ridges())
         self.target = target.rows.to(weight.dtype).reshape(weight.shape)
