@@ -17,8 +17,20 @@ from attnround.graph.pairs import cap_channels, find_pairs
 SIDE = 9
 ACTIVATIONS = {
     "none": nn.Identity, "relu": nn.ReLU, "relu6": nn.ReLU6, "leaky": lambda: nn.LeakyReLU(0.1),
-    "capped": lambda: nn.Hardtanh(0.0, 2.0), "prelu": nn.PReLU,
+    "capped": lambda: nn.Hardtanh(0.0, 2.0), "prelu": nn.PReLU, "clamped": lambda: Clamp(min=0),
+    "clamped and capped": lambda: Clamp(0, 3),
 }  # fmt: skip
+
+
+class Clamp(nn.Module):
+    """A ReLU by another name, or one with a limit."""
+
+    def __init__(self, *limits, **named):
+        super().__init__()
+        self.limits, self.named = limits, named
+
+    def forward(self, x):
+        return x.clamp(*self.limits, **self.named)
 
 
 def spread(net: nn.Module, seed: int, width: float = 2.0, dead: float = 0.1) -> nn.Module:
@@ -141,6 +153,20 @@ def test_what_is_no_pair_stays(name):
     said = CrossLayer().equalize(model, {}, images())
     assert said.startswith("nothing can be equalized: no layer gives to another alone")
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@torch.no_grad()
+def test_a_pool_over_rows_pools_their_values():
+    class Rows(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two = nn.Linear(36, 16), nn.Linear(16, 5)
+
+        def forward(self, x):
+            return self.two(functional.max_pool1d(self.one(x.flatten(1)).relu(), 3, 1, 1))
+
+    model = capture(Rows().double().eval(), images(side=3)[:1])
+    assert not find_pairs(model)
 
 
 @torch.no_grad()

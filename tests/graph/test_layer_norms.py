@@ -54,6 +54,23 @@ def test_all_channels_have_one_range():
     torch.testing.assert_close(high[1:], high[1].expand(len(high) - 1))
 
 
+@pytest.mark.parametrize("gain", [1e-2, 1e-5, 0.0])
+@torch.no_grad()
+def test_a_channel_that_hardly_varies_takes_no_range_from_the_others(gain):
+    """Far from zero it lies below every common range, and its own part below zero is a huge number."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 4))
+    net[0].bias.normal_(0, 0.3)
+    net[0].weight[3], net[0].bias[3] = gain, 0.5
+    x = torch.randn(64, 16)
+    model, expected = capture(net.eval(), x[:1]), net(x)
+    LayerNorms().equalize(model, {}, x)
+    low, high = channel_ranges(model, ["1"], x)["1"]
+    assert low.min() <= 0 <= high.max()
+    assert high.max() - low.min() <= 1.01 * (high - low).max()
+    assert (model(x) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
 class Attention(nn.Module):
     """A norm that two linear layers take, one of them without a bias."""
 

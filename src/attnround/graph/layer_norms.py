@@ -4,10 +4,11 @@ Of a norm's output x and a linear layer y = W x + b behind it, channel i can be 
 
     gamma' = gamma / r      beta' = (beta + t) / r      W'_:i = W_:i r_i      b' = b - W t
 
-The outputs stay. With lowest and highest value l_i and h_i of a channel over the images, its width w_i = h_i - l_i
-and the part of it below zero, f_i = -l_i / w_i, the choice r_i = w_i / mean(w) and t_i = w_i (f_i - mean(f)) gives all
-channels the same range. One scale and one zero point for the whole tensor then do what would have taken a scale and a
-zero point a channel.
+The outputs stay. With lowest and highest value l_i and h_i of a channel over the images and its width w_i = h_i - l_i,
+the choice r_i = w_i / m and t_i = -l_i - r_i f m gives all channels the range from -f m to (1 - f) m. There m is the
+mean width, and f the mean part of a range that lies below zero, from none to all of it. One scale and one zero point
+for the whole tensor then do what would have taken a scale and a zero point a channel. Channels that hardly vary are
+shifted into that range and made wider by no more than `MOST`.
 
 Source: Li et al., "RepQ-ViT: Scale Reparameterization for Post-Training Quantization of Vision Transformers", arXiv
 2212.08254, equations 6 to 13; with widths in place of scales no bit width comes in.
@@ -27,6 +28,7 @@ from attnround.graph.layers import operation
 from attnround.graph.trace import runs_once
 
 BATCH_SIZE = 64  # images at a time
+MOST = 2.0**16  # a channel's width times this at most: what is wider by more is made of rounding errors
 
 
 @dataclass(frozen=True)
@@ -82,13 +84,15 @@ def channel_ranges(model: Captured, names: list[str], images: Tensor) -> dict[st
 
 @torch.no_grad()
 def reparametrise(model: Captured, norm: fx.Node, takers: list[str], low: Tensor, high: Tensor) -> Tensor:
-    """Give a norm's channels one range, in place; return r [C]. A channel that is the same everywhere stays."""
-    width = (high - low).double()
+    """Give a norm's channels one range, in place; return r [C]. One that is the same everywhere is shifted alone."""
+    low, width = low.double(), (high - low).double()
     alive = width > 0
-    below = -low.double()[alive] / width[alive]
-    factor, shift = torch.ones_like(width), torch.zeros_like(width)
-    factor[alive] = width[alive] / width[alive].mean()
-    shift[alive] = width[alive] * (below - below.mean())
+    if not alive.any():
+        return torch.ones_like(width)
+    mean = width[alive].mean()
+    below = (-low[alive] / width[alive]).clamp(0, 1).mean()
+    factor = torch.where(alive, (width / mean).clamp(min=1 / MOST), 1)
+    shift = -low - factor * below * mean
     gamma, beta = (model.get_parameter(each.target) for each in norm.args[2:4])
     gamma.copy_(gamma.double() / factor)
     beta.copy_((beta.double() + shift) / factor)

@@ -22,6 +22,7 @@ aten = torch.ops.aten
 PREFIX = "caps"
 POINTWISE = {"relu", "leaky_relu", "prelu", "alias", "clone"}
 POOLS = {"max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
+LIMITS = {"relu6": (0, 6), "hardtanh": (-1, 1), "clamp": (None, None)}  # where their arguments do not say it
 PADDED_POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}  # their means may have zeros of a padding in them
 
 
@@ -120,7 +121,7 @@ def _keeps_channels(node: fx.Node, name: object, axis: int, model: Captured) -> 
     if name in POINTWISE or _limit(node) is not None or _is_relu(node, name):
         return True
     if name in POOLS | PADDED_POOLS:
-        return axis == 1
+        return axis == 1 and len(node.meta["shape"]) == int(name[-2]) + 2  # a pool over [N, K] is over K
     if name == "mean":
         num_dims = len(node.args[0].meta["shape"])
         return len(node.args) > 1 and all(dim % num_dims > axis for dim in node.args[1] or [0])
@@ -135,9 +136,9 @@ def _is_relu(node: fx.Node, name: object) -> bool:
 def _limit(node: fx.Node) -> float | None:
     """What a ReLU6 or its like, clip(x, 0, limit), ends at; None for any other operation."""
     name = operation(node)
-    if node.kwargs or name not in ("relu6", "hardtanh", "clamp"):
+    if node.kwargs or name not in LIMITS:
         return None
-    low, high = (0, 6) if name == "relu6" else (*node.args[1:], *(-1, 1, None, None)[len(node.args) - 1 :])[:2]
+    low, high = [*node.args[1:], *LIMITS[name][len(node.args) - 1 :]][:2]
     is_number = isinstance(low, int | float) and isinstance(high, int | float)
     return float(high) if is_number and low == 0 and high > 0 else None
 
