@@ -22,6 +22,7 @@ from attnround.evaluation import kl_nats, logit_sqnr_db
 from attnround.experiment import quantizing
 from attnround.qat import Lsq
 from attnround.qat.layer import TrainedLayer
+from attnround.quantization.grid import quantize
 from attnround.quantization.layers import quantized_layers
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Mse
@@ -487,6 +488,30 @@ def test_fine_tuning_gains_and_can_be_saved(own, images, tmp_path):
     assert same_state(after.model, before.finetune(
         DataLoader(data, 16), held_out=data, epochs=10, lr=0.001, progress=False
     ).model)  # fmt: skip
+
+
+def test_fine_tuning_may_begin_from_the_float_weights(own, images):
+    found = quick(own, images, bits=2)
+    options = RECIPE | {"num_epochs": 1, "lr": 1e-12, "weight_decay": 0.0, "batch_norm": "folded"}
+    for start, rounding in (("ptq", found), ("fp32", quick(own, images, bits=2, rounding="nearest"))):
+        tuned = found.finetune(labelled(images, own), recipe=Lsq(start=start, **options), progress=False)
+        for name, layer in quantized_layers(tuned.model).items():
+            of = quantized_layers(rounding.model)[name]
+            wanted = of.levels if start == "ptq" else quantize(
+                found.prepared.teacher.get_submodule(name).weight, layer.scale, layer.zero_point, layer.grid
+            )  # fmt: skip
+            assert (layer.levels == wanted).double().mean() > 0.99, (start, name)
+
+
+def test_one_image_too_many_for_a_batch_is_no_batch_of_its_own(images):
+    norm = [nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)]
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), *norm, nn.Flatten(), nn.Linear(4, 2))
+    many = images.repeat(-(-129 // len(images)), 1, 1, 1)[:129]
+    found = quick(net, many, rounding="nearest")
+    found.frozen(found.trainable())
+    single = quick(net, images[:1], rounding="nearest")
+    with pytest.raises(InputError, match="batch norms take no statistics from one image"):
+        single.trainable()
 
 
 def test_the_recipe_is_the_command_lines():

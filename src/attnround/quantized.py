@@ -36,7 +36,6 @@ from attnround.quantization.observer import sqnr_db
 from attnround.reconstruction import UnitReport, report_layer
 from attnround.table import plain, text_table
 
-STATISTICS_BATCH = 128  # images at a time, of which a batch norm takes statistics
 # What qat=lsq of the command line is, but for its epochs and its rate.
 RECIPE: dict[str, Any] = {"batch_norm": "reestimated", "weight_decay": 1e-4, "label_smoothing": 0.1}
 
@@ -61,7 +60,7 @@ class Report(list):
         self.float_percent = 100 * (1 - num_weights / self.num_parameters)
         expected, found = prepared.outputs, outputs(model, prepared.images)
         self.outputs_db = {key: sqnr_db(expected[key], found[key]) for key in expected}
-        self.sqnr_db = logit_sqnr_db(joined(expected), joined(found))
+        self.sqnr_db = logit_sqnr_db(*(joined(each, len(prepared.images)) for each in (expected, found)))
         pairs = [(expected[key], found[key]) for key in expected]
         self.kl = kl_nats(*pairs[0]) if len(pairs) == 1 and pairs[0][0].ndim == 2 else None
 
@@ -226,7 +225,8 @@ class Quantized:
 
         data: a Dataset of (image, label), a seeded tenth of which decides what the best epoch is, or a loader of
         batches, with held_out a Dataset or loader of others for that; lr: the peak of the cycle, at 4 bits rather
-        0.001; recipe: all other options, in place of the command line's (qat=lsq), and in place of epochs and lr.
+        0.001; recipe: all other options, in place of the command line's (qat=lsq), and in place of epochs and lr; with
+        its start="fp32" the training begins from the float weights, rounded to nearest on the scales that are here.
         """
         from attnround.data import LabelledPair  # Lightning only where something is trained
         from attnround.qat.run import finetune
@@ -244,10 +244,21 @@ class Quantized:
         with tempfile.TemporaryDirectory() as folder, silent(not progress):
             torch.manual_seed(seed)
             tuned = finetune(
-                self.prepared.teacher, self.model, pair, self.images, self.prepared.norms, settings,
-                TrainerSettings(device), Path(folder),
+                self.prepared.teacher, self._untrained(settings.start), pair, self.images, self.prepared.norms,
+                settings, TrainerSettings(device), Path(folder),
             )  # fmt: skip
         return self._with(tuned.student, f"{self.method}, lsq")
+
+    def _untrained(self, start: str) -> Captured:
+        """What training begins from: the integers as they are (ptq), or the nearest of the float weights (fp32)."""
+        if start == "ptq":
+            return self.model
+        model = copy.deepcopy(self.model)
+        for name, layer in quantized_layers(model).items():
+            held = dict(self.prepared.teacher.get_submodule(name).named_parameters())
+            levels = quantize(held["weight"].detach(), layer.scale, layer.zero_point, layer.grid)
+            layer.bake(levels, held.get("bias", torch.zeros(len(levels))).detach())
+        return model
 
     def trainable(self) -> Captured:
         """A copy for a training loop of your own: float weights behind the integers, learned steps, batch norms again.
@@ -256,7 +267,7 @@ class Quantized:
         """
         model = copy.deepcopy(self.model)
         train_layers(model, self.prepared.teacher)
-        insert_norms(model, model, self.prepared.norms, self.images.split(STATISTICS_BATCH))
+        insert_norms(model, model, self.prepared.norms, self.images)
         return model.train()
 
     @as_usual()
@@ -269,7 +280,7 @@ class Quantized:
         if not (isinstance(held, Captured) and is_trained_from(held, self.model)):
             raise InputError(f"{type(held).__name__} was not made by this model's trainable(): give what that gave")
         model = copy.deepcopy(held).cpu()
-        estimate_norms(model, self.images.split(STATISTICS_BATCH))
+        estimate_norms(model, self.images)
         settle_layers(model)
         return self._with(model, f"{self.method}, trained")
 

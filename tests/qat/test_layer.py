@@ -70,7 +70,7 @@ def test_batch_norms_come_and_go_without_a_trace(problem):
     integers = {name: layer.levels for name, layer in quantized_layers(problem.student).items()}
     with torch.no_grad():
         before = student(problem.images)
-        insert_norms(student, student, problem.norms, problem.images.split(64))
+        insert_norms(student, student, problem.norms, problem.images)
         torch.testing.assert_close(student(problem.images), before, rtol=1e-4, atol=1e-5)
         settle_layers(student)
         torch.testing.assert_close(student(problem.images), before, rtol=1e-4, atol=1e-5)
@@ -84,7 +84,7 @@ def test_behind_a_batch_norm_the_weight_has_the_size_it_had_before_the_folding(p
     train_layers(student, problem.teacher)
     name, before = next(iter(problem.norms.items()))
     scale = student.get_submodule(name).scale / gain(problem.teacher.get_submodule(name).weight, before.weight)
-    insert_norms(student, student, problem.norms, problem.images.split(64))
+    insert_norms(student, student, problem.norms, problem.images)
     torch.testing.assert_close(student.get_submodule(name).weight, before.weight, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(student.get_submodule(name).scale, scale)
 
@@ -92,7 +92,7 @@ def test_behind_a_batch_norm_the_weight_has_the_size_it_had_before_the_folding(p
 def test_batch_norms_can_give_the_means_and_variances_of_the_float_model(problem):
     student = copy.deepcopy(problem.student)
     train_layers(student, problem.teacher)
-    names, batches = list(problem.norms), [problem.images]
+    names, batches = list(problem.norms), problem.images
     with torch.no_grad():
         wanted = statistics(problem.teacher, names, batches)
         insert_norms(student, problem.teacher, problem.norms, batches)
@@ -113,12 +113,12 @@ def test_a_channel_that_folding_made_nothing_of_keeps_its_size():
 def test_statistics_that_are_estimated_are_those_of_the_outputs(problem):
     student = copy.deepcopy(problem.student)
     train_layers(student, problem.teacher)
-    insert_norms(student, student, {"stem": problem.norms["stem"]}, problem.images.split(64))
+    insert_norms(student, student, {"stem": problem.norms["stem"]}, problem.images)
     stem = student.get_submodule("stem")
     with torch.no_grad():
         stem.weight.mul_(1.5)
         stem.scale.mul_(1.5)
-        estimate_norms(student, [problem.images])
+        estimate_norms(student, problem.images)
         norm, stem.norm = stem.norm, None
         output = stem(problem.images)
     torch.testing.assert_close(norm.running_mean, output.mean((0, 2, 3)), rtol=1e-3, atol=1e-4)

@@ -37,16 +37,18 @@ def _key(entry: object) -> str:
     return str(entry).strip("[].'\"")
 
 
-def joined(outputs: object) -> Tensor:
+def joined(outputs: object, num_images: int | None = None) -> Tensor:
     """What a model gives as one tensor: a lone one as it is, several side by side, [N, K] with a row an image.
 
-    Of several, those without a row for each image (losses, tables) are left out. Raises InputError where there is none.
+    Of several, those without a row for each image (losses, tables) are left out; without num_images, those that have
+    not as many rows as the first. Raises InputError where there is none.
     """
     found = list(tensors(outputs).values())
     if not found:
         raise InputError(f"the model gives no floating tensor: {type(outputs).__name__}")
     if len(found) == 1:
         return found[0]
+    found = [each for each in found if len(each) == num_images] or found
     rows = [each for each in found if each.ndim > 1] or [each[:, None] for each in found]
     return torch.cat([each.flatten(1) for each in rows if len(each) == len(rows[0])], 1)
 

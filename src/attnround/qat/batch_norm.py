@@ -17,20 +17,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from attnround.errors import InputError
 from attnround.graph import FoldedNorm
 from attnround.graph.kinds import kind_of
 from attnround.qat.layer import TrainedLayer
 
+STATISTICS_BATCH = 128  # images that a batch norm sees at a time, at most, when its statistics are estimated
+
 
 @torch.no_grad()
-def insert_norms(
-    model: nn.Module, reference: nn.Module, norms: Mapping[str, FoldedNorm], images: Sequence[Tensor]
-) -> None:
+def insert_norms(model: nn.Module, reference: nn.Module, norms: Mapping[str, FoldedNorm], images: Tensor) -> None:
     """Put batch norms behind the model's layers of these names.
 
     reference: whose outputs have the mean and the variance that the norms give: the model itself, which then starts
-    where it was, or the float one; norms: layer name -> what was folded into it; images: batches
-    [N, C, H, W] for the statistics.
+    where it was, or the float one; norms: layer name -> what was folded into it; images: [N, C, H, W] for the
+    statistics.
     """
     for name, (mean, variance) in statistics(reference, list(norms), images).items():
         layer = model.get_submodule(name)
@@ -47,7 +48,7 @@ def insert_norms(
         estimate_norms(model, images)
 
 
-def statistics(model: nn.Module, names: Sequence[str], images: Sequence[Tensor]) -> dict[str, tuple[Tensor, Tensor]]:
+def statistics(model: nn.Module, names: Sequence[str], images: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
     """Mean and variance [O] of the outputs of these layers."""
     layers = [model.get_submodule(name) for name in names]
     norms = [norm_behind(layer, None) for layer in layers]
@@ -56,14 +57,29 @@ def statistics(model: nn.Module, names: Sequence[str], images: Sequence[Tensor])
         for layer, norm in zip(layers, norms, strict=True)
     ]
     model.eval()
-    for batch in images:
-        model(batch)
-    for hook in hooks:
-        hook.remove()
+    try:
+        _run_evenly(model, images)
+    finally:
+        for hook in hooks:
+            hook.remove()
     return {
         name: (norm.running_mean, norm.running_var)  # type: ignore[misc]  # a new norm has both
         for name, norm in zip(names, norms, strict=True)
     }
+
+
+def _run_evenly(model: nn.Module, images: Tensor) -> None:
+    """Run a model on images in batches of one size, whose statistics count alike, and so none of a single image.
+
+    Raises InputError where there is but one image, and a norm has no other value to tell a variance from.
+    """
+    try:
+        for batch in images.tensor_split(-(-len(images) // STATISTICS_BATCH)):
+            model(batch)
+    except ValueError as error:
+        if len(images) > 1:
+            raise
+        raise InputError("batch norms take no statistics from one image: give more to calibrate on") from error
 
 
 def norm_behind(layer: nn.Module, momentum: float | None) -> _BatchNorm:
@@ -84,8 +100,8 @@ def observe(norm: _BatchNorm, output: Tensor) -> None:
 
 
 @torch.no_grad()
-def estimate_norms(model: nn.Module, images: Sequence[Tensor]) -> None:
-    """Replace the running statistics of the layers' batch norms by the means over these batches [N, C, H, W]."""
+def estimate_norms(model: nn.Module, images: Tensor) -> None:
+    """Replace the running statistics of the layers' batch norms by those of images [N, C, H, W], means over batches."""
     model.eval()
     norms = [layer.norm for layer in model.modules() if isinstance(layer, TrainedLayer) and layer.norm is not None]
     momenta = [norm.momentum for norm in norms]
@@ -93,8 +109,8 @@ def estimate_norms(model: nn.Module, images: Sequence[Tensor]) -> None:
         norm.reset_running_stats()
         norm.momentum = None  # the mean over all batches
         norm.train()
-    for batch in images if norms else ():
-        model(batch)
+    if norms:
+        _run_evenly(model, images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

@@ -20,7 +20,6 @@ from attnround.qat.settings import Lsq
 from attnround.trainer import TrainerSettings, TrainingBar
 from attnround.typed import Number, load_typed
 
-STATISTICS_BATCH = 128  # images that a batch norm sees at a time when its statistics are estimated
 MONITOR = "qat/held_out_loss"
 EPOCH = {"epoch": int, "loss": Number, "held_out_loss": Number, "held_out_top1": float, "seconds": float}
 CHECKPOINT = {"qat": {"identity": str, "curve": [EPOCH]}, "state_dict": {str: Tensor}}
@@ -73,7 +72,7 @@ def finetune(
     train_layers(net, float_net)
     if settings.batch_norm == "reestimated":
         reference = net if settings.start == "ptq" else float_net
-        insert_norms(net.to(device), reference.to(device), norms, images.to(device).split(STATISTICS_BATCH))
+        insert_norms(net.to(device), reference.to(device), norms, images.to(device))
         net.cpu()
     net.train()  # Lightning leaves the mode as it is
     module = QatModule(net, float_net.eval(), settings, identity)
@@ -92,7 +91,7 @@ def finetune(
         fit.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
     curve = read(last, identity)["qat"]["curve"]
     load_weights(module, best, identity)
-    estimate_norms(net.to(device), images.to(device).split(STATISTICS_BATCH))
+    estimate_norms(net.to(device), images.to(device))
     net = net.cpu()
     settle_layers(net)
     return Tuned(net, curve)
