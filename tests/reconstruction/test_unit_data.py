@@ -8,6 +8,8 @@ from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.rounding import AttentionRound
 from attnround.reconstruction import BlockReconstruction
+from attnround.reconstruction.block_objective import BlockObjective
+from attnround.reconstruction.unit_data import UnitData, channel_dim
 
 SHAPE = (4, 6, 5)
 QUANTIZER = ActivationQuantizer(0.1, 20, 6)
@@ -34,6 +36,28 @@ def test_what_was_written_is_read_in_any_order(storage):
         assert read.dtype == torch.float32
         assert ((read - values[images]).abs() <= bound * values[images].abs()).all()
     assert torch.equal(Slice(cache, 2, 5).load(), cache[2:5])
+
+
+@pytest.mark.parametrize("storage", STORAGES)
+def test_the_memory_format_is_kept(storage):
+    """Or a run that is gone on with, whose images lie as the network gives them, would sum in another order."""
+    _, values = filled(storage)
+    coding = {"encode": QUANTIZER.codes, "decode": QUANTIZER.decode} if storage == "codes" else {}
+    cache = ActivationCache(10, torch.Size(SHAPE), storage, last=True, **coding)
+    cache.write(0, values.contiguous(memory_format=torch.channels_last))
+    read = cache[2:7]
+    assert read.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(read, values[2:7], rtol=2**-8, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(16, 32, 7, 7), (16, 49, 32), (16, 7, 7, 32)])
+def test_an_error_is_summed_over_channels_wherever_they_are(shape):
+    targets = ActivationCache(16, torch.Size(shape[1:]), "float32")
+    targets.write(0, torch.randn(shape))
+    dim = channel_dim(torch.Size(shape), 32)
+    objective = BlockObjective(UnitData(targets, targets, targets, None, 0, channel_dim=dim), 8)
+    error = objective(targets[:] + 32**-0.5, targets[:], None)  # 1, summed over the channels
+    assert error.item() == pytest.approx(objective.unit, rel=1e-5)
 
 
 def test_bfloat16_is_rounded_and_codes_are_a_quarter():

@@ -21,8 +21,9 @@ STORAGES = ("float32", "bfloat16", "disk", "codes")
 class ActivationCache:
     """[N, *shape], written in slices and read by index, as float32 on `device`.
 
-    encode, decode: of the storage "codes", float32 -> uint8 and back; factor: multiplies all that is read. The file of
-    the storage "disk" lies where TMPDIR says and is gone with the process, however that ends.
+    encode, decode: of the storage "codes", float32 -> uint8 and back; factor: multiplies all that is read; last:
+    whether a slice is read in channels_last, which operations may sum in another order. The file of the storage "disk"
+    lies where TMPDIR says and is gone with the process, however that ends.
     """
 
     def __init__(
@@ -33,16 +34,19 @@ class ActivationCache:
         device: torch.device | str = "cpu",
         encode: Callable[[Tensor], Tensor] | None = None,
         decode: Callable[[Tensor], Tensor] | None = None,
+        last: bool = False,
     ):
         self.storage, self.device, self.encode, self.decode = storage, torch.device(device), encode, decode
         self.factor = 1.0
-        size = (num_images, *shape)
+        size = (num_images, *shape[1:], shape[0]) if last else (num_images, *shape)
         if storage == "disk":
             with tempfile.TemporaryFile() as file:  # the map outlives the closed, nameless file
                 self.data = torch.from_numpy(np.memmap(file, np.float32, "w+", shape=size))
         else:
             dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "codes": torch.uint8}[storage]
             self.data = torch.empty(size, dtype=dtype, device=device)
+        if last:
+            self.data = self.data.movedim(-1, 1)
 
     def __len__(self) -> int:
         return len(self.data)

@@ -26,7 +26,7 @@ class BlockObjective:
             count, total, square = count + batch.numel(), total + batch.sum(), square + batch.square().sum()
         variance = float(square / count - (total / count) ** 2)
         self.percent = 100 / variance if variance > 0 else 100.0  # a unit that puts out a constant
-        self.unit = self.percent / data.targets.data.shape[1]
+        self.unit = self.percent / data.targets.data.shape[data.channel_dim]
 
     def __call__(self, output: Tensor, target: Tensor, weight: Tensor | None) -> Tensor:
         error = self.weighed(output.float() - target, None).square()

@@ -25,7 +25,8 @@ class UnitData:
 
     inputs: the unit's input in the float model; quantized: that in the model quantized so far; targets: the float
     unit's output for `inputs`; weights: of the squared output errors, like targets; None weighs all alike. factor:
-    F [C, C] of a metric G = F^T F of the output's channels, which are its dimension `channel_dim`; None: all alike.
+    F [C, C] of a metric G = F^T F of the output's channels, None: all alike; channel_dim: the output's dimension that
+    they are.
     """
 
     inputs: ActivationCache
@@ -73,7 +74,8 @@ def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, loss: st
     if alone and caches["inputs"].storage != "bfloat16":  # a resumed run would not go on from the same rounded values
         bench.walk.adopt(unit.start, caches["inputs"], caches["quantized"])
     weights = fisher_weights(unit, bench, caches["targets"], batch_size) if fisher else None
-    data = UnitData(**caches, weights=weights, num_held_out=bench.num_held_out)
+    dim = channel_dim(caches["targets"].data.shape, len(bench.teacher.get_submodule(unit.layers[-1]).weight))
+    data = UnitData(**caches, weights=weights, num_held_out=bench.num_held_out, channel_dim=dim)
     return in_metric_of_logits(data, unit, bench, batch_size) if loss == "logits" else data
 
 
@@ -100,9 +102,16 @@ def allocate(
     if coding:
         kinds["quantized"] = {"storage": "codes", **coding}
     return {
-        key: ActivationCache(num_images, values.shape[1:], device=values.device, **kinds[key])
+        key: ActivationCache(
+            num_images, values.shape[1:], device=values.device, last=is_channels_last(values), **kinds[key]
+        )
         for key, values in batch.items()
     }
+
+
+def is_channels_last(values: Tensor) -> bool:
+    """Whether images' values lie channels last in memory, and not in torch's own order too."""
+    return values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
 
 
 def lossless_coding(consumers: Sequence[nn.Module | None]) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -141,12 +150,10 @@ def fisher_weights(unit: Unit, bench: Bench, targets: ActivationCache, batch_siz
 def in_metric_of_logits(data: UnitData, unit: Unit, bench: Bench, batch_size: int) -> UnitData:
     """The same with the metric of the unit's output: what its errors do to the logits."""
     targets, metric = data.targets, OutputMetric()
-    num_outputs = len(bench.teacher.get_submodule(unit.layers[-1]).weight)
-    dim = channel_dim(targets.data.shape, num_outputs)
     values = (targets[images] for images in batches(0, min(len(targets), metric.num_images), batch_size))
-    found = metric_of_channels(metric, rest_of(unit, bench), values, dim, bench.generator)
+    found = metric_of_channels(metric, rest_of(unit, bench), values, data.channel_dim, bench.generator)
     factor = factor_of(found)
-    return dataclasses.replace(data, factor=None if factor is None else factor[0].float(), channel_dim=dim)
+    return dataclasses.replace(data, factor=None if factor is None else factor[0].float())
 
 
 def channel_dim(shape: torch.Size, num_outputs: int) -> int:
