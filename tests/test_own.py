@@ -22,6 +22,17 @@ class Net(nn.Module):
         x = torch.relu(self.norm(self.conv(x)))
         return {"features": x, "logits": self.fc(x.mean((2, 3)))}
 
+class Reserved(Net):
+    def __init__(self):
+        super().__init__(4)
+        self.preprocessing = nn.Identity()
+
+class Fixed(Net):
+    num_classes = property(lambda self: 5)
+
+    def __init__(self):
+        super().__init__(4)
+
 def small(width=8):
     torch.manual_seed(0)
     return Net(width)
@@ -215,6 +226,11 @@ def test_a_run_does_not_go_on_where_a_file_changed(entry, tmp_path, changed):
     ("options", "line"),
     [
         (["model.factory=nets.py:smal"], "model.factory=nets.py:smal: nets.py has no smal; it has small"),
+        (
+            ["model.factory=nets.py:Reserved"],
+            "Reserved has a submodule called preprocessing, as the captured model has",
+        ),
+        (["model.factory=nets.py:Fixed"], "model.factory=nets.py:Fixed: its num_classes cannot be set to 5 ("),
         (["model.input_size=null"], "model.input_size=None: give the shape of an image, such as [3,224,224]"),
         (["model.input_size=[1,16,16]"], "its forward on an image of [1, 16, 16] raised RuntimeError"),
         (["model.output=null"], "model.output=None: the model gives features, logits; name the one"),

@@ -1,7 +1,7 @@
 """A model as it runs: captured as a graph, its batch norms folded, its layers in order, cut into units."""
 
 from attnround.graph.batches import in_batches
-from attnround.graph.capture import Captured, capture, captured, unwrapped
+from attnround.graph.capture import Captured, capture, captured, check_names, unwrapped
 from attnround.graph.edges import beside, find_edges, sources, with_edges
 from attnround.graph.equalize import CrossLayer, Equalization, NoEqualization
 from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
@@ -27,6 +27,7 @@ __all__ = [
     "capture",
     "captured",
     "channels_last",
+    "check_names",
     "class_logits",
     "cut",
     "find_caps",

@@ -134,10 +134,7 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
     model = unwrapped(model)
     kind = type(model).__name__
     _check_inputs(model)
-    clashing = [name for name in RESERVED if isinstance(getattr(model, name, None), nn.Module | Tensor)]
-    if clashing:
-        held = "submodule" if isinstance(getattr(model, clashing[0]), nn.Module) else "tensor"
-        raise InputError(f"{kind} has a {held} called {clashing[0]}, as the captured model has a field: rename it")
+    check_names(model)
     net = _copied(model).eval().cpu()
     floats = {each.dtype for each in net.parameters() if each.is_floating_point()}
     if floats - {image.dtype}:
@@ -186,6 +183,15 @@ def _copied(model: nn.Module) -> nn.Module:
     except Exception as error:  # of whatever a module holds
         what = f"{type(model).__name__} cannot be copied ({reason(error)})"
         raise InputError(f"{what}: first take off what bars it, such as a lock, an open file or a generator") from error
+
+
+def check_names(model: nn.Module) -> None:
+    """Raise InputError where a model holds modules or tensors under names that the captured one needs."""
+    clashing = [name for name in RESERVED if isinstance(getattr(model, name, None), nn.Module | Tensor)]
+    if clashing:
+        held = "submodule" if isinstance(getattr(model, clashing[0]), nn.Module) else "tensor"
+        kind = type(model).__name__
+        raise InputError(f"{kind} has a {held} called {clashing[0]}, as the captured model has a field: rename it")
 
 
 def _check_inputs(model: nn.Module) -> None:
@@ -267,6 +273,7 @@ class _Converter:
         self.constants: dict[fx.Node, object] = {}  # what needs no image
         self.paths: dict[fx.Node, str] = {}  # of constants that are the model's own tensors
         self.origins: dict[fx.Node, frozenset[str]] = {}  # paths of the parameters that a constant follows from
+        self.held: set[fx.Node] = set()  # constants that follow from what the model's own state holds
         self.placed: dict[fx.Node, str] = {}  # of constants that operations read
         self.layers: dict[tuple, str] = {}  # weight, bias and how it is used -> the layer's name
 
@@ -314,6 +321,8 @@ class _Converter:
                 held = program.state_dict if spec.target in program.state_dict else program.constants
                 self.constants[node], self.paths[node] = held[spec.target], spec.target
                 self.origins[node] = frozenset({spec.target} if spec.kind is InputKind.PARAMETER else ())
+                if spec.target in program.state_dict:
+                    self.held.add(node)
 
     def _take(self, node: fx.Node) -> None:
         module = self._module(node)
@@ -322,6 +331,8 @@ class _Converter:
             args, kwargs = fx.map_arg((node.args, node.kwargs), self.constants.__getitem__)
             self.constants[node] = node.target(*args, **kwargs)
             self.origins[node] = frozenset().union(*(self.origins[each] for each in node.all_input_nodes))
+            if any(each in self.held for each in node.all_input_nodes):
+                self.held.add(node)
             return
         new = self._layer(node, module) or self._norm(node) or self._operation(node)
         new.meta = {"module": module, "shape": _shape(node)}
@@ -369,8 +380,9 @@ class _Converter:
             return None
         values = [None if each is None else self.constants[each] for each in tensors]
         mean = values[2]
+        affine = any(each is not None for each in values[:2])
         momentum = momentum or None  # export writes None, which is the mean over all batches, as 0
-        norm = NORMS[x.meta["val"].ndim](len(mean), eps, momentum, affine=values[0] is not None, dtype=mean.dtype)
+        norm = NORMS[x.meta["val"].ndim](len(mean), eps, momentum, affine=affine, dtype=mean.dtype)
         for own, value in zip((norm.weight, norm.bias, norm.running_mean, norm.running_var), values, strict=True):
             if value is not None:
                 own.copy_(value)
@@ -406,15 +418,23 @@ class _Converter:
             self.placed[node] = self._free(path)
             if origins and not isinstance(value, nn.Parameter) and value.numel() == self._size_of(path):
                 value = nn.Parameter(value)  # seen in another shape it stays a parameter
-            # what follows from weights has to be kept with them; a table that the code makes is made again
-            self._place(self.placed[node], value, persistent=bool(origins) or path in self.program.state_dict)
+            # what follows from weights or floats of the state is kept with them; a table of the code is made again
+            follows = node in self.held and (bool(origins) or value.is_floating_point())
+            self._place(self.placed[node], value, persistent=follows or path in self.program.state_dict)
         return self.graph.get_attr(self.placed[node])
 
     def _size_of(self, path: str) -> int | None:
         return self.program.state_dict[path].numel() if path in self.program.state_dict else None
 
     def _free(self, path: str) -> str:
-        """This path, or one with underscores behind it that nothing has yet."""
+        """This path, or one with underscores behind it that nothing has yet.
+
+        What lies below a layer, as a norm that a convolution of the user's own holds, comes beside it: another module
+        will stand in the layer's place.
+        """
+        for layer in self.layers.values():
+            if path.startswith(f"{layer}."):
+                path = f"{layer}_{path[len(layer) + 1 :].replace('.', '_')}"
 
         def taken(path: str) -> bool:
             owner: object = self.tree

@@ -8,7 +8,7 @@ from torch import nn
 
 from attnround.errors import InputError, check_number, reason
 from attnround.factory import made
-from attnround.graph import logits_in, tensors, unwrapped
+from attnround.graph import check_names, logits_in, tensors, unwrapped
 from attnround.zoo.checkpoint import load, read
 
 SETTINGS = {  # as timm's data config has it for a model that says nothing
@@ -59,14 +59,24 @@ class ModuleModel:
             kind = type(model).__name__
             raise InputError(f"model.factory={self.factory} gives a {kind}: it must return an nn.Module")
         model = unwrapped(model)
+        check_names(model)
         own = getattr(model, "pretrained_cfg", None) or {}
-        model.weights_from = f"as {self.factory} gives them"
+        source = f"as {self.factory} gives them"
         if self.checkpoint:
-            model.weights_from = load(model, read(self.checkpoint), self.checkpoint, self.weights_key)
-        model.preprocessing = self._preprocessing(own)
-        model.licence = self.licence or own.get("license")
-        model.num_classes = self._num_classes(model.eval())
+            source = load(model, read(self.checkpoint), self.checkpoint, self.weights_key)
+        self._note(model, weights_from=source, preprocessing=self._preprocessing(own))
+        self._note(model, licence=self.licence or own.get("license"), num_classes=self._num_classes(model.eval()))
         return model
+
+    def _note(self, model: nn.Module, **facts: object) -> None:
+        """Put what others have to know of a model on it. Raises InputError where its class does not let one."""
+        for name, value in facts.items():
+            try:
+                setattr(model, name, value)
+            except (AttributeError, TypeError) as error:
+                raise InputError(
+                    f"model.factory={self.factory}: its {name} cannot be set to {value} ({reason(error)}): rename it"
+                ) from error
 
     def architecture(self, model: nn.Module) -> dict[str, object]:
         """What a saved file says of the model: it is rebuilt by the user's own function, which a file never names."""
@@ -101,7 +111,7 @@ class ModuleModel:
             with torch.no_grad():
                 outputs = model(torch.zeros(2, *size, dtype=kind))
             logits, found = logits_in(outputs, self.output), tensors(outputs)
-            model.logits_at = next(key for key, each in found.items() if each is logits) if len(found) > 1 else None
+            at = next(key for key, each in found.items() if each is logits) if len(found) > 1 else None
         except InputError as error:
             raise InputError(str(error).replace("output=", "model.output=", 1)) from None
         except Exception as error:  # the user's own forward
@@ -110,4 +120,5 @@ class ModuleModel:
                 f"model.factory={self.factory}: its forward on an image of {size} raised {kind}: {reason(error)}; "
                 "model.input_size=[C,H,W] says what an image is"
             ) from error
+        self._note(model, logits_at=at)
         return logits.shape[1] if logits.ndim > 1 else 1
