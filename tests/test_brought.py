@@ -7,8 +7,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.data import TensorDataset
+from torchvision.ops import FrozenBatchNorm2d
 
 import attnround
+from attnround.api import BLOCK
 from attnround.bits import Uniform
 from attnround.deploy import open_model
 from attnround.deploy.comparison import Comparison
@@ -90,6 +92,58 @@ def test_outputs_have_their_own_names_in_the_file(images, tmp_path):
     session = onnxruntime.InferenceSession(tmp_path / "it.onnx")
     outputs = {each.name: each.type for each in session.get_outputs()}
     assert outputs == {"features": "tensor(float)", "classes": "tensor(int64)", "scores": "tensor(float)"}
+
+
+class Anchored(Named):
+    """Its first output has a row for each anchor, not for each image."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("anchors", torch.ones(7, 4))
+
+    def forward(self, x):
+        return {"anchors": self.anchors, "scores": self.head(self.body(x).mean((2, 3)))}
+
+
+def test_outputs_of_no_image_are_not_what_a_model_is_judged_by(images, tmp_path):
+    found = quick(Anchored(), images, bits=2, output="scores")
+    assert found.report.sqnr_db == pytest.approx(found.report.outputs_db["scores"])
+    assert found.export(tmp_path / "it.onnx") == 100
+    assert not found.verify().faults
+    blocks = BLOCK(num_steps=4, burst=2, loss="logits")
+    quick(Anchored(), images, output="scores", rounding="attention_round", reconstruction=blocks)
+
+
+@pytest.mark.parametrize(
+    "options", [{"bits": "fisher"}, {"reconstruction": BLOCK(num_steps=4, burst=2, loss="fisher")}]
+)
+def test_one_class_has_no_fisher_information(images, options):
+    net = Base()
+    net.head = nn.Linear(8, 1)
+    with pytest.raises(
+        InputError, match=r"the logits are \[\d+, 1\]: Fisher information is of \[N, classes\], 2 classes"
+    ):
+        quick(net, images, rounding="attention_round", **options)
+
+
+class Frozen(nn.Module):
+    """A batch norm of buffers, whose gain and shift are computed at each call."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3), FrozenBatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+        for buffer in self.norm.buffers():
+            buffer.uniform_(0.5, 2)
+
+    def forward(self, x):
+        return self.head(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+
+
+def test_a_file_holds_what_follows_from_buffers(images, tmp_path):
+    found = quick(Frozen(), images)
+    found.save(tmp_path / "it.safetensors")
+    assert torch.equal(attnround.load(tmp_path / "it.safetensors", model=Frozen)(images), found.model(images))
 
 
 class Normed(Base):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tests.conftest import same_state
 from torch import nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations
 
 from attnround.errors import InputError
@@ -20,7 +21,7 @@ from attnround.graph import (
     joined,
     left_float,
 )
-from attnround.graph.trace import graph_of
+from attnround.graph.trace import executor, graph_of
 
 IMAGE = torch.zeros(1, 3, 8, 8)
 
@@ -248,6 +249,62 @@ def test_what_comes_out_has_the_form_that_it_had():
     assert names == ["out", "pair.0", "pair.1", "table"]  # the classes are a tensor too
     assert len(alone(images)) == 4
     assert [unit.layers for unit in cut(graph_of(model), model, "block", IMAGE)] == [("conv",)]
+
+
+class Tables(nn.Module):
+    """Gives what has no row for each image first, and rows of an image second."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.register_buffer("anchors", torch.ones(7, 2))
+
+    def forward(self, x):
+        y = self.conv(x)
+        return {"anchors": self.anchors, "by_row": y.mean(3).permute(2, 0, 1), "logits": y.mean((2, 3))}
+
+
+def test_what_has_a_row_for_each_image_counts_wherever_it_stands():
+    images = torch.randn(5, 3, 8, 8)
+    model = capture(Tables().eval(), IMAGE)
+    assert joined(model(images), 5).shape == (5, 4)
+    graph = graph_of(model)
+    assert torch.equal(executor(model, graph).run(images), model(images)["logits"])
+
+
+class WithNorm(nn.Conv2d):
+    """A convolution that holds its own norm, as some detectors have."""
+
+    def __init__(self, *sizes):
+        super().__init__(*sizes)
+        self.norm = nn.BatchNorm2d(self.out_channels)
+
+    def forward(self, x):
+        return torch.relu(self.norm(super().forward(x)))
+
+
+def test_a_norm_below_a_layer_comes_beside_it():
+    net = nn.Sequential(WithNorm(3, 4, 3), WithNorm(4, 5, 3)).eval()
+    model = capture(net, IMAGE)
+    fold_batch_norms(model)
+    assert not any(isinstance(each, nn.BatchNorm2d) for each in model.modules())
+    assert not list(model.get_submodule("0").children())
+    torch.testing.assert_close(model(IMAGE), net(IMAGE))
+
+
+def test_a_batch_norm_with_a_shift_and_no_gain():
+    class Shifted(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.shift = nn.Conv2d(3, 4, 3), nn.Parameter(torch.randn(4))
+            self.register_buffer("mean", torch.rand(4))
+            self.register_buffer("variance", 1 + torch.rand(4))
+
+        def forward(self, x):
+            return functional.batch_norm(self.conv(x), self.mean, self.variance, None, self.shift)
+
+    net = Shifted().eval()
+    torch.testing.assert_close(capture(net, IMAGE)(IMAGE), net(IMAGE))
 
 
 def test_what_is_not_captured_is_said():

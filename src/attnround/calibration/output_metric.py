@@ -107,7 +107,7 @@ def add_projections(
     """
     for each in sums.values():
         each.begin([size for size in passed for _ in range(num_projections)])
-    outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
+    outputs = class_logits(model, batch) if kind == "fisher" else joined(model(batch), len(batch))
     for size in passed:
         for _ in range(num_projections):
             projected(outputs.new_zeros(size, *outputs.shape[1:]), kind, generator)
@@ -165,11 +165,19 @@ def projected(outputs: Tensor, kind: str, generator: torch.Generator) -> Tensor:
 
 def surprise(logits: Tensor, generator: torch.Generator) -> Tensor:
     """Minus the log-likelihood of labels drawn from the prediction of logits [N, classes, ...], summed over all."""
-    if logits.ndim < 2:
-        raise InputError(f"the logits are {list(logits.shape)}: Fisher information is of [N, classes]")
+    check_classes(logits)
     rows = logits.movedim(1, -1).flatten(0, -2)
     labels = torch.multinomial(rows.detach().softmax(1), 1, generator=generator).flatten()
     return nn.functional.cross_entropy(rows, labels, reduction="sum")
+
+
+def check_classes(logits: Tensor) -> None:
+    """Raise InputError where logits are not of several classes, so that no label could be another."""
+    if logits.ndim < 2 or logits.shape[1] < 2:
+        raise InputError(
+            f"the logits are {list(logits.shape)}: Fisher information is of [N, classes], 2 classes or more; give "
+            "another measure (bits=sensitivity, reconstruction.loss=mse, reconstruction.output_metric=logits)"
+        )
 
 
 def factor_of(metric: Tensor, damping: float = DAMPING) -> Tensor | None:

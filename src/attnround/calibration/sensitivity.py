@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from attnround.calibration.gradients import gradients_of
 from attnround.calibration.moments import CentredMeans, covariance, mirrored
-from attnround.calibration.output_metric import projected
+from attnround.calibration.output_metric import check_classes, projected
 from attnround.calibration.shrinkage import SampledMoment, shrunk
 from attnround.errors import InputError
 from attnround.graph import class_logits, in_batches, joined
@@ -112,8 +112,7 @@ def fisher_traces(model: nn.Module, names: list[str], images: Tensor, num_probes
         with gradients_of(model, weights.values()):
             for batch in batches:
                 logits = class_logits(model, batch)
-                if logits.ndim < 2:
-                    raise InputError(f"the logits are {list(logits.shape)}: Fisher information is of [N, classes]")
+                check_classes(logits)
                 p = logits.detach().softmax(1)
                 for probe in range(num_probes):
                     signs = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
@@ -162,7 +161,7 @@ def joint_moments(
             for batch in batches:
                 for each in outputs.values():
                     each.clear()
-                found = class_logits(model, batch) if kind == "fisher" else joined(model(batch))
+                found = class_logits(model, batch) if kind == "fisher" else joined(model(batch), len(batch))
                 for probe in range(num_probes):
                     if len(signs) == probe:
                         signs.append(
@@ -233,7 +232,7 @@ def _centred(layer: nn.Module, of_weight: Tensor, of_outputs: list[Tensor | None
 @torch.no_grad()
 def logits(model: nn.Module, images: Tensor) -> Tensor:
     """All that the model gives for images [N, C, H, W], [N, classes] where that is logits."""
-    return torch.cat([joined(model(batch)) for batch in in_batches(images, BATCH_SIZE)])
+    return torch.cat([joined(model(batch), len(batch)) for batch in in_batches(images, BATCH_SIZE)])
 
 
 @torch.no_grad()

@@ -32,13 +32,21 @@ class Comparison:
     energies: dict[str, tuple[float, float]] = field(default_factory=dict)
     by_class: str | None = None
 
-    def add(self, expected: object, found: object, labels: Tensor | None, output: Output = None) -> Tensor:
+    def add(
+        self,
+        expected: object,
+        found: object,
+        labels: Tensor | None,
+        output: Output = None,
+        num_images: int | None = None,
+    ) -> Tensor:
         """Count a batch: what simulation and exported model give, labels [N] or [N, K]. Where classes differ: bool [N].
 
         labels: None where they are not known; output: which of several tensors are the logits [N, classes, ...], None
-        takes all of them side by side. The largest difference is over all of them.
+        takes all of them side by side, as `joined` does. The largest difference is over all of them.
         """
-        simulated, logits, key = _logits_of_both(expected, found, output)
+        side_by_side = joined(expected, num_images), joined(found, num_images)
+        simulated, logits, key = _logits_of_both(expected, found, output, side_by_side)
         self.by_class = key if simulated.shape[1] > 1 else None
         for name, one, other in _pairs(expected, found):
             signal, noise = self.energies.get(name, (0.0, 0.0))
@@ -49,8 +57,8 @@ class Comparison:
         if labels is not None and logits.ndim == 2:  # else a label would be a picture
             self.simulation_right = (self.simulation_right or 0) + int(is_right(simulated, labels).sum())
             self.right = (self.right or 0) + int(is_right(logits, labels).sum())
-        self.largest_logit = max(self.largest_logit, joined(expected).abs().max().item())
-        self.logit_difference = max(self.logit_difference, _difference(joined(expected), joined(found)))
+        self.largest_logit = max(self.largest_logit, side_by_side[0].abs().max().item())
+        self.logit_difference = max(self.logit_difference, _difference(*side_by_side))
         return ~same.all(1)
 
     @property
@@ -114,7 +122,9 @@ def _alike(expected: Tensor, found: Tensor) -> Tensor:
     return (expected == found) | (expected.isnan() & found.isnan())
 
 
-def _logits_of_both(expected: object, found: object, output: Output) -> tuple[Tensor, Tensor, str | None]:
+def _logits_of_both(
+    expected: object, found: object, output: Output, side_by_side: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor, str | None]:
     """The logits [N, classes, ...] of both, by the key that they have in what the simulation gives, and that key.
 
     All tensors side by side, and no key, where `output` is None and they are several, or makes something new of them.
@@ -125,7 +135,8 @@ def _logits_of_both(expected: object, found: object, output: Output) -> tuple[Te
         if key in there:
             return _by_class(simulated), _by_class(there[key]), key
     alone = list(tensors(expected))
-    return _by_class(joined(expected)), _by_class(joined(found)), alone[0] if len(alone) == 1 else None
+    simulated, logits = map(_by_class, side_by_side)
+    return simulated, logits, alone[0] if len(alone) == 1 else None
 
 
 def _by_class(logits: Tensor) -> Tensor:
@@ -153,5 +164,5 @@ def compare(
     for images, labels in batches:
         expected = simulated(images)
         for model, result in zip(exported, results, strict=True):
-            result.add(expected, model(images), labels, getattr(simulated, "logits_at", None))
+            result.add(expected, model(images), labels, getattr(simulated, "logits_at", None), len(images))
     return results

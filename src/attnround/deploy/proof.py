@@ -131,7 +131,8 @@ def prove(
                 for record in proof.coded:
                     coded[record.name].watch = partial(_together, record, inputs)
                 first = proof.network.images
-                differing = proof.network.add(expected, integer(some), right, getattr(model, "logits_at", None))
+                at = getattr(model, "logits_at", None)
+                differing = proof.network.add(expected, integer(some), right, at, len(some))
                 proof.disagreeing += [first + int(each) for each in differing.nonzero()]
     finally:
         for hook in hooks:

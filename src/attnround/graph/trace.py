@@ -13,9 +13,15 @@ def graph_of(model: Captured) -> fx.Graph:
     graph = copy.deepcopy(model.graph)
     (output,) = (node for node in graph.nodes if node.op == "output")
     if model.form is not None:
+        rows = [each for each in output.args[0] if isinstance(each, fx.Node) and grows(each)]
         with graph.inserting_before(output):
-            output.args = (graph.call_function(join, tuple(output.args[0])),)
+            output.args = (graph.call_function(join, tuple(rows or output.args[0])),)
     return graph
+
+
+def grows(node: fx.Node) -> bool:
+    """Whether a node's value has a part for each image, one behind the other."""
+    return (node.meta.get("shape") or ())[:1] == (None,)
 
 
 def calls(graph: fx.Graph, model: nn.Module, kinds: tuple[type[nn.Module], ...]) -> list[fx.Node]:
