@@ -3,10 +3,12 @@
 import json
 import subprocess
 
+import numpy as np
 import pytest
 
 from tests import processes
 from tests.conftest import ROOT
+from tests.test_resume import HYDRA, contents
 
 NETS = """
 import torch
@@ -55,6 +57,9 @@ def labelled(count=40):
     return TensorDataset(
         torch.randn(count, 3, 16, 16, generator=generator), torch.randint(0, 5, (count,), generator=generator)
     )
+
+def saved():
+    return TensorDataset(torch.from_numpy(np.load("images.npy")))
 
 class Photos(Dataset):
     def __len__(self):
@@ -220,6 +225,25 @@ def test_a_run_does_not_go_on_where_a_file_changed(entry, tmp_path, changed):
     assert other.returncode == 1
     assert "is of this run before a file that its options name changed: start anew without resume" in other.stderr
     assert (tmp_path / "run/record.json").read_text() == before
+
+
+def test_a_run_does_not_go_on_with_other_images(entry, tmp_path):
+    """Which lie where its options point: the first units would be learned from some and the last from others."""
+    images = np.random.default_rng(0).normal(size=(40, 3, 16, 16)).astype(np.float32)
+    np.save(tmp_path / "images.npy", images)
+    words = [*RUN, *DATA, "data.calibration=sets.py:saved"]
+    done = entry("train", *words)
+    assert done.returncode == 0, done.stderr
+    before = contents(tmp_path / "run")
+    np.save(tmp_path / "images.npy", -images)
+    words = [*(each for each in words if not each.startswith("hydra")), "resume=run"]
+    refused = entry("train", *words)
+    assert refused.returncode == 1
+    assert "with other calibration images or float weights than there are now: start anew" in refused.stderr
+    after = contents(tmp_path / "run")
+    assert {name for name in before if after[name] != before[name]} <= {f".hydra/{each}.yaml" for each in HYDRA}
+    np.save(tmp_path / "images.npy", images)
+    assert entry("train", *words).returncode == 0
 
 
 @pytest.mark.parametrize(

@@ -77,8 +77,9 @@ def test_a_new_run_that_cannot_be_leaves_an_old_ones_folder_as_it_was(train, tmp
     assert "evaluate" not in done.stdout  # it was known from the words
 
 
-def test_resume_refuses_another_config_and_a_missing_folder_in_a_line(train, tmp_path):
-    small = (*SMALL, "quantizer.num_steps=2")
+@pytest.mark.parametrize("options", [["quantizer.num_steps=2"], ["quantizer=nearest"]])
+def test_resume_refuses_another_config_and_a_missing_folder_in_a_line(train, tmp_path, options):
+    small = [*(each for each in SMALL if "num_steps" not in each), *options]
     done = train(*small, "hydra.run.dir=run")
     assert done.returncode == 0, done.stderr
     before = contents(tmp_path / "run")

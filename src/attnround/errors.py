@@ -48,7 +48,17 @@ def near(given: object, names: Sequence[str]) -> list[str]:
 
 
 def check_identity(path: object, found: str, own: str) -> None:
-    """Raise InputError where a file that a run is to go on from is of a run with another config. found: the file's."""
+    """Raise InputError where a file that a run is to go on from is of another run than this one. found: the file's.
+
+    Both are config-files+material, as `Run.going_on` and `Job.going_on` have them; what one does not know is not
+    compared.
+    """
+    (found, _, material), (own, _, own_material) = found.partition("+"), own.partition("+")
+    if found == own and material and own_material and material != own_material:
+        raise InputError(
+            f"{path} is of this run with other calibration images or float weights than there are now: start anew "
+            "without resume"
+        )
     if found != own and found.partition("-")[0] == own.partition("-")[0]:
         raise InputError(
             f"{path} is of this run before a file that its options name changed: start anew without resume"

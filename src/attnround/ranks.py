@@ -11,6 +11,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.utils.data import Dataset, Subset
@@ -116,10 +117,18 @@ def from_first(value: T) -> T:
     return found[0]
 
 
+def checksum(*tensors: Tensor) -> int:
+    """The CRC-32 of tensors' values, one behind the other."""
+    found = 0
+    for tensor in tensors:
+        found = zlib.crc32(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data, found)
+    return found
+
+
 def check_same(images: Tensor) -> None:
     """Raise InputError where the processes have been given different images [N, C, H, W]."""
     if num_ranks() > 1:
-        digests = gathered(zlib.crc32(images.cpu().contiguous().numpy().data))
+        digests = gathered(checksum(images))
         others = [str(rank + 1) for rank, digest in enumerate(digests) if digest != digests[0]]
         if others:
             raise InputError(f"process {', '.join(others)} has other images than the first: give all the same")

@@ -19,6 +19,7 @@ QUIET = (
     "The number of training batches",  # an epoch of reconstruction is a handful of bursts
     "no `validation_step`",  # pre-training is evaluated once, at its end
     "Checkpoint directory",  # a fit that goes on finds its own
+    "Experiment logs directory",  # and logs anew what its checkpoint has
     "GPU available but not used",  # trainer=cpu was asked for
     "module\\(s\\) in eval mode at the start of training",  # reconstruction never trains a batch norm
     "isinstance\\(treespec, LeafSpec\\)",  # Lightning's own use of a torch call that is going
@@ -93,10 +94,10 @@ class TrainerSettings:
             raise InputError(f"{given}: {reason(error)}; trainer=cpu runs anywhere") from error
 
     def make_distributed(self, **more: Any) -> pl.Trainer:
-        """The same on all the devices."""
-        return (
-            self.make(**more) if self.devices == 1 else self.make(devices=self.devices, strategy=self.strategy, **more)
-        )
+        """The same on all the devices. Its loaders give each device its part by themselves."""
+        if self.devices == 1:
+            return self.make(**more)
+        return self.make(devices=self.devices, strategy=self.strategy, use_distributed_sampler=False, **more)
 
 
 class EvaluationBar(pl.Callback):

@@ -41,6 +41,7 @@ def test_a_run_records_what_it_took_and_keeps_the_result_without_labels(train, o
     assert (metrics["qat/epochs"], metrics["qat/images"], metrics["qat/labels"]) == (2, 32, 20)
     assert metrics["ptq/sqnr_db"] > metrics["nearest/sqnr_db"]
     assert len(curve(tmp_path / "run")) == 2
+
     table = [
         line.split()[0] for line in done.stdout.splitlines() if line.startswith(("fp32", "nearest", "atten", "lsq"))
     ]
@@ -79,3 +80,15 @@ def test_two_devices_share_the_training_alone(train, own, tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("reconstruct  ") == 1
     assert len(curve(tmp_path / "run")) == 2
+
+
+@pytest.mark.slow
+def test_held_out_images_count_once_each_on_any_number_of_devices(train, own, tmp_path):
+    """Nothing is learned, so that one device and two judge the same weights; the images are no even number."""
+    still = "qat.lr=1e-12", "qat.batch_norm=folded", "qat.num_epochs=1", "qat.held_out=0.25"
+    for name, more in (("one", ()), ("two", ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"))):
+        done = train(*own, *still, *more, f"hydra.run.dir={name}")
+        assert done.returncode == 0, done.stderr
+    (one,), (two,) = (curve(tmp_path / name) for name in ("one", "two"))
+    for name in ("held_out_top1", "held_out_loss"):
+        assert float(two[name]) == pytest.approx(float(one[name]), rel=1e-5)

@@ -8,7 +8,7 @@ from typing import Any
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
-from attnround.errors import InputError
+from attnround.errors import InputError, check_identity
 from attnround.files import alone_in
 
 MAKE_A_RUN = ("quantize", "pretrain")  # tasks that fill a folder of their own
@@ -50,17 +50,19 @@ def claim(folder: Path) -> None:
 
 
 def check_resumed(folder: Path, config: DictConfig) -> None:
-    """Raise InputError where what the folder holds is of a run with another config."""
+    """Raise InputError where what the folder holds is of a run with another config, before anything of it goes."""
     from attnround.cli.entry import keep_empty, own_choices
     from attnround.experiment.identity import identity
+    from attnround.experiment.kept import check_kept
+    from attnround.experiment.schema import read_record
     from attnround.experiment.sources import sources_of, with_sources
-    from attnround.experiment.trials import Trials
-    from attnround.reconstruction import Checkpoint
 
     config = config.copy()
     OmegaConf.set_readonly(config, False)
     keep_empty(config, config.hydra.overrides.task)
     source = OmegaConf.to_container(config, resolve=False)
     asked = with_sources(identity(source, own_choices(config.hydra.runtime.choices)), sources_of(source))
-    for kept in (Trials(folder / "trials.json", asked), Checkpoint(folder / "reconstruction.pt", asked)):
-        kept.read()
+    check_kept(folder, asked)
+    if config.task == "quantize" and (folder / "record.json").exists():
+        record = read_record(folder)
+        check_identity(folder / "record.json", with_sources(record["config_hash"], record.get("sources", {})), asked)

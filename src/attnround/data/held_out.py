@@ -51,7 +51,9 @@ class HeldOut(pl.LightningDataModule):
         return self._loader(Seeded(self.training, self.data.seed, epoch), sampler=sampler, drop_last=True)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(self.held_out)
+        """Each device's part, none of them twice: Lightning's own sampler would fill the last round up with copies."""
+        part = range(self.trainer.global_rank, len(self.held_out), self.trainer.world_size)
+        return self._loader(Subset(self.held_out, part))
 
     def on_after_batch_transfer(self, batch: object, dataloader_idx: int) -> object:
         if self.trainer.training:

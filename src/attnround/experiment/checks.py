@@ -48,6 +48,8 @@ def evaluate_file(
     the file is of the user's own one. Raises InputError where there are neither labels nor a float model.
     """
     opened = open_model(checkpoint, own_model(factory, arguments))
+    if trainer.num_devices > 1 and not isinstance(opened, Captured):
+        raise InputError(f"{Path(checkpoint).name} is evaluated by one process: leave trainer.devices out")
     data.match(opened.preprocessing, opened.num_classes)
     if model is None and not data.has_labels:
         raise InputError(

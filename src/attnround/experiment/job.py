@@ -37,6 +37,7 @@ class Job:
 
     prepared: Prepared = field(init=False)
     calibration: Calibration = field(init=False)
+    material: str = field(init=False)  # a digest of the float weights and the calibration images
     labelled: HeldOut | None = field(init=False, default=None)  # None: nothing is trained with labels
     start: Start = field(init=False)
     student: nn.Module = field(init=False)
@@ -47,6 +48,11 @@ class Job:
     reports: list[UnitReport] = field(init=False)
     rows: list[dict] = field(init=False)  # one a layer
     tuned: Tuned = field(init=False)
+
+    @property
+    def going_on(self) -> str:
+        """The identity of what is left to go on from: of the run, and of what it found where its options point."""
+        return f"{self.run.going_on}+{self.material}"
 
     @property
     def method(self) -> str:

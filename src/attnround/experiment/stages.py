@@ -16,6 +16,7 @@ from attnround.data import HeldOut, ImageData
 from attnround.errors import InputError, listed
 from attnround.evaluation import Outputs, evaluate, evaluate_together, fidelity, size_mib
 from attnround.experiment.job import Job
+from attnround.experiment.kept import check_kept
 from attnround.experiment.loggers import kept_starts, say
 from attnround.experiment.record import Run
 from attnround.experiment.trials import Trials
@@ -24,6 +25,7 @@ from attnround.graph import Captured, Equalization, captured
 from attnround.prepared import NO_EQUALIZATION, Prepared, Start, start, start_at_smallest
 from attnround.qat import finetune
 from attnround.quantization.observer import sqnr_db
+from attnround.ranks import checksum
 from attnround.reconstruction import Checkpoint, UnitReport, reconstruct
 from attnround.reconstruction.lightning import fit_reconstruction
 from attnround.table import csv_text
@@ -42,7 +44,9 @@ def prepare(job: Job) -> Metrics:
     """Build, capture and fold the float model, and draw its calibration images."""
     _ = job.trainer.device, job.trainer.num_devices  # what cannot be is said before anything is computed
     if job.run.resume and not job.run.goes_on:
-        say("resume", f"{job.run.output_dir} had not come to a checkpoint: it starts from the beginning")
+        finished = (job.run.output_dir / "record.json").exists()
+        why = "holds a finished run and no checkpoint" if finished else "had not come to a checkpoint"
+        say("resume", f"{job.run.output_dir} {why}: it starts from the beginning")
     if not job.quantizer.data_free:
         job.reconstruction.adapt(job.quantizer)
     teacher = captured(job.model.build())
@@ -56,6 +60,9 @@ def prepare(job: Job) -> Metrics:
     say("calibration", f"{len(job.calibration.images)} images of {job.calibration.source}, no labels{skipped}")
     for remark in teacher.remarks:
         say("model", remark)
+    job.material = f"{checksum(*teacher.state_dict().values(), job.calibration.images):08x}"
+    if job.run.resume:
+        check_kept(job.run.output_dir, job.going_on)
     job.prepared = fold(teacher, job.calibration.images, job.model.architecture(teacher), job.equalization)
     job.calibration = dataclasses.replace(job.calibration, images=job.prepared.images)  # of the two copies one
     return {}
@@ -135,7 +142,7 @@ def _start_at_smallest(job: Job, bits: Auto) -> Start:
     What an earlier run left in the folder goes as soon as the first budget shows that this one can be.
     """
     run = job.run
-    kept = Trials(run.output_dir / "trials.json", run.going_on)
+    kept = Trials(run.output_dir / "trials.json", job.going_on)
     known = kept.read() if run.resume else []
     if known:
         say("resume", f"{len(known)} budgets of {kept.path} were tried")
@@ -208,7 +215,7 @@ def evaluate_start(job: Job) -> Metrics:
 def round_weights(job: Job) -> Metrics:
     """Reconstruct the student in place, from its last finished unit where the run goes on."""
     run = job.run
-    checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", run.going_on)
+    checkpoint = Checkpoint(run.output_dir / "reconstruction.pt", job.going_on)
     if run.resume and checkpoint.path.exists():
         say("resume", f"{len(checkpoint.restore(job.student))} finished units of {checkpoint.path}")
     begun = time.perf_counter()
@@ -239,7 +246,7 @@ def train_with_labels(job: Job) -> Metrics:
     prepared = job.prepared
     job.tuned = finetune(
         prepared.teacher, job.untrained, job.labelled, prepared.images, prepared.norms, job.qat, job.trainer,
-        job.run.output_dir / "qat", job.loggers, job.run.going_on, job.run.resume,
+        job.run.output_dir / "qat", job.loggers, job.going_on, job.run.resume,
     )  # fmt: skip
     job.student = job.tuned.student
     after = evaluate_quantized(job)

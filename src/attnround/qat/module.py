@@ -59,10 +59,19 @@ class QatModule(SupervisedModule):
     def on_train_batch_end(self, outputs: STEP_OUTPUT, batch: object, batch_idx: int) -> None:
         keep_positive(self.model)  # before weights are averaged or saved
 
+    def on_validation_epoch_start(self) -> None:
+        self.judged = torch.zeros(3, dtype=torch.double, device=self.device)  # loss, right and count, summed up
+
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         loss, logits = self.loss(*batch)
-        right = (logits.argmax(1) == batch[1]).double().mean()
-        self.log_dict({"qat/held_out_loss": loss, "qat/held_out_top1": 100 * right}, sync_dist=True)
+        right, count = (logits.argmax(1) == batch[1]).sum(), len(logits)
+        self.judged += torch.stack([loss * count, right, torch.full_like(loss, count)])
+
+    def on_validation_epoch_end(self) -> None:
+        """Over the images of all devices: Lightning's own mean rounds the number of those that each has."""
+        loss, right, count = self.trainer.strategy.reduce(self.judged, reduce_op="sum").tolist()
+        values = {"qat/held_out_loss": loss / count, "qat/held_out_top1": 100 * right / count}
+        self.log_dict(values, sync_dist=True)
 
     def on_train_epoch_end(self) -> None:
         metrics = self.trainer.callback_metrics

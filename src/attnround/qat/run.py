@@ -11,7 +11,7 @@ from pytorch_lightning.callbacks import EarlyStopping, EMAWeightAveraging, Model
 from pytorch_lightning.loggers import Logger
 from torch import Tensor, nn
 
-from attnround.errors import InputError
+from attnround.errors import InputError, check_identity
 from attnround.graph import Captured, FoldedNorm
 from attnround.qat.batch_norm import estimate_norms, insert_norms
 from attnround.qat.layer import settle_layers, train_layers
@@ -88,6 +88,12 @@ def finetune(
         )
         if settings.batch_size % fit.world_size:
             raise InputError(f"qat.batch_size={settings.batch_size}: {fit.world_size} devices cannot share it evenly")
+        held_out = getattr(data, "held_out", None) if fit.world_size > 1 else None
+        if held_out is not None and len(held_out) < fit.world_size:
+            raise InputError(
+                f"qat.held_out={settings.held_out:g}: {fit.world_size} devices cannot share {len(held_out)} images: "
+                "hold out more, or take fewer devices"
+            )
         fit.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
     curve = read(last, identity)["qat"]["curve"]
     load_weights(module, best, identity)
@@ -130,6 +136,5 @@ def read(path: Path, identity: str) -> dict:
     content = load_typed(path, CHECKPOINT, "training", ANEW)
     if not content["qat"]["curve"]:
         raise InputError(f"{path} is of no epoch: {ANEW}")
-    if content["qat"]["identity"] != identity:
-        raise InputError(f"{path} is of a run with another config: repeat that run's options, or go without resume")
+    check_identity(path, content["qat"]["identity"], identity)
     return content

@@ -24,15 +24,22 @@ class LossLog(Callback):
         self.loggers = loggers
 
     def on_start(self, loop: ReconstructionLoop) -> None:
-        self.num_bursts = sum(loop.num_bursts[: loop.index])  # of units that a checkpoint has finished
+        """Those of units that a checkpoint has finished come again: a logger begins its file anew."""
+        for i, report in enumerate(loop.reports):
+            for burst, loss in enumerate(report.losses, sum(loop.num_bursts[:i])):
+                self._log(report.name, loss, burst)
+        self.num_bursts = sum(loop.num_bursts[: loop.index])
 
     def on_burst_end(self, loop: ReconstructionLoop) -> None:
-        for logger in self.loggers:
-            logger.log_metrics({f"reconstruction/{loop.step.unit.name}": loop.unit.loss}, step=self.num_bursts)
+        self._log(loop.step.unit.name, loop.unit.loss, self.num_bursts)
         self.num_bursts += 1
 
     def on_unit_end(self, loop: ReconstructionLoop) -> None:
         self.num_bursts = sum(loop.num_bursts[: loop.index + 1])  # past those of a unit that stopped early
+
+    def _log(self, name: str, loss: float, step: int) -> None:
+        for logger in self.loggers:
+            logger.log_metrics({f"reconstruction/{name}": loss}, step=step)
 
 
 class ReconstructionBar(Callback):
