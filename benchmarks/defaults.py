@@ -1,9 +1,10 @@
-"""What few photographs and a real network say of the defaults: ridge, layers pinned to 8 bits, mirror images.
+"""What few photographs and a real network say of the defaults: ridge, layers pinned to 8 bits, copies of images.
 
 python benchmarks/photographs.py <folder of the two packages> outputs/photographs   # once: see there
 OMP_NUM_THREADS=1 python benchmarks/defaults.py pins                    # into results/defaults.csv
 OMP_NUM_THREADS=1 python benchmarks/defaults.py ridge --networks resnet18_slim mobilenetv2_050 --rows results/ridges.csv
 OMP_NUM_THREADS=1 python benchmarks/defaults.py mirrored --seeds 0 1 --rows results/mirrored.csv
+OMP_NUM_THREADS=1 python benchmarks/defaults.py mixup --seeds 0 1 --rows results/mixup.csv
 python benchmarks/defaults.py ridge --smoke                             # one small setting, into outputs
 
 lite0 is calibrated on photographs and judged on others; the embedded models are judged on 2,048 training images outside
@@ -37,7 +38,7 @@ from attnround.reconstruction import reconstruct
 PINS = {"none": {}, "first": {"first": 8}, "first, last": ENDS}
 EMBEDDED = ["resnet18_slim", "mobilenetv2_050"]
 NETWORKS = ["lite0", *EMBEDDED]
-KEYS = ("network", "images", "seed", "method", "bits", "pins", "ridge", "mirrored")
+KEYS = ("network", "images", "seed", "method", "bits", "pins", "ridge", "copies")
 METHODS = ["gptq", "attention_round"]
 GRIDS = {
     "ridge": [
@@ -53,7 +54,17 @@ GRIDS = {
     "mirrored": [
         *product(
             network=EMBEDDED, images=[256, 64], method=["gptq"], bits=["W4", "W2"], pins=["first, last"],
-            ridge=["shared"], mirrored=["no", "yes"],
+            ridge=["shared"], copies=["none", "mirrored"],
+        ),
+    ],
+    "mixup": [
+        *product(
+            network=EMBEDDED, images=[1024, 256, 64], method=["gptq"], bits=["W4", "W2"], pins=["first, last"],
+            ridge=["chosen"], copies=["none", "mixup"],
+        ),
+        *product(
+            network=EMBEDDED, images=[256, 64], method=["attention_round"], bits=["W4", "W2"], pins=["first, last"],
+            ridge=["chosen"], copies=["none", "mixup"],
         ),
     ],
     "pins": [
@@ -105,10 +116,11 @@ def case_of(network: str, num_images: int, seed: int) -> Case:
     return Case(prepared, torch.cat([x for x, _ in judged]), torch.cat([y for _, y in judged]), seed)
 
 
-def run(case: Case, method: str, bits: str, pins: str, ridge: str, mirrored: str) -> dict[str, str]:
+def run(case: Case, method: str, bits: str, pins: str, ridge: str, copies: str) -> dict[str, str]:
     """Quantize and judge."""
     fixed = None if ridge in ("shared", "chosen") else float(ridge)
-    settings = LAYER(ridge=fixed, rounding_ridge=ridge == "chosen", mirrored=mirrored == "yes")
+    more = {} if copies == "none" else {copies: True}
+    settings = LAYER(ridge=fixed, rounding_ridge=ridge == "chosen", **more)
     kind = (
         Uniform(bit_width=int(bits[1:]), pinned=PINS[pins])
         if bits[0] == "W"
@@ -153,7 +165,7 @@ def main() -> None:
     grid.sort(key=lambda each: (each["network"], each["images"]))
     for (network, images), settings in itertools.groupby(grid, lambda each: (each["network"], each["images"])):
         places = [
-            {"mirrored": "no"} | place | {"seed": seed} for seed, place in itertools.product(given.seeds, settings)
+            {"copies": "none"} | place | {"seed": seed} for seed, place in itertools.product(given.seeds, settings)
         ]
         case = None
         for place in places:
@@ -162,7 +174,7 @@ def main() -> None:
             if case is None or case.seed != place["seed"]:
                 case = case_of(network, images, place["seed"])
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-            found = run(case, **{key: place[key] for key in ("method", "bits", "pins", "ridge", "mirrored")})
+            found = run(case, **{key: place[key] for key in ("method", "bits", "pins", "ridge", "copies")})
             rows.add({key: place[key] for key in KEYS} | found | {"processor": processor(), "date": begun})
 
 

@@ -14,6 +14,7 @@ from attnround.quantization.grid import dequantize
 from attnround.quantization.observer import ClipSearch, sqnr_db
 from attnround.quantization.rounding import GPTQ, AdaRound, AttentionRound, Nearest
 from attnround.reconstruction import Callback, LayerReconstruction, ReconstructionLoop, reconstruct
+from attnround.reconstruction.loop import mixed
 
 SETTINGS = LayerReconstruction(observer=ClipSearch(), batch_size=16, burst=40, held_out=0)
 BITS = 3
@@ -60,6 +61,25 @@ def test_mirrored_images_are_learned_from_and_no_copy_is_held_out(problem):
         reconstruct(teacher, students[-1], given, AttentionRound(num_steps=20), settings)
     assert same_state(*students)
     assert not same_state(students[0], run(problem, AttentionRound(num_steps=20))[0])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_images_are_learned_from_mixed_with_others_too(problem, mirrored):
+    teacher, start, images = problem
+    learned = torch.cat([images[:48], images[:48].flip(-1)]) if mirrored else images[:48]
+    others = mixed(learned, 0)
+    assert torch.equal(others, mixed(learned, 0))
+    assert not torch.equal(others, mixed(learned, 1))
+    assert (others - learned).square().mean() < (others - learned.mean(0)).square().mean()
+    given = torch.cat([learned, others, images[48:]])
+    students = []
+    for shown, settings in (
+        (images, {"held_out": 0.25, "mirrored": mirrored, "mixup": True}), (given, {"held_out": 16.5 / len(given)})
+    ):  # fmt: skip
+        students.append(copy.deepcopy(start))
+        settings = dataclasses.replace(SETTINGS, output_metric="none", **settings)
+        reconstruct(teacher, students[-1], shown, AttentionRound(num_steps=20), settings)
+    assert same_state(*students)
 
 
 def test_nearest_changes_nothing(problem):

@@ -20,6 +20,7 @@ NEUTRAL = {
     "trainer.devices": 1, "data.class_order": None, "data.class_map": None, "data.validation": "val",
     "reconstruction.refine": False, "reconstruction.patience": None,
     "reconstruction.mirrored": False, "reconstruction.layer_first.mirrored": False,
+    "reconstruction.mixup": False, "reconstruction.layer_first.mixup": False,
     **{f"reconstruction.{name}": value for name, value in LAYER_OBJECTIVE.items()},
     **{f"reconstruction.layer_first.{name}": value for name, value in LAYER_OBJECTIVE.items()},
 }  # fmt: skip

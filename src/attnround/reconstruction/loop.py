@@ -25,6 +25,20 @@ from attnround.reconstruction.plan import Bench, Reconstruction, Step
 from attnround.reconstruction.report import UnitReport
 from attnround.reconstruction.unit import UnitWork
 
+MIXED_FROM = 0.5  # least part of an image in what is mixed of it and another
+
+
+def mixed(images: Tensor, seed: int) -> Tensor:
+    """Each image [N, C, H, W] with another one shining through, half of it at most, seeded.
+
+    Source: Zhang et al., "mixup: Beyond Empirical Risk Minimization", arXiv 1710.09412, with parts drawn evenly.
+    """
+    generator = torch.Generator().manual_seed(seed + 77)  # none of those that rounding draws from
+    part = MIXED_FROM + (1 - MIXED_FROM) * torch.rand(len(images), 1, 1, 1, generator=generator)
+    others = images[torch.randperm(len(images), generator=generator).to(images.device)]
+    part = part.to(images.device)
+    return part * images + (1 - part) * others
+
 
 class Callback:
     """Told how a loop comes along; a method that is not overridden does nothing."""
@@ -110,6 +124,8 @@ class ReconstructionLoop:
         shown, kept = images.split([len(images) - self.num_held_out, self.num_held_out])
         if self.settings.mirrored:  # images held out are no copies of those learned from
             shown = torch.cat([shown, shown.flip(-1)])
+        if self.settings.mixup:
+            shown = torch.cat([shown, mixed(shown, self.seed)])
         self.num_images = len(shown) + len(kept)
         learned, held_out = list(in_batches(shown, size)), list(in_batches(kept, size)) if len(kept) else []
         self.num_learned_batches = len(learned)

@@ -60,7 +60,8 @@ class Reconstruction(ABC):
     observer: the search for a weight's scale; batch_size: images in a forward pass; burst: steps between two readings
     of the loss; held_out: the fraction of the calibration images that is kept from learning, and on which a unit's
     result must be no worse than its start to be kept; mirrored: every image learned from is learned from mirrored too;
-    cache_mib: memory for activations; None: what `budget_mib` gives.
+    mixup: and once more with another one shining through; cache_mib: memory for activations; None: what `budget_mib`
+    gives.
     """
 
     by_moments: ClassVar[bool] = False  # whether all that is learned from images are sums over them
@@ -70,6 +71,7 @@ class Reconstruction(ABC):
     burst: int = 100
     held_out: float = 0.125
     mirrored: bool = False
+    mixup: bool = False
     cache_mib: float | None = None
 
     @property
