@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "api": {"bits", "data", "graph", "prepared", "quantization", "quantized", "reconstruction", "zoo"},
     "experiment": {
         "bits", "calibration", "crew", "data", "deploy", "evaluation", "graph", "prepared", "qat", "quantization",
-        "reconstruction", "trainer", "training", "zoo",
+        "ranks", "reconstruction", "trainer", "training", "zoo",
     },
     "study": {"evaluation", "experiment"},
     "cli": {"experiment", "reconstruction", "study"},
