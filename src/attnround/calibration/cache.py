@@ -81,7 +81,7 @@ class Apart:
     """
 
     def __init__(self, values: Tensor):
-        dense = values.is_contiguous() or (values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last))
+        dense = values.is_contiguous() or is_channels_last(values)
         self.dtype, self.shape = values.dtype, tuple(values.shape)
         self.stride = values.stride() if dense else torch.empty(values.shape, device="meta").stride()
         self.memory = mmap.mmap(-1, values.nbytes, **OWN)
@@ -89,6 +89,11 @@ class Apart:
 
     def load(self) -> Tensor:
         return torch.frombuffer(self.memory, dtype=self.dtype).as_strided(self.shape, self.stride)
+
+
+def is_channels_last(values: Tensor) -> bool:
+    """Whether images' values lie channels last in memory, and not in torch's own order too."""
+    return values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
 
 
 def apart(values: Tensor) -> "Tensor | Apart":

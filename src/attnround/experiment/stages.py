@@ -42,7 +42,7 @@ Metrics = dict[str, float]
 
 def prepare(job: Job) -> Metrics:
     """Build, capture and fold the float model, and draw its calibration images."""
-    _ = job.trainer.device, job.trainer.num_devices  # what cannot be is said before anything is computed
+    _, num_devices = job.trainer.device, job.trainer.num_devices  # what cannot be is said before anything is computed
     if job.run.resume and not job.run.goes_on:
         finished = (job.run.output_dir / "record.json").exists()
         why = "holds a finished run and no checkpoint" if finished else "had not come to a checkpoint"
@@ -55,6 +55,11 @@ def prepare(job: Job) -> Metrics:
     job.data.match(teacher.preprocessing, teacher.num_classes)
     check_labels(job.data, job.run)
     job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
+    if job.labelled and len(job.labelled.held_out) < num_devices:
+        raise InputError(
+            f"qat.held_out={job.qat.held_out:g}: {num_devices} devices cannot share {len(job.labelled.held_out)} "
+            "images: hold out more, or take fewer devices"
+        )
     job.calibration = job.data.calibration()
     skipped = f", {len(job.calibration.skipped)} unreadable files skipped" if job.calibration.skipped else ""
     say("calibration", f"{len(job.calibration.images)} images of {job.calibration.source}, no labels{skipped}")

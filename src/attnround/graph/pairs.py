@@ -22,8 +22,8 @@ aten = torch.ops.aten
 PREFIX = "caps"
 POINTWISE = {"relu", "leaky_relu", "prelu", "alias", "clone"}
 POOLS = {"max_pool1d", "max_pool2d", "max_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"}
-LIMITS = {"relu6": (0, 6), "hardtanh": (-1, 1), "clamp": (None, None)}  # where their arguments do not say it
 PADDED_POOLS = {"avg_pool1d", "avg_pool2d", "avg_pool3d"}  # their means may have zeros of a padding in them
+LIMITS = {"relu6": (0, 6), "hardtanh": (-1, 1), "clamp": (None, None)}  # where their arguments do not say it
 
 
 class ChannelCap(nn.Module):

@@ -88,12 +88,6 @@ def finetune(
         )
         if settings.batch_size % fit.world_size:
             raise InputError(f"qat.batch_size={settings.batch_size}: {fit.world_size} devices cannot share it evenly")
-        held_out = getattr(data, "held_out", None) if fit.world_size > 1 else None
-        if held_out is not None and len(held_out) < fit.world_size:
-            raise InputError(
-                f"qat.held_out={settings.held_out:g}: {fit.world_size} devices cannot share {len(held_out)} images: "
-                "hold out more, or take fewer devices"
-            )
         fit.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
     curve = read(last, identity)["qat"]["curve"]
     load_weights(module, best, identity)

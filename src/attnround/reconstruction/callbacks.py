@@ -24,7 +24,7 @@ class LossLog(Callback):
         self.loggers = loggers
 
     def on_start(self, loop: ReconstructionLoop) -> None:
-        """Those of units that a checkpoint has finished come again: a logger begins its file anew."""
+        """Log the losses of units that a checkpoint has finished once more: a logger begins its file anew."""
         for i, report in enumerate(loop.reports):
             for burst, loss in enumerate(report.losses, sum(loop.num_bursts[:i])):
                 self._log(report.name, loss, burst)

@@ -9,10 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from attnround.calibration.cache import ActivationCache, batches, choose_storage
+from attnround.calibration.cache import ActivationCache, batches, choose_storage, is_channels_last
 from attnround.calibration.output_metric import OutputMetric, factor_of, metric_of_channels, surprise
 from attnround.errors import InputError
 from attnround.graph.segment import output_of, segment
+from attnround.graph.trace import grows
 from attnround.graph.units import Unit
 from attnround.reconstruction.plan import Bench
 
@@ -81,7 +82,7 @@ def gather(unit: Unit, bench: Bench, batch_size: int, cache_mib: float, loss: st
 
 def is_by_images(node: fx.Node, value: Tensor, num_images: int) -> bool:
     """Whether a node's value has a part for each image, one behind the other."""
-    return len(value) == num_images and node.meta.get("shape", (None,))[:1] == (None,)
+    return len(value) == num_images and ("shape" not in node.meta or grows(node))
 
 
 def allocate(
@@ -107,11 +108,6 @@ def allocate(
         )
         for key, values in batch.items()
     }
-
-
-def is_channels_last(values: Tensor) -> bool:
-    """Whether images' values lie channels last in memory, and not in torch's own order too."""
-    return values.ndim == 4 and values.is_contiguous(memory_format=torch.channels_last) and not values.is_contiguous()
 
 
 def lossless_coding(consumers: Sequence[nn.Module | None]) -> dict[str, Callable[[Tensor], Tensor]]:
