@@ -1,7 +1,5 @@
 """Quantization-aware training on a small problem: what it gains, where it starts, that it goes on where it was."""
 
-import shutil
-
 import pytest
 import torch
 from tests.conftest import same_state
@@ -142,6 +140,15 @@ def test_too_few_labelled_images_for_a_batch_is_one_line(problem):
         HeldOut(problem.data, 0.1, 400)
 
 
+def test_images_that_devices_cannot_share_are_one_line(problem):
+    held_out = HeldOut(problem.data, 0.1, 33)
+    held_out.check_shared(3)
+    with pytest.raises(InputError, match="batch_size=33: 2 devices"):
+        held_out.check_shared(2)
+    with pytest.raises(InputError, match=r"held_out: 33 devices cannot share"):
+        held_out.check_shared(33)
+
+
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(problem, tmp_path):
     one = problem.tune(tmp_path / "one")
@@ -149,6 +156,3 @@ def test_two_processes_learn_what_one_does(problem, tmp_path):
     assert len(two.curve) == len(one.curve)
     assert two.curve[-1]["loss"] < two.curve[0]["loss"]
     assert two.curve[-1]["loss"] == pytest.approx(one.curve[-1]["loss"], rel=0.2)
-    shutil.rmtree(tmp_path / "one")
-    with pytest.raises(InputError, match="2 devices"):
-        problem.tune(tmp_path / "three", TrainerSettings(devices=2, strategy="ddp_spawn"), batch_size=33)

@@ -33,6 +33,16 @@ class HeldOut(pl.LightningDataModule):
                 f"{num_held_out} held out; give a batch of at most as many"
             )
 
+    def check_shared(self, num_devices: int) -> None:
+        """Raise InputError where so many devices cannot share a batch or what is held out."""
+        if self.batch_size % num_devices:
+            raise InputError(f"qat.batch_size={self.batch_size}: {num_devices} devices cannot share it evenly")
+        if len(self.held_out) < num_devices:
+            raise InputError(
+                f"qat.held_out: {num_devices} devices cannot share {len(self.held_out)} images: hold out more, or "
+                "take fewer devices"
+            )
+
     @property
     def images_an_epoch(self) -> int:
         """Of whole batches."""

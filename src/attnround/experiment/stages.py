@@ -55,11 +55,8 @@ def prepare(job: Job) -> Metrics:
     job.data.match(teacher.preprocessing, teacher.num_classes)
     check_labels(job.data, job.run)
     job.labelled = HeldOut(job.data, job.qat.held_out, job.qat.batch_size) if job.qat.num_epochs else None
-    if job.labelled and len(job.labelled.held_out) < num_devices:
-        raise InputError(
-            f"qat.held_out={job.qat.held_out:g}: {num_devices} devices cannot share {len(job.labelled.held_out)} "
-            "images: hold out more, or take fewer devices"
-        )
+    if job.labelled:
+        job.labelled.check_shared(num_devices)
     job.calibration = job.data.calibration()
     skipped = f", {len(job.calibration.skipped)} unreadable files skipped" if job.calibration.skipped else ""
     say("calibration", f"{len(job.calibration.images)} images of {job.calibration.source}, no labels{skipped}")

@@ -86,8 +86,6 @@ def finetune(
             enable_checkpointing=True,
             callbacks=callbacks(settings, folder),
         )
-        if settings.batch_size % fit.world_size:
-            raise InputError(f"qat.batch_size={settings.batch_size}: {fit.world_size} devices cannot share it evenly")
         fit.fit(module, datamodule=data, ckpt_path=going_on, weights_only=True)
     curve = read(last, identity)["qat"]["curve"]
     load_weights(module, best, identity)
