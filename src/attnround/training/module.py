@@ -1,4 +1,4 @@
-"""An ordinary supervised fit: cross-entropy, SGD with Nesterov momentum, one learning-rate cycle.
+"""An ordinary supervised fit: cross-entropy, SGD with Nesterov momentum or AdamW, one learning-rate cycle.
 
 Source: the one-cycle schedule is Smith and Topin, arXiv 1708.07120; label smoothing, Szegedy et al., arXiv 1512.00567.
 """
@@ -34,9 +34,13 @@ class SupervisedModule(pl.LightningModule):
         decayed = [parameter for parameter in learned if parameter.ndim > 1]
         others = [parameter for parameter in learned if parameter.ndim <= 1]
         groups: list[dict[str, Any]] = [{"params": decayed}, {"params": others, "weight_decay": 0.0}]
-        optimizer = torch.optim.SGD(
-            groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
-        )
+        optimizer: torch.optim.Optimizer
+        if recipe.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
+        else:
+            optimizer = torch.optim.SGD(
+                groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+            )
         num_steps = max(4, int(self.trainer.estimated_stepping_batches))  # a cycle of fewer has no two sides
         warmup = max(recipe.warmup, 2 / num_steps)  # torch divides by one step less than that
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, num_steps, pct_start=warmup)
