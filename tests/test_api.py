@@ -309,6 +309,8 @@ class Branches(nn.Module):
         ({"bits": 9}, "bit width"),
         ({"activation": "8"}, "activation='8': give a number of bits"),
         ({"placement": "onnxruntime"}, "placement='onnxruntime': give activation=<bits>"),
+        ({"attention": True}, "attention=True: give activation=<bits>"),
+        ({"attention": True, "activation": 8}, "activation.attention=true: the model has no product of two values"),
         ({"placement": "onnx", "activation": 8}, "activation.placement=onnx: give one of inputs, onnxruntime, tens"),
         ({"reconstruction": "layers"}, "reconstruction='layers': give layer"),
         ({"device": "tpu"}, "device='tpu': give cpu or gpu"),

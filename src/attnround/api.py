@@ -82,6 +82,7 @@ def quantize(
     rounding: str | RoundingMethod = "attention_round",
     activation: int | RangeSearch | None = None,
     placement: str = "inputs",
+    attention: bool = False,
     reconstruction: str | Reconstruction = "layer",
     num_images: int | None = None,
     images_of: Callable[[object], Tensor] | None = None,
@@ -101,7 +102,8 @@ def quantize(
     "mixed" (4 mean bits by coding length), "fisher", "sensitivity", or an allocator of attnround.bits; rounding: a name
     such as "gptq", "adaround", "nearest", or an object of attnround.quantization.rounding; activation: bits of the
     layers' inputs, None leaves them float; placement: where activations are quantized: at the layers' `inputs`, or as
-    onnxruntime, tensorrt or openvino wants; equalization: "cross_layer" first scales channels between layers to even
+    onnxruntime, tensorrt or openvino wants; attention: whether the queries, keys, probabilities and values that its
+    products take are quantized too; equalization: "cross_layer" first scales channels between layers to even
     ranges, "layer_norm" those of LayerNorms, which changes no output of the model; reconstruction: "layer", "block" or
     "layer_then_block"; device: what computes, "cpu" or "gpu"; progress: False shows no bar.
 
@@ -118,9 +120,11 @@ def quantize(
     if isinstance(bits, Integral) and not isinstance(bits, bool):
         bits = Uniform(bit_width=int(bits), pinned=ENDS)
     if isinstance(activation, Integral) and not isinstance(activation, bool):
-        activation = Mse(int(activation), pinned=ENDS, placement=placement)
+        activation = Mse(int(activation), pinned=ENDS, placement=placement, attention=attention)
     elif placement != "inputs":
         raise InputError(f"placement={placement!r}: give activation=<bits>, or a search with its own placement")
+    elif attention:
+        raise InputError("attention=True: give activation=<bits>, or a search with attention=True")
     allocator = bits if isinstance(bits, Auto) else _chosen("bits", bits, ALLOCATORS, Allocator)
     method = _chosen("rounding", rounding, ROUNDINGS, RoundingMethod)
     search = _chosen("activation", Float() if activation is None else activation, {}, RangeSearch)

@@ -163,7 +163,7 @@ class Prepared:
         """Layer name -> a new quantizer of its input; edge -> that of its value."""
         key = ("activations", type(search), repr(search), batch_size, str(device))
         if key not in self._measured:
-            placed = with_edges(self.teacher, search.placement)
+            placed = with_edges(self.teacher, search.placement, search.attention)
             self._measured[key] = calibrate_activations(placed, self.images, search, batch_size, device)
         return copy.deepcopy(self._measured[key])
 
@@ -256,7 +256,7 @@ def start(
     allocation = bits.allocate(problem)
     allocation_s = time.perf_counter() - clock
     clock = time.perf_counter()
-    placed = with_edges(prepared.teacher, activation.placement)
+    placed = with_edges(prepared.teacher, activation.placement, activation.attention)
     student = swap_layers(placed, allocation.bit_width, reconstruction.observer)
     attach_activations(student, copy.deepcopy(activations))
     scales_s = ranges_s + time.perf_counter() - clock

@@ -25,7 +25,7 @@ from attnround.deploy.session import need_onnx
 from attnround.errors import InputError, checked_seed, listed
 from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
 from attnround.files import write_atomically
-from attnround.graph import Captured, class_logits, find_layers, joined, left_float, unwrapped
+from attnround.graph import Captured, beside, class_logits, find_layers, joined, left_float, unwrapped
 from attnround.machine import as_usual
 from attnround.prepared import Prepared, device_named
 from attnround.progress import silent
@@ -54,7 +54,7 @@ class Report(list):
     def __init__(self, rows: Iterable[dict[str, object]], prepared: Prepared, model: Captured):
         super().__init__(rows)
         teacher, names = prepared.teacher, [row["name"] for row in self]
-        self.left_float, self.remarks = left_float(teacher, names), teacher.remarks
+        self.left_float, self.remarks = left_float(beside(teacher, model), names), teacher.remarks
         num_weights = sum(prepared.unfolded[name].numel() for name in names)
         self.num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
         self.float_percent = 100 * (1 - num_weights / self.num_parameters)

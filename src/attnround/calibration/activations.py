@@ -13,7 +13,7 @@ from attnround.quantization.histogram import Histogram
 from attnround.quantization.ranges import RangeSearch
 from attnround.ranks import gathered, is_own
 
-EDGE_BITS = 8  # no runtime has narrower ones between layers
+EDGE_BITS = 8  # where a runtime wants them; none has narrower ones between layers
 
 
 @torch.no_grad()
@@ -29,8 +29,9 @@ def calibrate_activations(
     """
     bit_widths = search.bit_widths(list(find_layers(model)))
     if bit_widths:
-        bit_widths |= dict.fromkeys(find_edges(model), EDGE_BITS)
-    taken = {name: edge for name, edge in sources(model).items() if bit_widths.get(name) == EDGE_BITS}
+        edges = find_edges(model).items()
+        bit_widths |= {name: search.bit_width if edge.of_product else EDGE_BITS for name, edge in edges}
+    taken = {name: edge for name, edge in sources(model).items() if bit_widths.get(name) == bit_widths.get(edge)}
     histograms = {name: Histogram() for name in bit_widths if name not in taken}
     if not histograms:
         return {}

@@ -14,8 +14,9 @@ metadata's table of layers:
 
 The metadata's one entry, `attnround`, is what `seal` says, with layers (columns: name, shape, bits, symmetric,
 activation_bits, which is null where the input stays float), and where values between layers are quantized, placement,
-and edges (columns: name, bits). caps, where an equalized model has some: names of the layers behind which a ReLU6 ends
-at a value a channel, float.caps.<layer>.result.limit. probe: what the model gives for an image of noise (`probe`).
+attention (true where what its products take is quantized), and edges (columns: name, bits). caps, where an equalized
+model has some: names of the layers behind which a ReLU6 ends at a value a channel, float.caps.<layer>.result.limit.
+probe: what the model gives for an image of noise (`probe`).
 """
 
 import json
@@ -108,6 +109,7 @@ def save(model: Captured, path: Path, about: dict) -> dict[str, object]:
     if edges:
         bits = [each.bit_width for each in edges.values()]
         about = about | {"placement": model.placement, "edges": {"name": list(edges), "bits": bits}}
+        about = about | ({"attention": True} if model.quantizes_attention else {})
     caps = list(find_caps(model))
     if caps:
         about = about | {"caps": caps}

@@ -55,7 +55,7 @@ def build(content: Content, source: str, own: nn.Module | Factory | None = None)
     channels_last(model)
     if content.placement not in PLACEMENTS:
         raise InputError(f"{source} is not as it was written: {choice('placement', content.placement, PLACEMENTS)}")
-    model = with_edges(model, content.placement)
+    model = with_edges(model, content.placement, content.about.get("attention", False))
     for stored in content.layers:
         _swap(model, stored, source, content.about)
     edges = find_edges(model)

@@ -30,6 +30,7 @@ ABOUT = {  # what is used of it
         "name": [str], "shape": [[Count]], "bits": [int], "symmetric": [bool], "activation_bits": [(int, Nothing)],
     },
     "placement?": str,
+    "attention?": bool,
     "edges?": {"name": [str], "bits": [int]},
     "caps?": [str],
     "probe?": [float],

@@ -263,6 +263,8 @@ def _floats(record: dict) -> list[str]:
     placement = _placement(record)
     if placement != "inputs":
         between += f", but for the values that {placement} wants quantized, at 8 bits"
+    if record["config"].get("activation", {}).get("attention"):
+        between += ", but for what attention's products take"
     if not record["left_float"]:
         return [f"Biases and scales (float32), and {between}: activation functions, sums, pooling."]
     kept = ", ".join(f"`{each}`" for each in record["left_float"])

@@ -16,7 +16,7 @@ LAYER_OBJECTIVE = {
     "residual_target": False, "rounding_ridge": False,
 }  # fmt: skip
 NEUTRAL = {
-    "activation.placement": "inputs", "bits.places": "apart", "model.weights_key": None,
+    "activation.placement": "inputs", "activation.attention": False, "bits.places": "apart", "model.weights_key": None,
     "trainer.devices": 1, "data.class_order": None, "data.class_map": None, "data.validation": "val",
     "qat.optimizer": "sgd", "training.optimizer": "sgd",
     "reconstruction.refine": False, "reconstruction.patience": None,

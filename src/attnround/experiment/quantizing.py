@@ -23,7 +23,7 @@ from attnround.experiment.pictures import draw_layers, draw_losses, draw_moved, 
 from attnround.experiment.record import Run, model_of, pack
 from attnround.experiment.sharing import sharing
 from attnround.experiment.stages import STAGES, prepare, train_with_labels
-from attnround.graph import Equalization, left_float
+from attnround.graph import Equalization, beside, left_float
 from attnround.machine import peak_mib
 from attnround.qat import Lsq, NoTraining
 from attnround.quantization.ranges import RangeSearch
@@ -93,7 +93,9 @@ def report(job: Job, metrics: dict[str, float]) -> list[str]:
         calibration=job.calibration.provenance(),
         allocation={key: value for key, value in allocation.items() if key != "score"},
         activation_bits={name: each.bit_width for name, each in job.start.activations.items()},
-        left_float=list(left_float(job.prepared.teacher, [layer.name for layer in job.start.layers])),
+        left_float=list(
+            left_float(beside(job.prepared.teacher, job.student), [each.name for each in job.start.layers])
+        ),
         equalized=job.prepared.equalized,
         evaluation={
             "images": len(job.reference),

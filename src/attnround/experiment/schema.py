@@ -48,7 +48,7 @@ RECORD = {  # of a run that left a model
     "config": {
         "model": {"name": (str, Nothing), "factory?": str, "pretrained?": bool, "checkpoint?": (str, Nothing)},
         "data": {"arguments?": (dict, Nothing), str: Plain},  # of one's own data, which no record has made again
-        "activation?": {"placement?": str},
+        "activation?": {"placement?": str, "attention?": bool},
         "paths": {"root": str, "shipped?": (str, Nothing)},
     },
 }  # fmt: skip

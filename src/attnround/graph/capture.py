@@ -44,8 +44,8 @@ PARAMETRIZED = re.compile(r"(?:parametrizations\.)?(\w+?)(?:\.original|_orig)$")
 WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
 RESERVED = (
-    "graph", "kinds", "form", "remarks", "logits_at", "placement", "about", "preprocessing", "num_classes", "_run",
-    "compile_graph", "returning_tensors",
+    "graph", "kinds", "form", "remarks", "logits_at", "placement", "quantizes_attention", "about", "preprocessing",
+    "num_classes", "_run", "compile_graph", "returning_tensors",
 )  # fmt: skip
 KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
@@ -71,7 +71,7 @@ class Captured(nn.Module):
     preprocessing, num_classes: as the original has them, where it has; about: of one loaded from a file, its metadata.
     form: how what the graph returns is put together, None for a tensor alone. remarks: what the original had that the
     captured model has not, a sentence each. logits_at: which of its tensors are the logits, as `class_logits` takes it.
-    placement: which values can be quantized besides layers' inputs, as `with_edges` takes it.
+    placement, quantizes_attention: which values can be quantized besides layers' inputs, as `with_edges` takes them.
     """
 
     preprocessing: dict[str, Any]
@@ -83,7 +83,7 @@ class Captured(nn.Module):
         self.graph, self.kinds, self.form = graph, kinds, form
         self.remarks: list[str] = []
         self.logits_at: Output = None
-        self.placement = "inputs"
+        self.placement, self.quantizes_attention = "inputs", False
         self.compile_graph()
 
     def compile_graph(self) -> None:
@@ -171,13 +171,12 @@ def _check_batches(model: Captured, image: Tensor) -> None:
 
 
 def _copied(model: nn.Module) -> nn.Module:
-    """A copy. Tensors that follow from parameters, as in torch.nn.utils.weight_norm, come without their history."""
-    derived = {
-        id(value): value.detach().clone()
-        for module in model.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
+    """A copy. Tensors that follow from parameters come without their history.
+
+    torch.nn.utils.weight_norm keeps such, and LeViT's cache of the biases of its attention.
+    """
+    held = pytree.tree_leaves([vars(module) for module in model.modules()])
+    derived = {id(value): value.detach().clone() for value in held if isinstance(value, Tensor) and not value.is_leaf}
     try:
         return copy.deepcopy(model, derived)
     except Exception as error:  # of whatever a module holds

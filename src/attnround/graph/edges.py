@@ -9,7 +9,8 @@ A runtime runs an operation in integers where it finds quantizers at the right p
     openvino      the operands of sums, products, concatenations and average pools
 
 Operations with a constant operand are left alone. So are those of transformers: an operation counts where an operand,
-for openvino all of them, comes from a convolution.
+for openvino all of them, comes from a convolution. Of these what attention's products take is quantized where asked,
+whatever the runtime.
 
 Sources: onnxruntime's core/optimizer/qdq_transformer; NVIDIA's Model-Optimizer, pull request 2024; NNCF's placement.
 """
@@ -20,10 +21,11 @@ from collections.abc import Callable, Iterator
 from torch import fx, nn
 
 from attnround.errors import InputError
+from attnround.graph.attention import operands_of_products, write_out_attention
 from attnround.graph.capture import Captured
 from attnround.graph.costs import is_layer
 from attnround.graph.kinds import QUANTIZABLE
-from attnround.graph.layers import operation
+from attnround.graph.layers import is_edge, operation
 from attnround.graph.trace import calls, place
 from attnround.quantization.layers import Edge
 
@@ -38,30 +40,46 @@ PASSING = {
 PADDING = {"pad", "constant_pad_nd"}
 
 
-def with_edges(model: Captured, placement: str) -> Captured:
+def with_edges(model: Captured, placement: str, attention: bool = False) -> Captured:
     """The model with an `Edge` at every value that this placement quantizes; itself where it has them.
 
-    The copy has the same parameters and modules, and a graph of its own. placement: of `PLACEMENTS`.
+    The copy has the same parameters and modules, and a graph of its own. placement: of `PLACEMENTS`; attention: whether
+    what products of two values take is quantized too. Raises InputError where there is no such product.
     """
-    if placement == model.placement:
+    if (placement, attention) == (model.placement, model.quantizes_attention):
         return model
-    if model.placement == "inputs" and PREFIX in model._modules:
-        what = f"activation.placement={placement}: the model has a submodule called {PREFIX}"
+    asked = "activation.attention=true" if attention else f"activation.placement={placement}"
+    if not find_edges(model) and PREFIX in model._modules:
+        what = f"{asked}: the model has a submodule called {PREFIX}"
         raise InputError(f"{what}, as the quantizers that this adds: rename it")
     placed = _sharing(model, copy.deepcopy(model.graph))
-    names: list[str] = []
     for node in _wanted(placed, placement):
-        name = _free(f"{PREFIX}.{_title(node)}", names)
-        place(placed, name, Edge())
-        with placed.graph.inserting_after(node):
-            edge = placed.graph.call_module(name, (node,))
-        edge.meta = dict(node.meta)
-        for user in [user for user in node.users if user is not edge and user.target != "size"]:
-            user.replace_input_with(node, edge)
-        names.append(name)
-    placed.placement = placement
+        users = [user for user in node.users if user.target != "size"]
+        _insert(placed, node, users, _title(node), Edge())
+    if attention:
+        write_out_attention(placed)
+        operands = list(operands_of_products(placed.graph))
+        if not operands:
+            raise InputError(f"{asked}: the model has no product of two values: leave it out")
+        taken: dict[fx.Node, dict[fx.Node, str]] = {}  # value -> the products that take it, and what it is to each
+        for product, node, name in operands:
+            taken.setdefault(node, {}).setdefault(product, ".".join(filter(None, (product.meta["module"], name))))
+        for node, products in taken.items():
+            _insert(placed, node, list(products), next(iter(products.values())), Edge(of_product=True))
+    placed.placement, placed.quantizes_attention = placement, attention
     placed.compile_graph()
     return placed
+
+
+def _insert(model: Captured, node: fx.Node, users: list[fx.Node], title: str, edge: Edge) -> None:
+    """Let these users of a node take its value past an edge."""
+    name = _free(f"{PREFIX}.{title}", list(find_edges(model)))
+    place(model, name, edge)
+    with model.graph.inserting_after(node):
+        passed = model.graph.call_module(name, (node,))
+    passed.meta = dict(node.meta)
+    for user in users:
+        user.replace_input_with(node, passed)
 
 
 def beside(model: Captured, student: Captured) -> Captured:
@@ -103,8 +121,7 @@ def _sharing(model: Captured, graph: fx.Graph) -> Captured:
 def _source(node: fx.Node, model: Captured) -> str | None:
     while _passes(node, model):
         node = node.args[0]
-    is_edge = node.op == "call_module" and isinstance(model.get_submodule(node.target), Edge)
-    return node.target if is_edge else None
+    return node.target if is_edge(node, model) else None
 
 
 def _wanted(model: Captured, placement: str) -> list[fx.Node]:

@@ -9,7 +9,7 @@ from attnround.errors import InputError, listed
 from attnround.graph.capture import Captured
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.trace import calls
-from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.layers import Edge, QuantizedLayer
 from attnround.quantization.observer import ClipSearch
 
 NORMS = {"layer_norm", "group_norm", "native_layer_norm", "native_group_norm", "rms_norm", "instance_norm"}
@@ -33,6 +33,8 @@ def find_layers(model: Captured) -> dict[str, Tensor]:
 def left_float(model: Captured, names: list[str]) -> dict[str, int]:
     """What stays float where the layers of these names are quantized -> its number of parameters, in execution order.
 
+    model: the float one, with edges where values between layers are quantized too.
+
     Norms and products of two activations as `kind at module`; other parameters (class tokens, position embeddings,
     layer scales) by their names. Biases of the quantized layers stay float too, and are not listed.
     """
@@ -50,6 +52,8 @@ def left_float(model: Captured, names: list[str]) -> dict[str, int]:
         elif operation(node) in NORMS:
             what = f"{model.kinds.get(place, operation(node)).rpartition('.')[2]} at {place}"
         elif operation(node) in PRODUCTS:
+            if all(is_edge(each, model) for each in node.all_input_nodes):
+                continue
             what = f"{operation(node)} at {place}"
         elif node.op == "get_attr" and node.target in model.state_dict():
             if {operation(user) for user in node.users} <= NORMS | PRODUCTS:
@@ -60,6 +64,11 @@ def left_float(model: Captured, names: list[str]) -> dict[str, int]:
         kept[what] = kept.get(what, 0) + sum(held[name].numel() for name in read if name not in seen)
         seen.update(read)
     return kept
+
+
+def is_edge(node: fx.Node, model: Captured) -> bool:
+    """Whether a node's value has passed an edge."""
+    return node.op == "call_module" and isinstance(model.get_submodule(node.target), Edge)
 
 
 def operation(node: fx.Node) -> str:

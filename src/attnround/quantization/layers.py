@@ -69,10 +69,12 @@ class Edge(nn.Module):
     """A place between layers where a value can be quantized; it is given through as it is while `activation` is None.
 
     The layers that take the value have the same quantizer, the object itself, where their inputs have its bits.
+    of_product: whether a product of two values takes it, which then has the bits of layers' inputs.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, of_product: bool = False) -> None:
         super().__init__()
+        self.of_product = of_product
         self.activation: ActivationQuantizer | None = None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -30,13 +30,15 @@ class RangeSearch(ABC):
 
     bit_width: of every input but the pinned ones; pinned: `first`, `last` or a name pattern of a layer -> the bits of
     its input, so that `first` is the image; drop: QDrop's probability that a value stays float, in block training;
-    placement: of `PLACEMENTS`: the layers' inputs alone, or more values, at 8 bits, as a runtime wants them.
+    placement: of `PLACEMENTS`: the layers' inputs alone, or more values, at 8 bits, as a runtime wants them; attention:
+    whether what products of two values take is quantized as well, at bit_width: queries, keys, probabilities, values.
     """
 
     bit_width: int = 8
     pinned: Pins = field(default_factory=dict)
     drop: float = 0.0
     placement: str = "inputs"
+    attention: bool = False
     learned: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -77,6 +79,8 @@ class Float(RangeSearch):
         super().__post_init__()
         if self.placement != "inputs":
             raise InputError(f"activation.placement={self.placement}: no input is quantized: give activation=mse")
+        if self.attention:
+            raise InputError("activation.attention=true: no input is quantized: give activation=mse")
 
     def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
         return {}
@@ -135,6 +139,10 @@ class Lsq(Mse):
             raise InputError(
                 f"activation.placement={self.placement}: the scales of layers' inputs alone are learned: give "
                 "activation=mse"
+            )
+        if self.attention:
+            raise InputError(
+                "activation.attention=true: the scales of layers' inputs alone are learned: give activation=mse"
             )
 
 
