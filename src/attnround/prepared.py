@@ -282,6 +282,7 @@ def start_at_smallest(
     """
     begun = time.perf_counter()
     trials = list(known)
+    agreements: dict[tuple[int, ...], float] = {}  # of the bits of all layers: near budgets may buy the same
     shape = list(prepared.logits.shape)
     if len(shape) < 2 or shape[1] < 2:
         raise InputError(f"bits=auto looks at which class is the largest, and the model gives {shape}: give a budget")
@@ -294,8 +295,11 @@ def start_at_smallest(
             if trial["budget"] == budget:
                 return trial["agreement"]
         found = at(budget)
-        rounded(found.student)
-        percent = agreement(prepared.logits, logits(found.student, prepared.images))
+        bits = tuple(found.allocation.bit_width.values())
+        if bits not in agreements:
+            rounded(found.student)
+            agreements[bits] = agreement(prepared.logits, logits(found.student, prepared.images))
+        percent = agreements[bits]
         trials.append({"budget": budget, "mean_bits": found.mean_bits, "agreement": percent})
         tried(trials)
         log.info("%-12s auto: %.3g %s agree to %.2f %%", "bits", budget, auto.unit, percent)

@@ -247,8 +247,16 @@ def test_auto_finds_the_smallest_budget_that_agrees(drop, problem):
 
 
 def test_auto_says_how_far_the_most_on_offer_falls_short(problem):
+    asked = []
     with pytest.raises(InputError, match=r"max_drop=0.5 is out of reach: .* 8 mean bits .* by 3.00"):
-        Auto(allocator=Mixed()).smallest(lambda budget: 97.0, problem)
+        Auto(allocator=Mixed()).smallest(lambda budget: asked.append(budget) or 97.0, problem)
+    assert asked == [8]
+
+
+def test_auto_has_nothing_to_find_where_there_is_one_budget(problem):
+    asked = []
+    assert Auto(allocator=Mixed(candidates=[4])).smallest(lambda budget: asked.append(budget) or 100.0, problem) == 4
+    assert asked == [4]
 
 
 def test_auto_finds_the_budget_and_takes_none():

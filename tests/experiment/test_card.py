@@ -58,6 +58,16 @@ def test_it_says_what_a_user_has_to_know():
     assert "zero points" not in text  # what takes no bytes is not listed
 
 
+def test_it_says_that_labels_were_learned_from():
+    assert "labels:" not in card(RECORD)
+    assert "then lsq" not in card(RECORD)
+    trained = {"choices": RECORD["choices"] | {"qat": "lsq"}, "config": RECORD["config"] | {"qat": {"start": "ptq"}}}
+    trained["metrics"] = RECORD["metrics"] | {"qat/epochs": 2.0, "qat/labels": 10000.0}
+    text = card(RECORD | trained)
+    assert "- then trained with labels: lsq from where the rounding ends, 2 epochs, 10000 labels\n" in text
+    assert "resnet18_slim, attention_round, then lsq, 3.99 bits a weight" in text
+
+
 def test_it_says_what_equalization_did():
     assert "equalization" not in card(RECORD | {"equalized": None})
     assert "- equalization of channels before that: 8 pairs of layers" in card(

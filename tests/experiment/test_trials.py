@@ -26,6 +26,18 @@ def test_what_was_tried_is_read_again_and_another_run_is_refused(tmp_path):
         kept.read()
 
 
+def test_budgets_that_buy_the_same_bits_are_quantized_once():
+    torch.manual_seed(0)
+    prepared = Prepared(nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(64, 8)), torch.randn(32, 1, 6, 6))
+    for candidates, tried, rounded_as_often in (([4], 1, 1), ([2, 8], 9, 4)):
+        rounded, auto = [], Auto(allocator=Mixed(candidates=candidates), max_drop=100, num_trials=8)
+        found = start_at_smallest(
+            prepared, auto, Float(), LAYER(), device="cpu", seed=0, rounded=rounded.append
+        )  # fmt: skip
+        assert len(found.allocation.trials) == tried
+        assert len(rounded) <= rounded_as_often
+
+
 @pytest.mark.parametrize("already", [0, 1, 3])
 def test_a_search_goes_on_from_what_was_tried(already):
     torch.manual_seed(0)
@@ -48,3 +60,21 @@ def test_a_search_goes_on_from_what_was_tried(already):
     assert found.allocation.trials == trials
     assert found.allocation.bit_width == whole.allocation.bit_width
     assert told == [trials[:known] for known in range(already + 1, 4)]
+
+
+def test_a_budget_out_of_reach_leaves_what_an_earlier_run_left(train, tmp_path):
+    small = "data.limit=50", "data.num_calibration=64", "quantizer=nearest", "hydra.run.dir=run"
+
+    def left() -> dict[str, bytes]:
+        return {
+            each.name: each.read_bytes() for each in (tmp_path / "run").iterdir() if each.suffix in (".json", ".md")
+        }
+
+    done = train(*small, "bits=uniform")
+    assert done.returncode == 0, done.stderr
+    before = left()
+    assert "record.json" in before
+    refused = train(*small, "bits=auto", "bits.allocator.candidates=[2]")
+    assert refused.returncode == 1
+    assert "bits.max_drop=0.5 is out of reach" in refused.stderr
+    assert left() == before

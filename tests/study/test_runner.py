@@ -109,6 +109,9 @@ def test_what_ended_while_nobody_waited_is_not_run_again(run, tmp_path):
     assert run(["one"])["one"].device == last
     assert not (orphan / BEGUN).exists()
     (orphan / BEGUN).touch()
+    ended = (orphan / "record.json").read_text()
+    (orphan / "record.json").write_text(json.dumps(json.loads(ended) | {"sources": {"bits.path": "another file's"}}))
+    assert run(["one"])["one"].device != last  # of a file that has changed since
     (orphan / "record.json").write_text("{")  # a run that was killed as well, or is still at work
     assert run(["one"])["one"].device != last
     assert orphan.exists()

@@ -37,6 +37,10 @@ class Auto:
         """The allocator with this budget."""
         return dataclasses.replace(self.allocator, budget=budget)
 
+    def accepts(self, agreement: float) -> bool:
+        """Whether a quantized model agrees well enough. agreement: in percent."""
+        return agreement >= 100 - self.max_drop
+
     def smallest(self, agreement: Callable[[float], float], problem: Problem) -> float:
         """The smallest budget found that agrees well enough. agreement: of a budget, in percent.
 
@@ -44,12 +48,12 @@ class Auto:
         """
         low, high = self.allocator.reach(problem)
         first = agreement(high)
-        if first < 100 - self.max_drop:
+        if not self.accepts(first):
             raise InputError(
                 f"bits.max_drop={self.max_drop} is out of reach: at the most on offer, {high:.4g} {self.unit}, "
                 f"agreement drops by {100 - first:.2f}"
             )
-        for _ in range(self.num_trials):
+        for _ in range(self.num_trials if low < high else 0):
             budget = (low + high) / 2
-            low, high = (low, budget) if agreement(budget) >= 100 - self.max_drop else (budget, high)
+            low, high = (low, budget) if self.accepts(agreement(budget)) else (budget, high)
         return high

@@ -7,6 +7,7 @@ Options are those of src/train.py, for all runs of the sweep: `python src/train.
 """
 
 import math
+import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,7 @@ def _report(sweep: "Sweep", runs: Sequence[tuple[dict, "Planned"]], rows: Mappin
     from attnround.files import write_atomically
     from attnround.study.gather import METRICS
     from attnround.study.pictures.sweep import draw_sweep
-    from attnround.study.sweep import arguments
+    from attnround.study.sweep import arguments, over_seeds
     from attnround.table import csv_text
 
     names, lines, values = dict.fromkeys((sweep.metric, *METRICS)), [], []
@@ -112,9 +113,12 @@ def _report(sweep: "Sweep", runs: Sequence[tuple[dict, "Planned"]], rows: Mappin
     if values:
         for end in (".png", ".svg"):
             draw_sweep(sweep, values, target.with_suffix(end))
-        best = (max if sweep.goal == "maximize" else min)(values, key=lambda each: each[1])
         print(f"picture: {target.with_suffix('.png')}, .svg")
-        print(f"best {sweep.metric}: {best[1]:.6g} at {' '.join(arguments(best[0]))}")
+        best = max if sweep.goal == "maximize" else min
+        point, found = best(over_seeds(values), key=lambda each: statistics.mean(each[1]))
+        spread = f" ± {statistics.stdev(found):.2g} over {len(found)} seeds" if len(found) > 1 else ""
+        at = " ".join(["at", *arguments(point)]) if point else ""
+        print(f"best {sweep.metric}: {statistics.mean(found):.6g}{spread} {at}".rstrip())
 
 
 def main() -> None:

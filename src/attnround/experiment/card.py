@@ -181,7 +181,18 @@ def _paths(config: dict) -> Iterator[str]:
 
 def _name(record: dict) -> str:
     model = model_of(record["choices"], record["config"])
-    return f"{model}, {record['choices']['quantizer']}, {record['metrics']['bits/mean']:.2f} bits a weight"
+    trained = f", then {record['choices']['qat']}" if _training(record) else ""
+    return f"{model}, {record['choices']['quantizer']}{trained}, {record['metrics']['bits/mean']:.2f} bits a weight"
+
+
+def _training(record: dict) -> str:
+    """By what, how long and with how many labels the quantized model was trained; nothing where it was not."""
+    metrics = record["metrics"]
+    if "qat/labels" not in metrics:
+        return ""
+    start = {"ptq": "where the rounding ends", "fp32": "the float weights"}[record["config"]["qat"]["start"]]
+    method, epochs = record["choices"]["qat"], metrics["qat/epochs"]
+    return f"{method} from {start}, {epochs:.0f} epochs, {metrics['qat/labels']:.0f} labels"
 
 
 def _source(record: dict) -> str:
@@ -201,6 +212,7 @@ def _summary(record: dict) -> list[str]:
         f"- weights rounded by: {choices['quantizer']}, {choices['reconstruction']} objective, bits {choices['bits']}",
         *([f"- equalization of channels before that: {equalized}"] if equalized else []),
         f"- inputs of the quantized layers: {widths}",
+        *([f"- then trained with labels: {_training(record)}"] if _training(record) else []),
         f"- calibrated on: {len(calibration['indices'])} images without labels ({calibration['source']})",
         f"- made: {record['date']}, revision {record['git_revision']}, on {device_of(record)}, with torch "
         f"{versions['torch']} and timm {versions['timm']}",

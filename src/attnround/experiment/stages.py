@@ -141,7 +141,7 @@ def find_start(job: Job) -> Metrics:
 def _start_at_smallest(job: Job, bits: Auto) -> Start:
     """Each budget that is tried is kept on disk, and those of a run that was killed are not tried again.
 
-    What an earlier run left in the folder goes as soon as the first budget shows that this one can be.
+    What an earlier run left in the folder goes as soon as the first budget, the highest, shows that this one can be.
     """
     run = job.run
     kept = Trials(run.output_dir / "trials.json", job.going_on)
@@ -151,6 +151,8 @@ def _start_at_smallest(job: Job, bits: Auto) -> Start:
         run.clear()
 
     def tried(trials: Sequence[dict[str, float]]) -> None:
+        if not bits.accepts(trials[0]["agreement"]):
+            return
         if len(trials) == 1:
             run.clear()
         kept.write(trials)

@@ -60,13 +60,13 @@ def row_of(record: dict, source: dict, command: str) -> Row:
         git_revision=record["git_revision"],
         versions=record["versions"],
         config=computing(source),
-        sources=sources_of(source),
+        sources=record.get("sources", {}),
     )
 
 
 def recorded_row(place: Path, source: dict, command: str) -> Row:
     """`row_of` the record in a run's folder. Raises InputError where that is not as it should be."""
-    record = read_run(place / "record.json", {"evaluation": {"correct": {str: RIGHT}}})
+    record = read_run(place / "record.json", {"evaluation": {"correct": {str: RIGHT}}, "sources?": {str: str}})
     try:
         return row_of(record, source, command)
     except ValueError as error:  # what was right is packed

@@ -16,6 +16,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 from attnround.errors import InputError
+from attnround.experiment.sources import sources_of
 from attnround.files import CHECKPOINTS, python_path, quoted
 from attnround.machine import num_cores
 from attnround.study.processes import exit_status, fork
@@ -136,7 +137,10 @@ def fault(status: int | str, place: Path) -> str:
 
 
 def left_behind(planned: Planned, folder: Path) -> Row | None:
-    """The row of a run that ended after whoever waited for it had been killed; None where there is none."""
+    """The row of a run that ended after whoever waited for it had been killed; None where there is none.
+
+    Nor is there one where a file that the run read has changed since.
+    """
     for place in folder.glob(f"{planned.config_hash}-*"):
         if not (place / BEGUN).exists():
             continue
@@ -144,8 +148,9 @@ def left_behind(planned: Planned, folder: Path) -> Row | None:
             row = recorded_row(place, planned.source, planned.command)
         except InputError:  # killed as well, or still at work
             continue
-        tidy(place)
-        return row
+        if row.sources == sources_of(planned.source):
+            tidy(place)
+            return row
     return None
 
 

@@ -6,7 +6,7 @@ https://docs.wandb.ai/models/sweeps/define-sweep-configuration
 import itertools
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,6 +76,19 @@ def points(sweep: Sweep, seed: int = 0) -> list[dict[str, object]]:
 def arguments(point: dict[str, object]) -> list[str]:
     """A point as overrides, in the words of W&B's agent."""
     return [f"{key}={value}" for key, value in point.items()]
+
+
+def over_seeds(values: Iterable[tuple[dict[str, object], float]]) -> list[tuple[dict[str, object], list[float]]]:
+    """Each point without its seed, and the values of all its seeds.
+
+    >>> over_seeds([({"lr": 1, "seed": 0}, 2.0), ({"lr": 1, "seed": 1}, 4.0)])
+    [({'lr': 1}, [2.0, 4.0])]
+    """
+    found: dict[str, tuple[dict[str, object], list[float]]] = {}
+    for point, value in values:
+        rest = {key: each for key, each in point.items() if key != "seed"}
+        found.setdefault(str(rest), (rest, []))[1].append(value)
+    return list(found.values())
 
 
 def _checked(name: str, given: object) -> Sweep:
