@@ -13,7 +13,7 @@ import onnxruntime
 
 session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
 images = np.load(sys.argv[2])
-batches = np.array_split(images, -(-len(images) // 64))
+batches = np.array_split(images, max(1, -(-len(images) // 64)))
 classes = np.concatenate([session.run(None, {"images": batch})[0].argmax(1) for batch in batches])
 print(*classes)
 if len(sys.argv) > 3:

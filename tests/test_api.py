@@ -450,6 +450,8 @@ def test_classes_are_asked_for_where_the_output_says(images, tmp_path):
     assert attnround.load(tmp_path / "it.safetensors", model=Segmenter).logits_at == "aux"
     with pytest.raises(InputError, match=r"the logits are \[48, 4, 16, 16\]: only"):
         quick(Segmenter(), images, output="out").evaluate(labelled(images))
+    with pytest.raises(InputError, match=r"^output=typo: the model gives out, aux; name the one that is the logits"):
+        attnround.Prepared(Segmenter(), images, output="typo")
 
 
 @torch.no_grad()

@@ -367,8 +367,17 @@ def test_an_output_that_is_called_as_the_input_is_told(images, tmp_path):
         def forward(self, x):
             return {"logits": self.scores(x), "images": x + 1}
 
-    with pytest.raises(InputError, match="the model gives an output called images"):
+    with pytest.raises(InputError, match="the model gives an output called images, as the file's input is"):
         quick(Net(), images, output="logits").export(tmp_path / "it.onnx")
+
+    class Tensors(Base):
+        def forward(self, x):
+            x = self.scores(x)
+            return {"logits": x, key: x + 1}
+
+    for key in (next(iter(Base().state_dict())), f"{next(iter(Base().state_dict())).rpartition('.')[0]}.input"):
+        with pytest.raises(InputError, match=f"an output called {key}, as a tensor of the file is"):
+            quick(Tensors(), images, output="logits").export(tmp_path / "it.onnx")
 
 
 class Otherwise(Base):

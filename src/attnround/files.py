@@ -31,12 +31,13 @@ def has_checkpoint(folder: Path) -> bool:
 def json_text(content: object, indent: int | None = None) -> str:
     """JSON, in which a number that JSON does not have stands as a text: "Infinity", "-Infinity" or "NaN".
 
-    Source: the JSON mapping of Protocol Buffers. Python's float() reads these texts.
+    Source: the JSON mapping of Protocol Buffers. Python's float() reads these texts. A byte of a file's name that is no
+    letter stands as \\udce9 or the like.
 
     >>> json_text({"sqnr_db": float("inf"), "losses": [0.5, float("nan")]})
     '{"sqnr_db": "Infinity", "losses": [0.5, "NaN"]}'
     """
-    return json.dumps(_finite(content), indent=indent, allow_nan=False)
+    return json.dumps(_as_json(content), indent=indent, allow_nan=False)
 
 
 def sealed_json(content: object, indent: int) -> str:
@@ -50,11 +51,13 @@ def digest_of(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _finite(content: object) -> object:
+def _as_json(content: object) -> object:
     if isinstance(content, dict):
-        return {key: _finite(value) for key, value in content.items()}
+        return {_as_json(key): _as_json(value) for key, value in content.items()}
     if isinstance(content, list | tuple):
-        return [_finite(value) for value in content]
+        return [_as_json(value) for value in content]
+    if isinstance(content, str):
+        return content.encode(errors="backslashreplace").decode()
     return json.dumps(content) if isinstance(content, float) and not math.isfinite(content) else content
 
 
@@ -112,7 +115,7 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # of this writer alone
     try:
         with part.open("wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

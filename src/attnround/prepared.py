@@ -31,6 +31,7 @@ from attnround.graph import (
     channels_last,
     find_layers,
     fold_batch_norms,
+    logits_in,
     norms_to_fold,
     swap_layers,
     unwrapped,
@@ -107,6 +108,9 @@ class Prepared:
         else:
             raise InputError(f"model is a {type(model).__name__}: give an nn.Module")
         teacher.logits_at = output
+        if output is not None:
+            with torch.no_grad():
+                logits_in(teacher(images[:1]), output)  # what is not there is said before the work
         self._fold(teacher, images, architecture, equalization)
         if self.equalized is not None:
             teacher.remarks = [*teacher.remarks, f"equalization: {self.equalized}"]

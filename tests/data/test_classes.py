@@ -100,6 +100,8 @@ def write(tmp_path, text):
         "cat,1\nx/1.png,0,2\n",
         "\ufefffolder,index\r\ncat,1\r\nx/1.png, 0, 2\r\n",
         'name,classes,\n"cat",1,\nx/1.png,0,2\n',
+        "folder;index\n./cat/;1\n  \nx\\1.png;0;2\n",
+        "\ncat\t1\nx/1.png\t0\t2\n",
     ],
 )
 def test_a_map_in_each_of_its_forms(tmp_path, text):
@@ -112,6 +114,11 @@ def test_a_map_in_each_of_its_forms(tmp_path, text):
         ("cat,3\n", r"cat -> \[3\]: give an index from 0 to 2"),
         ("cat,1\ndog,one\n", r"dog -> \['one'\]"),
         ("cat,1\ncat,2\n", "cat is there twice"),
+        ("cat,1\n./cat/,2\n", "cat/ is there twice"),
+        ('{"cat": 1, "cat": 2}', "cat"),
+        ("x/1.png,cat\ndog,1\n", r"x/1.png -> \['cat'\]"),
+        ("cat,-1\ndog,1\n", r"cat -> \['-1'\]"),
+        (",1\ndog,1\n", "a line has no name, but 1"),
         ('{"cat": 1', "cannot be read"),
         ('{"cat": true}', "cat -> True"),
         ('{"cat": []}', r"cat -> \[\]"),

@@ -164,6 +164,23 @@ def optimised(file) -> None:
     onnxruntime.InferenceSession(file.read_bytes(), options, providers=[CPU])
 
 
+def with_another(name: str, change):
+    def changed(file) -> None:
+        model = onnx.load(file)
+        (held,) = (each for each in model.graph.initializer if each.name == name)
+        held.CopyFrom(onnx.numpy_helper.from_array(change(onnx.numpy_helper.to_array(held)), name))
+        onnx.save(model, file)
+
+    return changed
+
+
+def with_sigmoids(file) -> None:
+    model = onnx.load(file)
+    for node in model.graph.node:
+        node.op_type = "Sigmoid" if node.op_type == "Relu" else node.op_type
+    onnx.save(model, file)
+
+
 def renamed(file) -> None:
     model = onnx.load(file)
     model.producer_name, model.producer_version = "a tool", "1.2"
@@ -177,6 +194,10 @@ def cut_short(file) -> None:
 @pytest.mark.parametrize(
     ("change", "word"),
     [
+        (with_another("layer1.0.conv1.input_scale", lambda scale: scale * 2), "another layer1.0.conv1.input_scale"),
+        (with_another("layer1.0.conv1.input_zero_point", lambda zero: zero + 7), "layer1.0.conv1.input_zero_point"),
+        (with_another("layer1.0.conv1.zero_point", lambda zeros: zeros + 1), "layer1.0.conv1.zero_point: export"),
+        (with_sigmoids, "its integers are that run's, something else is damaged or was changed: export it anew"),
         (with_a_changed_level, "is not what was exported from .*: it has another conv1.levels: export it anew"),
         (optimised, r"has the operators com.microsoft.*QLinearConv.*; it lacks .*and \d+ more"),
         (renamed, "it was written by a tool 1.2: export"),

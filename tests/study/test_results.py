@@ -1,5 +1,6 @@
 import json
 import math
+import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from attnround.files import json_floats, json_text, write_atomically
 from attnround.machine import peak_mib
 from attnround.study.gather import METRICS, line_of
 from attnround.table import csv_text, text_table
+from attnround.typed import parsed
 
 
 def test_a_file_is_whole_or_not_there(tmp_path):
@@ -61,6 +63,13 @@ def test_what_json_does_not_have_is_strict_json_and_comes_back(content):
 @given(JSON.filter(lambda content: "inf" not in repr(content) and "nan" not in repr(content)))
 def test_what_json_has_is_written_as_ever(content):
     assert json_text(content, indent=2) == json.dumps(content, indent=2)
+
+
+def test_a_byte_of_a_files_name_that_is_no_letter_is_escaped(tmp_path):
+    name, shown = os.fsdecode(b"br\xe9k.jpg"), "br\\udce9k.jpg"
+    assert parsed(json_text({name: [name]})) == {shown: [shown]}
+    write_atomically(tmp_path / "it.csv", name)
+    assert (tmp_path / "it.csv").read_text() == shown
 
 
 @pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])

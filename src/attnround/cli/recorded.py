@@ -30,6 +30,9 @@ def start_on_run(main: Callable[[], object], takes: tuple[str, ...] = ()) -> Non
             folder, *file = places
             if folder.endswith(takes):
                 folder, file = run_of_file(folder, options), [f"file={quoted(folder)}"]
+            elif Path(folder).is_file():
+                exported = f", or a file that ends in {' or '.join(takes)}" if takes else ""
+                raise InputError(f"{folder} is a file: give the folder of a finished run{exported}")
             sys.argv[1:] = recorded(folder, options) + file + options + flags
     except InputError as error:
         sys.exit(f"error: {error}")

@@ -2,19 +2,22 @@
 
 import csv
 import io
-import json
 import re
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from timm.data import ImageNetInfo, infer_imagenet_subset
 
+from attnround.data.pixels import EXTENSIONS
 from attnround.errors import InputError, listed, reason
+from attnround.typed import parsed
 
 WORDNET_ID = re.compile(r"n\d{8}")
+NUMBER = re.compile(r"[-+]?\d+(\.\d*)?")
 MAP = "data.class_map=<a CSV or JSON file: folder -> index of the output>"
 Labels = dict[str, tuple[int, ...]]
 Indices = list[int] | list[tuple[int, ...]]
@@ -113,13 +116,14 @@ def _lost(lost: list[str], names: list[str], num_classes: int) -> str:
 def read_class_map(path: str, num_classes: int, option: str = "data.class_map") -> Labels:
     """Folder, or file below the folder of images -> the outputs that are right for it. option: which named the path.
 
-    A CSV has the name and then one index or several a line, a header or none; JSON is an object of an index or a list
-    of them. Raises InputError that names what is not so.
+    A CSV has the name and then one index or several a line, with commas, semicolons or tabs between, a header or none;
+    JSON is an object of an index or a list of them. Names are as `plain` has them. Raises InputError that names what is
+    not so.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
-        entries = json.loads(text) if text.lstrip().startswith("{") else _rows(text)
-    except (OSError, ValueError, RecursionError) as error:
+        entries = _plain(parsed(text).items() if text.lstrip().startswith("{") else _rows(text))
+    except (OSError, ValueError) as error:
         raise InputError(f"{option}={path} cannot be read ({reason(error)}): give a CSV or JSON file") from error
     places = {name: tuple(given) if isinstance(given, list) else (given,) for name, given in entries.items()}
     for name, given in places.items():
@@ -133,17 +137,39 @@ def read_class_map(path: str, num_classes: int, option: str = "data.class_map") 
     return places
 
 
-def _rows(text: str) -> dict[str, object]:
-    """name -> indices of a CSV; what is no whole number stays text, for the error to name."""
-    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text)) if row]
-    if rows and not any(cell.isdecimal() for cell in rows[0][1:]):
-        rows = rows[1:]  # the header
-    entries: dict[str, object] = {}
-    for name, *cells in rows:
-        if name in entries:
+def plain(name: str) -> str:
+    """A file's or folder's name in one form, whichever program wrote it.
+
+    >>> plain("./cats/"), plain("cats\\\\a.jpg"), plain("cafe\u0301") == plain("caf\u00e9")
+    ('cats', 'cats/a.jpg', True)
+    """
+    return str(PurePosixPath(unicodedata.normalize("NFC", name).replace("\\", "/")))
+
+
+def _plain(entries: Iterable[tuple[str, object]]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, given in entries:
+        if plain(name) in found:
             raise ValueError(f"{name} is there twice")
-        entries[name] = [int(cell) if cell.isdecimal() else cell for cell in cells if cell]
-    return entries
+        found[plain(name)] = given
+    return found
+
+
+def _rows(text: str) -> Iterator[tuple[str, object]]:
+    """The name and the indices of each line of a CSV; what is no whole number stays text, for the error to name."""
+    first = text.lstrip().partition("\n")[0]
+    between = max(",;\t", key=first.count)
+    rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), delimiter=between)]
+    rows = [row for row in rows if any(row)]
+    for name, *cells in rows[1:] if rows and _is_header(*rows[0]) else rows:
+        if not name:
+            raise ValueError(f"a line has no name, but {', '.join(cells)}")
+        yield name, [int(cell) if cell.isdecimal() else cell for cell in cells if cell]
+
+
+def _is_header(name: str, *cells: str) -> bool:
+    """Whether a first line names columns: what has a number is data, and so is what names an image."""
+    return not name.lower().endswith(EXTENSIONS) and not any(NUMBER.fullmatch(cell) for cell in cells)
 
 
 def mapped(files: Sequence[str], places: Mapping[str, tuple[int, ...]], given: str, root: Path) -> Indices:
@@ -155,7 +181,8 @@ def mapped(files: Sequence[str], places: Mapping[str, tuple[int, ...]], given: s
     found: list[tuple[int, ...]] = []
     missing = []
     for file in files:
-        name = next((each for each in (file, *map(str, PurePosixPath(file).parents)) if each in places), None)
+        own = PurePosixPath(plain(file))
+        name = next((str(each) for each in (own, *own.parents) if str(each) in places), None)
         if name is None:
             missing.append(file)
         else:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from attnround.data.base import Calibration
-from attnround.data.classes import Indices, mapped, read_class_map
+from attnround.data.classes import Indices, mapped, plain, read_class_map
 from attnround.data.files import LabelledFiles, list_images, said_of
 from attnround.data.image_files import EXTENSIONS, ImageFiles
 from attnround.data.near_copies import DECODED, groups_of, in_seeded_order, said_of_copies, thumbnail
@@ -205,7 +205,7 @@ class Photos(ImageFiles):
                 f"data.labels={self.labels} is not there: give a CSV or JSON file, image -> index of its class, or null"
             )
         given = read_class_map(str(path), self.num_classes, "data.labels")
-        there = [file for some in list_images(folder) for file in some]
+        there = [plain(file) for some in list_images(folder) for file in some]
         known = {*there, *(str(parent) for file in there for parent in PurePosixPath(file).parents)}
         lost = [name for name in given if name not in known]
         if lost:

@@ -8,6 +8,7 @@ import numpy as np
 from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.seal import ENTRY
 from attnround.errors import listed
+from attnround.quantization.activation import ActivationQuantizer
 
 PRODUCER = "pytorch"  # whose exporter writes the float part
 
@@ -24,6 +25,8 @@ def changes(model: Any, content: Content) -> list[str]:
         found.append("it does not say any more what it is")
     constants = {each.name: each for each in model.graph.initializer}
     differing = [name for layer in content.layers for name in _differing(constants, layer)]
+    quantizers = {layer.name: layer.activation for layer in content.layers if layer.activation} | content.edges
+    differing += [name for each, found in quantizers.items() for name in _requantized(constants, each, found)]
     missing = [name for name in differing if name not in constants]
     changed = [name for name in differing if name in constants]
     found += [
@@ -47,9 +50,23 @@ def _differing(constants: dict[str, Any], layer: StoredLayer) -> Iterator[str]:
         held = values("levels") - (128 if is_shifted else 0)
         if not any(np.array_equal(held, each) for each in (levels, levels.T)):
             yield name
+        if f"{layer.name}.zero_point" in constants:
+            zeros = layer.zero_point.numpy() + (128 if is_shifted else 0)
+            if not np.array_equal(values("zero_point").reshape(-1), zeros):
+                yield f"{layer.name}.zero_point"
     for part, expected in (("scale", layer.scale), ("bias", layer.bias)):
         name = f"{layer.name}.{part}"
         if name not in constants and part == "bias" and not expected.any():
             continue  # the exporter leaves such a bias out
         if name not in constants or not np.array_equal(values(part).reshape(-1), expected.numpy()):
             yield name
+
+
+def _requantized(constants: dict[str, Any], name: str, quantizer: ActivationQuantizer) -> Iterator[str]:
+    """The names of an input's scale and zero point that are not those of the run; inputs that are one share theirs."""
+    from onnx import numpy_helper
+
+    for part, expected in (("input_scale", quantizer.scale.item()), ("input_zero_point", quantizer.zero_point)):
+        held = constants.get(f"{name}.{part}")
+        if held is not None and numpy_helper.to_array(held).item() != expected:
+            yield held.name

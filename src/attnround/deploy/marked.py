@@ -80,8 +80,11 @@ def float_graph(model: nn.Module, opset: int) -> Any:
         net.set_submodule(name, _MarkedEdge(name))
     images = torch.zeros(2, *model.preprocessing["input_size"])
     names = [key or "logits" for key in keys]
-    if "images" in names:
-        raise InputError("the model gives an output called images, as the file's input is: rename it in the model")
+    inner = tuple(f"{name}." for name in (*quantized_layers(model), *quantized_edges(model)))
+    for name in names:
+        if name == "images" or name.startswith(inner):
+            what = "the file's input" if name == "images" else "a tensor of the file"
+            raise InputError(f"the model gives an output called {name}, as {what} is: rename it in the model")
     try:
         with warnings.catch_warnings(), _hushed():
             warnings.simplefilter("ignore")  # of torch's own use of what it deprecates

@@ -28,7 +28,7 @@ def in_opset(model: Any, opset: int) -> Any:
         return _older(model, opset)
     try:
         return version_converter.convert_version(model, opset)
-    except RuntimeError as error:
+    except Exception as error:  # onnx's kinds share no base class
         raise InputError(f"the model cannot be written in opset {opset} ({reason(error)}): try another") from error
 
 

@@ -248,9 +248,7 @@ def _check_unchanged(raw: bytes, path: Path, content: Content, source: Path) -> 
         about = about_onnx(model, path)
         check_seal(raw, about, path)
     except InputError as error:
-        found = changes(model, content)
-        if not found:
-            raise
+        found = changes(model, content) or ["its integers are that run's, something else is damaged or was changed"]
         raise InputError(
             f"{path} is not what was exported from {source}: {'; '.join(found)}: export it anew"
         ) from error
