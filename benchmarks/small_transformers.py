@@ -58,12 +58,12 @@ NETWORKS = {
         "swin_tiny_patch4_window7_224",
         {"img_size": 28, "patch_size": 2, "window_size": 7, "in_chans": 1, "embed_dim": 32, "depths": [2, 2],
          "num_heads": [2, 4]},
-        (6, 4),
+        (6,),
     ),
     "convnext": Network(
         "convnext_atto",
-        {"in_chans": 1, "patch_size": 2, "depths": [2, 2, 2, 1], "dims": [32, 64, 128, 128]},
-        (6,),
+        {"in_chans": 1, "patch_size": 2, "output_stride": 8, "depths": [1, 1, 2, 1], "dims": [24, 48, 96, 96]},
+        (4,),
         attends=False,
     ),
 }  # fmt: skip

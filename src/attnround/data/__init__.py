@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from attnround.data.cifar import CIFAR10, CIFAR100
     from attnround.data.fashion_mnist import FashionMNIST
     from attnround.data.held_out import HeldOut
+    from attnround.data.image_files import ImageFiles
     from attnround.data.image_folder import ImageFolder
     from attnround.data.labelled import LabelledPair
     from attnround.data.own import OwnData
@@ -23,6 +24,7 @@ else:
             "FashionMNIST": "fashion_mnist",
             "HeldOut": "held_out",
             "ImageData": "base",
+            "ImageFiles": "image_files",
             "ImageFolder": "image_folder",
             "LabelledPair": "labelled",
             "OwnData": "own",
@@ -39,6 +41,7 @@ __all__ = [
     "FashionMNIST",
     "HeldOut",
     "ImageData",
+    "ImageFiles",
     "ImageFolder",
     "LabelledPair",
     "OwnData",

@@ -1,13 +1,14 @@
 """What data modules share whose images are files in folders."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from timm.data import create_transform
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 
 from attnround.data.base import Calibration, ImageData
 from attnround.data.files import LabelledFiles, list_images, said_of
@@ -54,6 +55,20 @@ class ImageFiles(ImageData):
         """The part of an evaluation set that `limit` asks for, class-balanced where there are labels."""
         labels = [0] * len(files) if files.labels is None else files.labels
         return self._limited(files, [label if isinstance(label, int) else label[0] for label in labels])
+
+    def pixels(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Each evaluation image as the model takes it, [1, C, H, W], and as it is decoded, uint8 [1, height, width, C].
+
+        One at a time, since their sizes differ; those that cannot be read are left out.
+        """
+        chosen = self.evaluation.indices if isinstance(self.evaluation, Subset) else range(len(self.evaluated))
+        for index in chosen:
+            try:
+                image, _ = open_image(self.evaluated.root / self.evaluated.files[index], self.mode)
+            except UnreadableError:
+                continue
+            decoded = torch.from_numpy(np.array(image))
+            yield self.transform(image)[None], decoded.reshape(1, image.height, image.width, -1)
 
     def first_readable(self, root: Path, files: Sequence[str], order: Sequence[int], num_wanted: int) -> Calibration:
         """As many images as are wanted, of the files in this order; unreadable ones are named, skipped and counted.

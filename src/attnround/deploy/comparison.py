@@ -166,3 +166,16 @@ def compare(
         for model, result in zip(exported, results, strict=True):
             result.add(expected, model(images), labels, getattr(simulated, "logits_at", None), len(images))
     return results
+
+
+@torch.no_grad()
+def compare_of_pixels(
+    simulated: Callable[[Tensor], Tensor],
+    exported: Callable[[Tensor], object],
+    images: Iterable[tuple[Tensor, Tensor]],
+) -> Comparison:
+    """The same of an exported model that takes pixels; images: each as the simulation takes it, and its pixels."""
+    result = Comparison()
+    for image, pixels in images:
+        result.add(simulated(image), exported(pixels), None, getattr(simulated, "logits_at", None), len(image))
+    return result

@@ -60,15 +60,14 @@ class OnnxModel(Opened):
     """An ONNX file as a module: images [N, C, H, W] -> logits, or several outputs by their names.
 
     It takes its images from the CPU and gives its logits on their device, whatever the provider runs on. Of a file that
-    takes pixels, images are turned into these; raises InputError where it resizes them too.
+    takes pixels, images are turned into these; where it resizes them too, raises InputError: see `of_pixels`.
     """
 
     def __init__(
         self, raw: bytes, about: dict, source: str, settings: dict[str, str] = AS_WRITTEN, provider: Provider = CPU
     ):
         super().__init__(about)
-        if resizes(about.get("steps", [])):
-            raise InputError(f"{source} resizes image files itself: open the one without preprocessing=graph")
+        self.source, self.resizes = source, resizes(about.get("steps", []))
         self.session = session(raw, source, settings, provider)
         if len(self.session.get_outputs()) == 1:
             self.logits_at = None
@@ -77,7 +76,13 @@ class OnnxModel(Opened):
         """What the file takes of images, on the CPU: these, or their pixels."""
         return pixels_of(images.cpu(), self.preprocessing) if "steps" in self.about else images.cpu()
 
+    def of_pixels(self, pixels: Tensor) -> Tensor | dict[str, Tensor]:
+        """What a file that takes pixels gives for some, uint8 [N, height, width, C]."""
+        return run(self.session, pixels)
+
     def forward(self, images: Tensor) -> Tensor:
+        if self.resizes:
+            raise InputError(f"{self.source} resizes image files itself: give it to verify, or export without that")
         return pytree.tree_map(lambda each: each.to(images.device), run(self.session, self.taken(images)))
 
 

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from attnround.data import ImageData
+from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, read
-from attnround.deploy.comparison import LEAST
+from attnround.deploy.comparison import LEAST, compare_of_pixels
 from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.kernels import HEADER, kernels, num_quantized
 from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
@@ -92,6 +92,10 @@ def export(
     fault = found.fault(content.quantizes_values)
     if fault:
         raise InputError(f"{target} is not written: {fault}")
+    if head and resizes(head) and isinstance(data, ImageFiles):
+        whole = compare_of_pixels(quantized, open_onnx(files[target], target).of_pixels, data.pixels())
+        say("graph", f"resizing image files itself the same class on {whole.agreement:.2f} % of {whole.images}")
+        facts["resizing_itself"] = asdict(whole)
     budget = sum(record["deployed"]["parts"].values())
     report = {
         "file": target.name,

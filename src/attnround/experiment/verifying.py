@@ -12,10 +12,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from attnround.data import ImageData
+from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, openvino, read
 from attnround.deploy.changes import changes
-from attnround.deploy.comparison import Comparison
+from attnround.deploy.comparison import Comparison, compare_of_pixels
 from attnround.deploy.file import Content
 from attnround.deploy.kernels import in_integers, num_quantized
 from attnround.deploy.marked import float_graph
@@ -41,6 +41,7 @@ from attnround.experiment.card import write_card
 from attnround.experiment.exporting import say
 from attnround.experiment.record import Run
 from attnround.files import json_text, write_atomically
+from attnround.graph import Captured
 from attnround.machine import processor
 
 SESSIONS: dict[str, dict[str, str]] = {"default": {}, "written": AS_WRITTEN}
@@ -205,9 +206,7 @@ def verify_file(
     content = read(source)
     runtime.open(content, source)
     model = checks.simulation(content, source, factory, arguments, data)
-    size = list(model.preprocessing["input_size"])
-    images = _of_size(size, checks.watched(data, "verify"), run.choices["data"])
-    (found,) = compare(model, [runtime.exported], images)
+    found = _compared(model, runtime.exported, data, run)
     operators = runtime.operators(model)
     fault, name = _fault(found, operators, provider), runtime.label.format(provider.name)
     float_ms, ms = runtime.latency(model)
@@ -239,6 +238,17 @@ def verify_file(
     if fault:
         raise InputError(f"{path} in {name}: {fault}")
     return {"agreement": found.agreement}
+
+
+def _compared(model: Captured, exported: Opened, data: ImageData, run: Run) -> Comparison:
+    """The file with the simulation, on the evaluation images, or on their pixels where the file resizes images."""
+    if isinstance(exported, OnnxModel) and exported.resizes:
+        if not isinstance(data, ImageFiles):
+            raise InputError(f"data={run.choices['data']}: {exported.source} resizes image files: give data=photos")
+        return compare_of_pixels(model, exported.of_pixels, data.pixels())
+    size = list(model.preprocessing["input_size"])
+    (found,) = compare(model, [exported], _of_size(size, checks.watched(data, "verify"), run.choices["data"]))
+    return found
 
 
 def _check_unchanged(raw: bytes, path: Path, content: Content, source: Path) -> None:
