@@ -255,6 +255,9 @@ def test_equalization_is_asked_for_once_and_by_its_name(images):
 )
 def test_saved_loaded_exported_and_verified(own, images, tmp_path, activation, placement):
     found = quick(own, images, activation=activation, placement=placement)
+    for opset, name, said in ((12, "q.onnx", "opset=12: "), (21, "q.pt2", "opset=21 is of a file that ends in .onnx")):
+        with pytest.raises(InputError, match=said):
+            found.export(tmp_path / name, opset=opset)
     found.save(tmp_path / "own.safetensors")
     for model in (Own, Own(), lambda: Own()):
         again = attnround.load(tmp_path / "own.safetensors", model=model)

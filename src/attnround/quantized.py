@@ -120,13 +120,14 @@ class Quantized:
         return save(self.model, Path(path), self._about())
 
     @as_usual()
-    def export(self, path: str | Path, *, weights: str = "runtime") -> float:
+    def export(self, path: str | Path, *, weights: str = "runtime", opset: int | None = None) -> float:
         """Write a file; return its agreement with the simulation on the calibration images in percent.
 
         path: its ending says which, .onnx, .pt2, or .xml for OpenVINO's IR, whose .bin is written beside it.
 
         weights: of 8 bits, `runtime` as onnxruntime and OpenVINO run them right on any processor, or `signed` as those
-        with VNNI and ARM run them faster; of ONNX also `literal`, each a DequantizeLinear of its levels.
+        with VNNI and ARM run them faster; of ONNX also `literal`, each a DequantizeLinear of its levels; opset: of
+        ONNX, 13 or newer, None takes the oldest that has the types of the model's bits.
         Raises InputError where the file does not compute what the simulation does, and nothing is written.
         """
         path = Path(path)
@@ -134,12 +135,14 @@ class Quantized:
             raise InputError(f"{path}: there is no folder {path.parent}: make it first")
         if path.suffix in FORMS_OF:
             check_form(weights, path.suffix)
+        if opset is not None and path.suffix != ".onnx":
+            raise InputError(f"opset={opset} is of a file that ends in .onnx: leave it out")
         content = self._content()
         exported: nn.Module
         about = about_export(content.about)
         if path.suffix == ".onnx":
             need_onnx(str(path))
-            raw, _ = onnx_file(self.model, content, about, weights=weights)
+            raw, _ = onnx_file(self.model, content, about, opset, weights)
             files, exported = {path: raw}, open_onnx(raw, path)
         elif path.suffix == ".pt2":
             raw, _ = sealed_program(exported_program(self.model), about)

@@ -64,6 +64,18 @@ def test_half_calibrates_and_the_other_half_is_evaluated_on_without_labels(tmp_p
     assert batch[1] is None
 
 
+@pytest.mark.parametrize("limit", [None, 3])
+def test_pixels_are_what_the_files_hold_beside_what_the_model_takes(tmp_path, limit):
+    module = photos(folder(tmp_path, 12), limit=limit)
+    taken, decoded = zip(*module.pixels(), strict=True)
+    (batch,) = module.val_dataloader()
+    assert torch.equal(torch.cat(taken), batch[0])
+    assert len(decoded) == (limit or 6)
+    assert {(each.dtype, tuple(each.shape)) for each in decoded} == {(torch.uint8, (1, 120, 160, 3))}
+    held = [np.asarray(Image.open(tmp_path / name)) for name in module.evaluated.files]
+    assert all(any(np.array_equal(each[0], image) for image in held) for each in decoded)
+
+
 def test_the_seed_draws_and_a_larger_draw_holds_the_smaller(tmp_path):
     folder(tmp_path, 12)
     one, again, other = (sides(photos(tmp_path, seed=seed)) for seed in (0, 0, 1))

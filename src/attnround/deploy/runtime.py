@@ -15,7 +15,7 @@ from attnround.deploy.preprocessing import pixels_of, resizes, with_head
 from attnround.deploy.qdq import NARROW, packed, quantized_graph, storage_bits, wanted_form, wanted_opset
 from attnround.deploy.seal import ENTRY, check_seal, describe, preprocessing_of, read_about, read_bytes, seal
 from attnround.deploy.session import AS_WRITTEN, CPU, Provider, need_onnx, run, session
-from attnround.errors import InputError
+from attnround.errors import InputError, check_number
 
 GIVE = "the quantized.onnx that src/export.py writes"
 
@@ -31,6 +31,14 @@ def newest_opset() -> int:
             continue
         return opset
     return OLDEST
+
+
+def checked_opset(opset: int | None) -> int:
+    """The newest there is. Raises InputError where one is given that is not there."""
+    newest = newest_opset()
+    if opset is not None:
+        check_number("opset", opset, least=OLDEST, most=newest, whole=True)
+    return newest
 
 
 def _probe(opset: int) -> bytes:
@@ -92,10 +100,11 @@ def onnx_file(
     """The bytes of a quantized model as ONNX, and the graph of its float operations that it was made from.
 
     content: of the model's file; opset: None takes the oldest that has the types of the model's bits, or the newest
-    there is; weights: of `FORMS`.
+    there is; weights: of `FORMS`. Raises InputError for an opset that is not there.
     """
+    newest = checked_opset(opset)
     form = wanted_form(weights, content.placement)
-    opset = opset or min(wanted_opset(content.layers), newest_opset())
+    opset = opset or min(wanted_opset(content.layers), newest)
     floats = float_graph(model, opset)
     return sealed_onnx(quantized_graph(floats, content.layers, opset, form, content.edges), about)[0], floats
 

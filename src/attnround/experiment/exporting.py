@@ -21,14 +21,13 @@ from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.kernels import HEADER, kernels, num_quantized
 from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
 from attnround.deploy.openvino import OPSET, OpenVinoModel, layers_in_integers, need_openvino, open_ir, sealed_ir
-from attnround.deploy.opset import OLDEST
 from attnround.deploy.preprocessing import described, resizes, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.qdq import NARROW, check_form, shifted, storage_bits, wanted_form, wanted_opset
-from attnround.deploy.runtime import about_onnx, newest_opset, onnx_file, open_onnx, read_graph, with_preprocessing
+from attnround.deploy.runtime import about_onnx, checked_opset, onnx_file, open_onnx, read_graph, with_preprocessing
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import any_image, latency, medians_ms, need_onnx, session
-from attnround.errors import InputError, check_number, choice
+from attnround.errors import InputError, choice
 from attnround.experiment.beside import beside_onnxruntime, beside_table
 from attnround.experiment.card import write_card
 from attnround.experiment.checks import of_run, simulation, watched
@@ -179,9 +178,7 @@ def _as_onnx(
     import onnx
     import onnxruntime
 
-    newest = newest_opset()
-    if opset is not None:
-        check_number("opset", opset, least=OLDEST, most=newest, whole=True)
+    newest = checked_opset(opset)
     layers = content.layers
     wanted = wanted_opset(layers)
     chosen = opset or min(wanted, newest)
