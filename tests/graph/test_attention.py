@@ -85,6 +85,18 @@ def test_all_four_are_quantized_at_the_bits_of_inputs(form):
     assert found[8] > 25
 
 
+@torch.no_grad()
+def test_each_of_them_can_have_bits_of_its_own():
+    model, images = captured()
+    placed = with_edges(model, "inputs", attention=True)
+    pinned = {"first": 8, "last": 8, "*.probability": 6, "edges.[kv]*": 3}
+    found = calibrate_activations(placed, images, Mse(4, pinned=pinned), 16)
+    bits = {"qkv": 8, "out": 8, "edges.query": 4, "edges.key": 3, "edges.probability": 6, "edges.value": 3}
+    assert {name: each.bit_width for name, each in found.items()} == bits
+    with pytest.raises(InputError, match=r"no layer is called edges\.queries; near"):
+        calibrate_activations(placed, images, Mse(4, pinned={"edges.queries": 8}), 16)
+
+
 def test_what_is_of_training_or_text_stays_as_it_is():
     model, _ = captured("fused", is_causal=True)
     with pytest.raises(InputError, match="attention=true: the model has no product of two values"):

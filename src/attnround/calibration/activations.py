@@ -27,10 +27,10 @@ def calibrate_activations(
     starts from the same ranges. What takes an edge's values at its bits has its quantizer, the object itself.
     Raises InputError that names the layer whose input is not finite.
     """
-    bit_widths = search.bit_widths(list(find_layers(model)))
+    edges = find_edges(model).items()
+    bit_widths = search.bit_widths(list(find_layers(model)), [name for name, edge in edges if edge.of_product])
     if bit_widths:
-        edges = find_edges(model).items()
-        bit_widths |= {name: search.bit_width if edge.of_product else EDGE_BITS for name, edge in edges}
+        bit_widths = {name: EDGE_BITS for name, edge in edges if not edge.of_product} | bit_widths
     taken = {name: edge for name, edge in sources(model).items() if bit_widths.get(name) == bit_widths.get(edge)}
     histograms = {name: Histogram() for name in bit_widths if name not in taken}
     if not histograms:

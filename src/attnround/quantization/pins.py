@@ -33,10 +33,11 @@ def check_pins(option: str, pinned: object) -> dict[str, int | None]:
     return dict(pinned)
 
 
-def pinned_bits(option: str, pinned: Pins, names: Sequence[str]) -> dict[str, int]:
+def pinned_bits(option: str, pinned: Pins, names: Sequence[str], others: Sequence[str] = ()) -> dict[str, int]:
     """Name -> bits for the pinned of these layers, which come in execution order.
 
-    pinned: `first`, `last` or a name pattern -> bits; a later pin overrides an earlier one, and null takes it away.
+    pinned: `first`, `last` or a name pattern -> bits; a later pin overrides an earlier one, and null takes it away;
+    others: names of what is no layer, and so neither the first nor the last.
     Raises InputError as `check_pins` does, and for a pattern that names no layer.
 
     >>> pinned_bits("bits.pinned", {"first": 8, "stage?.conv": 5, "last": None}, ["stem", "stage1.conv", "head"])
@@ -44,21 +45,21 @@ def pinned_bits(option: str, pinned: Pins, names: Sequence[str]) -> dict[str, in
     """
     pins: dict[str, int | None] = {}
     for pattern, bit_width in check_pins(option, pinned).items():
-        pins.update(dict.fromkeys(matches(option, pattern, names), bit_width))
+        pins.update(dict.fromkeys(matches(option, pattern, names, others), bit_width))
     return {name: bit_width for name, bit_width in pins.items() if bit_width is not None}
 
 
-def matches(option: str, pattern: object, names: Sequence[str]) -> list[str]:
+def matches(option: str, pattern: object, names: Sequence[str], others: Sequence[str] = ()) -> list[str]:
     """The names that a pattern fits, or the `first` or `last` of them. Raises InputError, with near names, for none.
 
     A number is a name too: torch calls the modules of a Sequential so.
     """
     pattern = str(pattern)
     places = {"first": names[:1], "last": names[-1:]}
-    found = places.get(pattern, [name for name in names if fnmatchcase(name, pattern)])
+    found = places.get(pattern, [name for name in (*names, *others) if fnmatchcase(name, pattern)])
     if not found:
         if not names:
             raise InputError("the model has no layer that can be quantized: convolutions and linear layers are")
-        near = get_close_matches(pattern, names, n=3, cutoff=0.4) or names[:3]
+        near = get_close_matches(pattern, [*names, *others], n=3, cutoff=0.4) or names[:3]
         raise InputError(f"{option}: no layer is called {pattern}; near that are {', '.join(near)}")
     return list(found)

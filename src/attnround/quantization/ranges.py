@@ -29,9 +29,10 @@ class RangeSearch(ABC):
     """Base of the searches, one scale and zero point for each quantized layer's input.
 
     bit_width: of every input but the pinned ones; pinned: `first`, `last` or a name pattern of a layer -> the bits of
-    its input, so that `first` is the image; drop: QDrop's probability that a value stays float, in block training;
-    placement: of `PLACEMENTS`: the layers' inputs alone, or more values, at 8 bits, as a runtime wants them; attention:
-    whether what products of two values take is quantized as well, at bit_width: queries, keys, probabilities, values.
+    its input, so that `first` is the image, or of a value of attention, as `*.probability`; drop: QDrop's probability
+    that a value stays float, in block training; placement: of `PLACEMENTS`: the layers' inputs alone, or more values,
+    at 8 bits, as a runtime wants them; attention: whether what products of two values take is quantized as well, at
+    bit_width: queries, keys, probabilities, values.
     """
 
     bit_width: int = 8
@@ -48,9 +49,13 @@ class RangeSearch(ABC):
         if self.placement not in PLACEMENTS:
             raise InputError(choice("activation.placement", self.placement, PLACEMENTS))
 
-    def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
-        """Bits of these layers' inputs, which come in execution order. Raises InputError as `pinned_bits` does."""
-        return dict.fromkeys(names, self.bit_width) | pinned_bits("activation.pinned", self.pinned, names)
+    def bit_widths(self, names: Sequence[str], products: Sequence[str] = ()) -> dict[str, int]:
+        """Bits of these layers' inputs, which come in execution order, and of these values that products take.
+
+        Raises InputError as `pinned_bits` does.
+        """
+        pinned = pinned_bits("activation.pinned", self.pinned, names, products)
+        return dict.fromkeys((*names, *products), self.bit_width) | pinned
 
     def quantizer(self, histogram: Histogram, bit_width: int) -> ActivationQuantizer:
         """The quantizer of inputs with this histogram."""
@@ -82,7 +87,7 @@ class Float(RangeSearch):
         if self.attention:
             raise InputError("activation.attention=true: no input is quantized: give activation=mse")
 
-    def bit_widths(self, names: Sequence[str]) -> dict[str, int]:
+    def bit_widths(self, names: Sequence[str], products: Sequence[str] = ()) -> dict[str, int]:
         return {}
 
     def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
