@@ -14,7 +14,7 @@ from attnround.study.report.write import main, report
 from attnround.study.tables.grid import Cell
 from attnround.study.tables.published import Published
 from attnround.study.tables.table import Entry, Line, Table, json_lines, read_table
-from attnround.study.tables.write import write_tables
+from attnround.study.tables.write import put_into, write_tables
 
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 SIZE = {"file": "size", "kind": "bars", "x": "weights", "y": "sqnr_db", "line": "method", "panel": "model"}
@@ -175,6 +175,31 @@ def test_a_picture_that_is_missing_is_named(tmp_path):
     (tmp_path / "one.jsonl").write_text(json_lines(plain("x")))
     with pytest.raises(InputError, match=r"one_a\.svg is missing"):
         report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"\xff\n", b"3\n", json_lines(plain("x"))[:-20].encode(), json_lines(plain("x")).split("\n")[0].encode(),
+        json_lines(plain("x")).replace('"x"', "4").encode(),
+    ],
+    ids=["empty", "no text", "no table", "cut off", "without a line", "no words"],
+)  # fmt: skip
+def test_a_table_that_is_damaged_is_named(tmp_path, content):
+    (tmp_path / "one.jsonl").write_bytes(content)
+    line = r"one\.jsonl is no table that can be read: make tables TABLE=one writes it anew$"
+    with pytest.raises(InputError, match=line):
+        report(tmp_path)
+    with pytest.raises(InputError, match=line):
+        put_into("<!-- table one -->\n<!-- end -->", tmp_path)
+
+
+def test_a_page_that_cannot_be_written_is_one_line(folder, tmp_path):
+    with pytest.raises(InputError, match=r"there/page\.html: it cannot be written \(No such file or directory\): give"):
+        main(str(folder), str(tmp_path / "there/page.html"))
+    with pytest.raises(InputError, match="third: give the folder of the tables, the page, and nothing else"):
+        main(str(folder), str(tmp_path / "page.html"), "third")
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -63,9 +63,16 @@ def facts(tables: Sequence[Table]) -> list[str]:
     return [*found, *([f"revision{'s' * (len(revisions) > 1)} {listed(revisions)}"] if revisions else []), *devices]
 
 
-def main(source: str = "results/tables", target: str = "results/report.html") -> None:
-    """Write the page of the tables in a folder."""
-    write_atomically(Path(target), report(Path(source)))
+def main(source: str = "results/tables", target: str = "results/report.html", *more: str) -> None:
+    """Write the page of the tables in a folder. Raises InputError where it cannot be written."""
+    if more:
+        raise InputError(f"{' '.join(more)}: give the folder of the tables, the page, and nothing else")
+    page = report(Path(source))
+    try:
+        write_atomically(Path(target), page)
+    except OSError as error:
+        why = f"it cannot be written ({error.strerror})"
+        raise InputError(f"{target}: {why}: give a file in a folder that is there") from error
 
 
 if __name__ == "__main__":

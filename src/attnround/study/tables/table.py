@@ -1,11 +1,20 @@
 """A finished table as data. Markdown, CSV, LaTeX and the report's HTML are all made from its entries."""
 
-import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from attnround.errors import InputError
 from attnround.files import json_floats, json_text
+from attnround.typed import check, parsed
+
+HEAD = {
+    "name": str, "caption": str, "command": str, "header": [str], "num_labels": int, "notes": [str],
+    "pictures": {str: str},
+}  # fmt: skip
+LINE = {
+    "entries": [{"text": str, "spread": str, "mark": str, "bold": bool, "fields": {}}], "about": {}, "kind": str,
+}  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -65,6 +74,23 @@ def json_lines(table: Table) -> str:
 
 
 def read_table(path: Path) -> Table:
-    """A table from the file that `json_lines` made."""
-    head, *lines = (json_floats(json.loads(each)) for each in path.read_text(encoding="utf-8").splitlines())
-    return Table(**head, lines=[Line([Entry(*entry) for entry in entries], *rest) for entries, *rest in lines])
+    """A table from the file that `json_lines` made. Raises InputError where it is not as it was written."""
+    try:
+        return _table(*map(parsed, path.read_text(encoding="utf-8").splitlines()))
+    except (OSError, ValueError, TypeError) as error:
+        way = f"make tables TABLE={path.stem} writes it anew"
+        raise InputError(f"{path} is no table that can be read: {way}") from error
+
+
+def _table(head: dict, *lines: list) -> Table:
+    """Raises ValueError or TypeError where these are not what `json_lines` writes."""
+    check(head, HEAD)
+    if not lines:
+        raise ValueError("it has no line")
+    return Table(**head, lines=[_line(*each) for each in lines])
+
+
+def _line(entries: list, about: dict, kind: str) -> Line:
+    line = Line([Entry(*texts, json_floats(fields)) for *texts, fields in entries], json_floats(about), kind)
+    check(line._asdict() | {"entries": [each._asdict() for each in line.entries]}, LINE)
+    return line
