@@ -81,6 +81,7 @@ WRONG = {
     "launcher": (SWEEP, ["hydra/launcher=nodes"], "basic, joblib"),
     "launcher's option": (SWEEP, ["hydra.launcher.n_jbs=1"], "n_jbs"),
     "another of Hydra's options": (SWEEP, ["hydra.run.dir=mine"], "hydra.run.dir=mine: of Hydra's a sweep takes"),
+    "unknown logger": (SWEEP, ["logger=[csv, 'foo']"], "logger=foo: give one of csv, mlflow"),
     "unknown metric": (SWEEP.replace("sqnr_db", "sqnr"), [], "metric.name=quantized/sqnr: give quantized/sqnr_db"),
     "empty": ("method: grid", [], "parameters are missing"),
 }

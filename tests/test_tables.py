@@ -134,6 +134,9 @@ def test_the_quick_profile_is_a_part_of_the_table(command, tmp_path):
     ("options", "line"),
     [
         (["tables=rownding"], "tables=rownding: there is no {grids}/rownding.yaml; give one of methods"),
+        (["tables=[]"], "tables=[] is no table: give some of methods"),
+        (["dry_run=flase"], "dry_run=flase: give true or false"),
+        (["loggers=[csv,wandbb]", "dry_run=true"], "loggers=wandbb: give wandb"),
         (["profile=fast"], "profile=fast: give one of full, quick"),
         (["models=own"], "models=own: give one of embedded, imagenet"),
         (["grids={root}/conf/table", "tables=rounding", "models=imagenet"], "Environment variable 'IMAGENET_ROOT'"),

@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from attnround.cli.composed import composed
 from attnround.cli.entry import ROOT, fitting, keep_empty, own_choices
-from attnround.cli.options import FOLDERS
+from attnround.cli.options import FOLDERS, choices_of
 from attnround.cli.words import check, explained
-from attnround.errors import InputError
+from attnround.errors import InputError, choice
 
 if TYPE_CHECKING:
     from attnround.study.row import Row
@@ -149,6 +149,13 @@ def run_rows(
         run_all(
             missing.values(), outputs, workers, write, lambda each: _logged(loggers, each.group), elsewhere, ROOT
         )  # fmt: skip
+
+
+def check_loggers(option: str, loggers: Iterable[str]) -> None:
+    """Raise InputError where one of these is no logger, before anything is run. option: that names them."""
+    for name in loggers:
+        if name not in choices_of("logger"):
+            raise InputError(choice(option, name, choices_of("logger")))
 
 
 def writable(folder: Path) -> None:

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 def run() -> None:
     """Run what is not there yet of the sweep; write its CSV and its picture."""
-    from attnround.cli.parsed import parsed, split
-    from attnround.cli.rows import cost_by, failed_of, missing_of, plan, run_rows, workers_of
+    from attnround.cli.parsed import names, parsed, split
+    from attnround.cli.rows import check_loggers, cost_by, failed_of, missing_of, plan, run_rows, workers_of
     from attnround.errors import InputError, choice
     from attnround.experiment import METRICS
     from attnround.study.row import read_rows
@@ -45,7 +45,8 @@ def run() -> None:
     workers = workers_of(launcher)
     place = _last(given, "hydra.sweep.dir=", "")
     folder = Path(str(parsed(f"hydra.sweep.dir={place}").value()) if place else f"outputs/sweeps/{sweep.name}")
-    loggers = _last(given, "logger=", "csv").strip("[]").split(",")
+    loggers = [str(each) for each in names(parsed(f"logger={_last(given, 'logger=', 'csv')}"))]
+    check_loggers("logger", loggers)
     for each in given:
         if each.startswith("hydra") and each not in launcher and not each.startswith("hydra.sweep.dir="):
             raise InputError(f"{each}: of Hydra's a sweep takes hydra/launcher, hydra.launcher.* and hydra.sweep.dir")

@@ -42,10 +42,14 @@ def run(cfg: DictConfig) -> None:
 
 def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
     """Run what is missing, unless dry_run says not to, and write the tables; the number of rows that failed."""
-    from attnround.cli.rows import cost_by, failed_of, missing_of, plan, run_rows, workers_of
+    from attnround.cli.rows import check_loggers, cost_by, failed_of, missing_of, plan, run_rows, workers_of
+    from attnround.errors import InputError
     from attnround.study.row import read_rows
     from attnround.study.tables.published import read_published
 
+    if not isinstance(cfg.dry_run, bool):
+        raise InputError(f"dry_run={cfg.dry_run}: give true or false")
+    check_loggers("loggers", names_of(cfg.loggers))
     grids, published = read_grids(cfg), read_published(Path(cfg.published))
     runs = {grid.name: plan(grid.name, grid.jobs, f"table {grid.name}") for grid in grids}
     wanted = {run.config_hash: run for some in runs.values() for run in some}
@@ -106,9 +110,12 @@ def read_grids(cfg: DictConfig) -> list["Grid"]:
     models = read_models(Path(CONF) / "table/models" / f"{cfg.models}.yaml")
     names = names_of(cfg.tables)
     is_all = names == ["all"]
-    names = sorted(each.stem for each in folder.glob("*.yaml")) if is_all else names
-    grids = [read_grid(folder / f"{name}.yaml", models, cfg.profile) for name in names]
+    there = sorted(each.stem for each in folder.glob("*.yaml"))
+    grids = [read_grid(folder / f"{name}.yaml", models, cfg.profile) for name in (there if is_all else names)]
     grids = [grid for grid in grids if grid.in_all or not is_all]
+    if not grids:
+        way = f"give some of {', '.join(there)}" if there else f"{folder} has none: give grids=<another folder>"
+        raise InputError(f"tables={cfg.tables} is no table: {way}")
     for grid in grids:
         pictures_of(grid)
     return grids

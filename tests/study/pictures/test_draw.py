@@ -146,6 +146,8 @@ WRONG = {
     "x=method has the label GPTQ: give an axis of numbers": LINES | {"x": "method", "line": "images"},
     "several labels of method would share a place": {key: LINES[key] for key in LINES if key != "line"},
     "has no y": {key: LINES[key] for key in LINES if key != "y"},
+    "title=3: give a text, in quotes": LINES | {"title": 3},
+    "x_name=[]: give a text": LINES | {"x_name": []},
     "letters, digits": LINES | {"file": "../images"},
     "give a mapping": "sigma",
 }

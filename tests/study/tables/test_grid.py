@@ -1,9 +1,12 @@
+from dataclasses import replace
+
 import pytest
 import yaml
 from tests.conftest import ROOT
 from tests.study.test_row import row
 
 from attnround.errors import InputError
+from attnround.study.pictures.wanted import pictures_of
 from attnround.study.tables.cost import Cost
 from attnround.study.tables.grid import cells_of, read_grid, read_models
 
@@ -45,6 +48,24 @@ def test_labels_may_be_numbers(grid_of):
     axes = {"method": {"A": "quantizer=a"}, "bits": {4: "bits.bit_width=4", 3: "bits.bit_width=3"}}
     grid = grid_of(axes=axes, compare="bits", reference=4)
     assert (grid.reference, list(grid.axes["bits"])) == ("4", ["4", "3"])
+
+
+def test_an_axis_may_be_called_by_a_number(grid_of):
+    axes = {"model": "models", 4: {"A": "quantizer=a", "B": "quantizer=b"}}
+    given = {"axes": axes, "compare": 4, "skip": [{4: "A", "model": "own"}], "quick": {"seeds": [0], "axes": {4: "A"}}}
+    grid = grid_of(**given, pictures=[{"file": "a", "kind": "bars", "x": 4, "y": "top1", "only": {4: "B"}}])
+    assert (grid.compare, list(grid.axes)) == ("4", ["model", "4"])
+    assert len(grid.places) == 3
+    assert list(grid_of("quick", **given).axes["4"]) == ["A"]
+    assert pictures_of(replace(grid, axes=grid.axes | {"model": {"slim": ()}}))[0].x == "4"
+
+
+@pytest.mark.parametrize("read", [read_models, lambda path: read_grid(path, MODELS)], ids=["models", "table"])
+@pytest.mark.parametrize("content", [b"caption: \xff", b"a: 2026-02-30", b"{"], ids=["no UTF-8", "no day", "cut off"])
+def test_a_file_that_is_no_yaml_is_one_line(tmp_path, read, content):
+    (tmp_path / "mine.yaml").write_bytes(content)
+    with pytest.raises(InputError, match=r"mine\.yaml cannot be read: [^\n]*$"):
+        read(tmp_path / "mine.yaml")
 
 
 def test_one_label_is_a_list_of_one(grid_of):

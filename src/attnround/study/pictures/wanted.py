@@ -75,11 +75,16 @@ def pictures_of(grid: Grid) -> list[Picture]:
 def _picture(entry: object, grid: Grid) -> Picture:
     if not isinstance(entry, dict):
         raise ValueError("give a mapping with file, kind, x and y")
+    axes = ("x", "line", "panel")  # whose names are text, as those of the table
+    entry = entry | {key: str(entry[key]) for key in axes if entry.get(key) is not None}
     for key in entry:
         _one_of("key", key, [each.name for each in fields(Picture)])
     for each in fields(Picture):
         if each.default is MISSING and each.default_factory is MISSING and each.name not in entry:
             raise ValueError(f"has no {each.name}: give it")
+    for key in ("title", "x_name"):
+        if not isinstance(entry.get(key), str | None):
+            raise ValueError(f"{key}={entry[key]}: give a text, in quotes where YAML reads it as something else")
     if not isinstance(entry.get("only", {}), dict):
         raise ValueError(f"only={entry['only']}: give a mapping from an axis to labels of it")
     if not re.fullmatch(r"[\w-]+", str(entry["file"])):
@@ -92,6 +97,7 @@ def _picture(entry: object, grid: Grid) -> Picture:
         _one_of(key, entry.get(key) or next(iter(grid.axes)), grid.axes)
     only = {}
     for axis, labels in entry.get("only", {}).items():
+        axis = str(axis)
         _one_of("only", axis, grid.axes)
         only[axis] = [str(label) for label in (labels if isinstance(labels, list) else [labels])]
         for label in only[axis]:

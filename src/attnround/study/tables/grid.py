@@ -75,12 +75,14 @@ def cells_of(grid: Grid, hashes: Sequence[str], rows: Mapping[str, Row]) -> list
 
 
 def read_models(path: Path) -> dict[str, object]:
-    """What the axis `models` stands for. Raises InputError where there is no such file."""
+    """What the axis `models` stands for. Raises InputError where there is no such file, or it cannot be read."""
     try:
         return yaml.safe_load(path.read_text())
     except OSError:
         there = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
         raise InputError(f"models={path.stem}: give one of {there}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -> Grid:
@@ -90,7 +92,7 @@ def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -
     except FileNotFoundError:
         there = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
         raise InputError(f"tables={path.stem}: there is no {path}; give one of {there}") from None
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     try:
         return _grid(path.stem, content, models, profile)
@@ -129,6 +131,7 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
         if content.get(key) is not None and not isinstance(content[key], kind):
             raise _WrongError(f"{key}={content[key]}: give {said}")
     axes = _axes(content["axes"], models)
+    asked = {str(axis): labels for axis, labels in content["axes"].items()}
     quick = content.get("quick") or {}
     if profile == "quick":
         axes = _narrowed(axes, quick)
@@ -141,7 +144,7 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
     reference = None if reference is None else str(reference)
     if compare not in axes:
         raise _WrongError(f"compare={compare} is none of its axes {', '.join(axes)}")
-    if reference is not None and reference not in _labels(content["axes"], compare, models):
+    if reference is not None and reference not in _labels(asked, compare, models):
         raise _WrongError(f"reference={reference} is none of the labels of {compare}: {', '.join(axes[compare])}")
     columns = tuple(content.get("columns") or ("top1", "drop", "agreement", "sqnr_db", "mib", "seconds"))
     for column in columns:
@@ -158,7 +161,7 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
         columns=columns,
         reference=reference if reference in axes[compare] else None,
         base=_overrides("base", content.get("base") or []),
-        skip=tuple(_places(content["axes"], each, models) for each in content.get("skip") or []),
+        skip=tuple(_places(asked, each, models) for each in content.get("skip") or []),
         pictures=tuple(content.get("pictures") or []),
         in_all=content.get("in_all", True),
     )
@@ -196,7 +199,7 @@ def _places(axes: dict, given: object, models: Mapping[str, object]) -> dict[str
     """axis -> labels, of an entry of skip. Models that these tables are not made on are let pass."""
     if not isinstance(given, dict) or not given:
         raise _WrongError(f"skip: {given} is no combination of labels, such as {{weights: W4}}")
-    place = {axis: tuple(map(str, each if isinstance(each, list) else [each])) for axis, each in given.items()}
+    place = {str(axis): tuple(map(str, each if isinstance(each, list) else [each])) for axis, each in given.items()}
     for axis, labels in place.items():
         wrong = axis not in axes or (axes[axis] != MODELS and set(labels) - _labels(axes, axis, models))
         if wrong:
@@ -210,6 +213,7 @@ def _narrowed(axes: Axes, quick: dict) -> Axes:
     if not isinstance(quick.get("axes") or {}, dict):
         raise _WrongError(f"quick: axes={quick['axes']}: give {{axis: [labels]}}")
     for axis, given in (quick.get("axes") or {}).items():
+        axis = str(axis)
         if axis not in axes:
             raise _WrongError(f"quick: {axis} is none of its axes {', '.join(axes)}")
         labels = given if isinstance(given, list) else [given]
