@@ -4,14 +4,17 @@ import json
 import subprocess
 from pathlib import Path
 
+import hydra
 import pytest
 import yaml
 
+from attnround.cli.tables import COMMITTED, write
 from attnround.graph import captured, find_layers
 from attnround.study.row import read_rows
 from attnround.zoo import TimmModel
 from tests import processes
 from tests.conftest import ROOT
+from tests.study.tables.made_up import GRID
 
 SIDE = "model.preprocessing={input_size: [3, 32, 32]}"
 TABLE = {
@@ -128,6 +131,21 @@ def test_the_quick_profile_is_a_part_of_the_table(command, tmp_path):
     assert (tmp_path / "results/methods.csv").exists()
     assert "make tables TABLE=methods PROFILE=quick" in (tmp_path / "results/methods.md").read_text()
     assert "0 to run" in run(command, "profile=quick", "dry_run=true").stdout
+
+
+@pytest.mark.parametrize("own", ["", "grids", "rows", "results", "readme"])
+def test_the_readme_shows_tables_of_ones_own_only_where_it_is_given(tmp_path, capsys, own):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        options = [f"paths.root={tmp_path}", f"{own or 'outputs'}={tmp_path / 'mine'}"]
+        cfg = hydra.compose("tables", options if own != "readme" else [*options[:1], f"rows={tmp_path}"])
+    text = "<!-- table rounding -->\n<!-- end -->\n"
+    (tmp_path / "README.md").write_text(text)
+    hashes = {GRID.name: [""] * len(GRID.jobs)}
+    write(cfg, [GRID], hashes, {}, [], readme_given=own == "readme")
+    stays = own in COMMITTED
+    assert ((tmp_path / "README.md").read_text() == text) == stays
+    said = f"README.md stays as it is, for {own} are your own" if stays else f" and into {tmp_path / 'README.md'}\n"
+    assert said in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

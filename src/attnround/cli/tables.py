@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from attnround.study.tables.published import Published
 
 STANDARD = ("embedded", "full")  # whose tables are the committed ones
+COMMITTED = {"grids": "{shipped}/conf/table", "rows": "{root}/results/rows", "results": "{root}/results/tables"}
 
 
 @hydra.main(version_base="1.3", config_path=CONF, config_name="tables")
@@ -32,15 +33,16 @@ def run(cfg: DictConfig) -> None:
     """Run and write; the exit status is not 0 where a row failed."""
     from hydra.core.hydra_config import HydraConfig
 
-    launcher = [each for each in HydraConfig.get().overrides.hydra if each.startswith(("hydra/laun", "hydra.laun"))]
+    given = HydraConfig.get().overrides
+    launcher = [each for each in given.hydra if each.startswith(("hydra/laun", "hydra.laun"))]
     with failing_in_a_line(cfg):
-        failed = make_tables(cfg, launcher)
+        failed = make_tables(cfg, launcher, any(each.lstrip("+").startswith("readme=") for each in given.task))
     if failed:
         rows = "1 row" if failed == 1 else f"{failed} rows"
         sys.exit(f"error: {rows} failed; the next call runs them again")
 
 
-def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
+def make_tables(cfg: DictConfig, launcher: Sequence[str], readme_given: bool) -> int:
     """Run what is missing, unless dry_run says not to, and write the tables; the number of rows that failed."""
     from attnround.cli.rows import check_loggers, cost_by, failed_of, missing_of, plan, run_rows, workers_of
     from attnround.errors import InputError
@@ -61,7 +63,8 @@ def make_tables(cfg: DictConfig, launcher: Sequence[str]) -> int:
         return 0
     run_rows(missing, Path(cfg.rows), Path(cfg.outputs), cost, workers, names_of(cfg.loggers))
     rows = read_rows(Path(cfg.rows), wanted)
-    write(cfg, grids, {name: [run.config_hash for run in some] for name, some in runs.items()}, rows, published)
+    hashes = {name: [run.config_hash for run in some] for name, some in runs.items()}
+    write(cfg, grids, hashes, rows, published, readme_given)
     return failed_of(rows.values())
 
 
@@ -81,8 +84,13 @@ def write(
     hashes: Mapping[str, Sequence[str]],
     rows: Mapping[str, "Row"],
     published: Sequence["Published"],
+    readme_given: bool,
 ) -> None:
-    """Write the tables; the README shows those of the embedded models. hashes: table -> of its runs, in their order."""
+    """Write the tables; the README shows those of the embedded models, of one's own grids or rows where it was given.
+
+    hashes: table -> of its runs, in their order.
+    """
+    from attnround.errors import listed
     from attnround.files import write_atomically
     from attnround.study.tables.grid import cells_of
     from attnround.study.tables.write import put_into, write_tables
@@ -92,10 +100,19 @@ def write(
     folder = Path(cfg.results) / (cfg.models if "DATA" in special else "")
     tables = [(grid, cells_of(grid, hashes[grid.name], rows)) for grid in grids]
     write_tables(tables, folder, published, "".join(f" {name}={each}" for name, each in special.items()))
-    print(f"{', '.join(grid.name for grid in grids)}: written to {folder}")
-    readme = Path(cfg.readme)
-    if not special and readme.exists():
+    readme, own, said = Path(cfg.readme), [] if readme_given else own_places(cfg), ""
+    if own and not special and readme.exists():
+        said = f"; {readme} stays as it is, for {listed(own)} are your own: readme=<file> has these tables put into it"
+    elif not special and readme.exists():
         write_atomically(readme, put_into(readme.read_text(), folder))
+        said = f" and into {readme}"
+    print(f"{', '.join(grid.name for grid in grids)}: written to {folder}{said}")
+
+
+def own_places(cfg: DictConfig) -> list[str]:
+    """Which of the grids, rows and results are not those of the committed tables."""
+    usual = {name: Path(place.format(**cfg.paths)) for name, place in COMMITTED.items()}
+    return [name for name, place in usual.items() if Path(cfg[name]).resolve() != place.resolve()]
 
 
 def read_grids(cfg: DictConfig) -> list["Grid"]:
