@@ -9,6 +9,7 @@ from wandb.apis.public.sweeps import _validate_config_and_fill_distribution
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
 from attnround.cli import rows
+from attnround.cli.sweep import _overrides
 from attnround.errors import InputError
 from attnround.study.pictures.sweep import draw_sweep, lines_of
 from attnround.study.sweep import arguments, fixed, points, read_sweep
@@ -90,7 +91,15 @@ def test_what_is_given_is_varied_no_more(read):
     sweep = fixed(read(GRID), ["quantizer.sigma=0.5", "model=own"])
     assert points(sweep) == [{"quantizer.sigma": 0.5, "bits.bit_width": 2, "seed": seed} for seed in (0, 1)]
     assert sweep.varied == ["seed"]
+    for plus in ("+", "++"):
+        assert points(fixed(read(GRID), [f"{plus}quantizer.sigma=0.5"])) == points(sweep)
     assert fixed(sweep, ["seed=1"]).varied  # there is something to draw
+
+
+def test_of_an_option_that_is_named_twice_the_last_holds(read):
+    sweep = read(GRID)
+    more = ["++quantizer.sigma=0.5", "+bits=rate_distortion"]
+    assert _overrides(sweep, points(sweep)[0], more) == ["bits.bit_width=2", "seed=0", *more]
 
 
 def test_grid_and_bayes_both_occur():

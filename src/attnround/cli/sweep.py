@@ -78,11 +78,11 @@ def _last(given: Sequence[str], start: str, default: str) -> str:
 
 def _overrides(sweep: "Sweep", point: Mapping[str, object], more: Sequence[str]) -> list[str]:
     """What all runs share, then the point's, then what was given here; of an option that is named twice the last."""
-    from attnround.study.sweep import arguments
+    from attnround.study.sweep import arguments, option_of
 
     named = {}
     for each in (*sweep.shared, *arguments(point), *more):
-        key = each.partition("=")[0]
+        key = option_of(each)
         named.pop(key, None)
         named[key] = each
     return list(named.values())

@@ -57,9 +57,19 @@ def read_sweep(path: Path) -> Sweep:
 
 def fixed(sweep: Sweep, overrides: Sequence[str]) -> Sweep:
     """The sweep where parameters that these overrides name have that value alone."""
-    given = dict(each.split("=", 1) for each in overrides)
-    alone = {key: {"values": [yaml.safe_load(given[key])], "weights": None} for key in sweep.parameters if key in given}
+    given = {option_of(each): each.partition("=")[2] for each in overrides}
+    named = [key for key in sweep.parameters if option_of(key) in given]
+    alone = {key: {"values": [yaml.safe_load(given[option_of(key)])], "weights": None} for key in named}
     return replace(sweep, parameters=sweep.parameters | alone)
+
+
+def option_of(override: str) -> str:
+    """The option that an override names.
+
+    >>> option_of("quantizer.sigma=0.5"), option_of("++quantizer.sigma=0.5")
+    ('quantizer.sigma', 'quantizer.sigma')
+    """
+    return override.partition("=")[0].lstrip("+")
 
 
 def points(sweep: Sweep, seed: int = 0) -> list[dict[str, object]]:
