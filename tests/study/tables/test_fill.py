@@ -163,6 +163,21 @@ def test_the_minority_of_revisions_is_marked(grid, cells):
     assert "AMD EPYC, 2 cores, 1 thread; H200, 8 threads" in text
 
 
+def test_failed_rows_are_no_rows_of_the_note(grid, cells):
+    """They have no threads, and their revision is of no number."""
+    fails = {"error": "no", "metrics": {}, "correct": {}, "num_threads": 0, "git_revision": "later", "date": "2027"}
+    failed = [Cell(cell.place, tuple(replace(row, **fails) for row in cell.rows)) for cell in cells]
+    table = fill(grid, [*cells[:2], *failed[2:]])
+    assert table.notes[0].startswith("6 rows, ")
+    assert table.notes[0].endswith(" 2026-01-02, on AMD EPYC, 2 cores, 1 thread.")
+    assert table.notes[1] == "Revision abc123."
+    assert "†" not in markdown(table)
+    assert [line.about["num_threads"] for line in table.lines[:3]] == ["1", "1", ""]
+    notes = fill(grid, failed).notes
+    assert notes[0] == "Every row failed."
+    assert len([note for note in notes if note.startswith("‡ failed: ")]) == 36
+
+
 def test_csv_holds_plain_numbers(grid, cells):
     rows = list(csv.DictReader(io.StringIO(csv_of(fill(grid, cells)))))
     assert len(rows) == len(cells)

@@ -96,7 +96,7 @@ def _seeds(grid: Grid, cell: Cell, numbers: Measured, main: str | None) -> Entry
     if not cell.rows:
         return Entry(MISSING, fields=fields)
     text = f"{len(numbers.done)}" + (f" of {len(grid.seeds)}" if len(numbers.done) != len(grid.seeds) else "")
-    other = any(row.git_revision != main for row in cell.rows)
+    other = any(row.git_revision != main for row in numbers.done)
     mark = " ".join([FAILED] * bool(numbers.failed) + [OTHER_REVISION] * other)
     return Entry(text, mark=mark, fields=fields)
 
@@ -139,7 +139,7 @@ def _about(cell: Cell, numbers: Measured, command: str) -> dict[str, str | float
         "config_hashes": " ".join(row.config_hash for row in rows),
         "git_revision": " ".join(sorted({row.git_revision for row in rows})),
         "device": "; ".join(sorted({row.device for row in rows})),
-        "num_threads": " ".join(sorted({str(row.num_threads) for row in rows})),
+        "num_threads": " ".join(sorted({str(row.num_threads) for row in numbers.done})),
         "total_s": number(sum(row.metrics.get("time/total_s", 0) for row in rows)) if rows else None,
         "command": command,
     }

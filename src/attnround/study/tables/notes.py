@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from attnround.study.row import Row
 from attnround.study.tables.columns import DIFFERENCES, INTERVALS
 from attnround.study.tables.grid import Cell, Grid
-from attnround.study.tables.measure import Measured
+from attnround.study.tables.measure import Measured, done
 from attnround.study.tables.published import Published, models_of
 
 OTHER_REVISION, FAILED, ONE_SEED = "†", "‡", "¹"
@@ -23,16 +23,17 @@ def main_revision(rows: Sequence[Row]) -> str | None:
 
 
 def unique(cells: Sequence[Cell]) -> list[Row]:
-    """Every row once: one run may stand in several cells."""
-    return list({row.config_hash: row for cell in cells for row in cell.rows}.values())
+    """Every row that did not fail, once: one run may stand in several cells."""
+    return list({row.config_hash: row for cell in cells for row in done(cell)}.values())
 
 
 def notes(grid: Grid, cells: Sequence[Cell], measured: Sequence[Measured], published: Sequence[Published]) -> list[str]:
     """The sentences below the table, each a paragraph."""
-    rows = unique(cells)
-    if not rows:
+    if not any(cell.rows for cell in cells):
         return ["No row yet."]
-    found = [_provenance(rows), _revisions(rows), _reading(grid, measured), _float(cells)]
+    rows = unique(cells)
+    found = [_provenance(rows), _revisions(rows)] if rows else ["Every row failed."]
+    found += [_reading(grid, measured), _float(cells)]
     found += [_published(cells, published), *_failures(cells, measured)]
     return [each for each in found if each]
 
