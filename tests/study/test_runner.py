@@ -1,16 +1,21 @@
 """Lists of runs as processes: these are real; the entry is a script that does as its overrides say."""
 
 import json
+import subprocess
 import sys
 import time
 from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
+from tests.study.test_row import row
 
+from attnround.cli.rows import run_rows
 from attnround.errors import InputError
 from attnround.study import runner
+from attnround.study.claims import Claims
 from attnround.study.runner import BEGUN, Planned, Workers, run_all
+from attnround.study.tables.cost import Cost
 
 ENTRY = """
 import json, os, pathlib, signal, sys, time
@@ -122,6 +127,54 @@ def test_what_another_process_has_made_by_now_is_not_run(tmp_path, run):
     run_all([planned("two")], tmp_path / "runs", Workers(), rows.append, elsewhere=lambda each: first)
     assert rows == [first]
     assert not list((tmp_path / "runs").glob("two-*"))
+
+
+def test_what_another_process_is_at_work_on_is_run_behind_all_others(tmp_path, run):
+    first, rows, asked = run(["one"])["one"], [], []
+
+    def claim(each):
+        asked.append(each.config_hash)
+        return each.config_hash == "two"
+
+    def elsewhere(each):  # the other process has made it meanwhile
+        return first if each.config_hash == "one" and len(asked) > 3 else None
+
+    kinds = map(planned, ["one", "fails", "two"])
+    run_all(kinds, tmp_path / "runs", Workers(), rows.append, elsewhere=elsewhere, claim=claim, root=tmp_path)
+    assert asked == ["one", "fails", "two", "one", "fails"]
+    assert sorted(row.command.rsplit(" ", 1)[-1] for row in rows) == ["fails", "one", "two"]
+    assert any(row is first for row in rows)
+
+
+def test_a_claim_is_one_processs_until_its_row_is_written_or_it_dies(tmp_path):
+    ours = Claims(tmp_path)
+    words = "import sys, pathlib; from attnround.study.claims import Claims; claims = Claims(pathlib.Path(sys.argv[1]))"
+    words += "; print(claims.take('b'), flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", words, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "True\n"
+        assert (ours.take("a"), ours.take("b")) == (True, False)
+        assert not Claims(tmp_path).take("a")
+        ours.leave("a")
+        assert Claims(tmp_path).take("a")
+        other.kill()
+    assert ours.take("b")
+    ours.close()
+    assert not (tmp_path / ".b.claim").exists()
+
+
+def test_rows_of_a_table_are_claimed_until_they_are_written(tmp_path, monkeypatch):
+    each, found = planned("one"), row(config_hash="one")
+
+    def run_all(runs, outputs, workers, write, logged, elsewhere, claim, root):
+        assert claim(each)
+        assert not Claims(tmp_path).take("one")
+        write(found)
+        assert not list(tmp_path.glob(".*"))
+
+    monkeypatch.setattr(runner, "run_all", run_all)
+    run_rows({"one": each}, tmp_path, tmp_path, Cost([]), Workers())
+    assert (tmp_path / "one.json").exists()
 
 
 def test_no_runs_start_nothing(run):

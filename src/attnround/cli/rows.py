@@ -130,16 +130,18 @@ def run_rows(
     loggers: Sequence[str] = ("csv",),
 ) -> None:
     """Run these; each one's file is in `folder` when this returns, with its error where it failed."""
+    from attnround.study.claims import Claims
     from attnround.study.row import read_rows, write_row
     from attnround.study.runner import run_all
 
     if not missing:
         return
     writable(folder)
-    with progress(missing, cost) as tell:
+    with progress(missing, cost) as tell, contextlib.closing(Claims(folder)) as claims:
 
         def write(row: "Row") -> None:
             write_row(row, folder)
+            claims.leave(row.config_hash)
             tell(row)
 
         def elsewhere(planned: "Planned") -> "Row | None":
@@ -147,7 +149,8 @@ def run_rows(
             return row if holds(row, planned) else None
 
         run_all(
-            missing.values(), outputs, workers, write, lambda each: _logged(loggers, each.group), elsewhere, ROOT
+            missing.values(), outputs, workers, write, lambda each: _logged(loggers, each.group), elsewhere,
+            lambda each: claims.take(each.config_hash), ROOT,
         )  # fmt: skip
 
 

@@ -64,28 +64,37 @@ def run_all(
     write: Callable[[Row], None],
     logged: Callable[[Planned], Sequence[str]] = lambda planned: (),
     elsewhere: Callable[[Planned], Row | None] = lambda planned: None,
+    claim: Callable[[Planned], bool] = lambda planned: True,
     root: Path = Path(),
 ) -> None:
     """Run these, each in a folder of its own below `folder`; `write` is given the row of each as soon as it ends.
 
     A run that fails, or whose process dies, stops no other: its row has the error. A run that had ended when whoever
     waited for it was killed is not run again. logged: more overrides, which say where a run is logged; elsewhere: the
-    row of a run that another process has made by now, who shares the work; root: of the project.
+    row of a run that another process has made by now, who shares the work; claim: False of one that another is at work
+    on, which is then run behind all others; root: of the project.
     """
     token = f"{socket.gethostname()}-{os.getpid()}"
     with _pool(workers, folder) as start:
         waiting: dict[Future, Planned] = {}
+
+        def submit(planned: Planned, claim: Callable[[Planned], bool]) -> None:
+            place = folder / f"{planned.config_hash}-{token}"
+            words = command([*planned.overrides, *logged(planned)], place)
+            waiting[start(planned, words, place, elsewhere, claim)] = planned
+
         for planned in runs:
             row = left_behind(planned, folder)
             if row:
                 write(row)
                 continue
-            place = folder / f"{planned.config_hash}-{token}"
-            words = command([*planned.overrides, *logged(planned)], place)
-            waiting[start(planned, words, place, elsewhere)] = planned
+            submit(planned, claim)
         while waiting:
             for future in wait(waiting, return_when=FIRST_COMPLETED).done:
                 planned, result = waiting.pop(future), future.result()
+                if result is None:  # another was at work on it; if it still is then, it may have lost its machine
+                    submit(planned, lambda each: claim(each) or True)
+                    continue
                 place = folder / f"{planned.config_hash}-{token}"
                 write(result if isinstance(result, Row) else outcome(planned, place, result, root))
                 tidy(place)
@@ -176,7 +185,7 @@ def _pool(workers: Workers, folder: Path) -> Iterator[Callable[..., Future]]:
     if workers.cluster:
         executor, threads = _submitit(workers, folder), ThreadPoolExecutor(1024)  # they only wait
 
-        def start(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> Future:
+        def start(planned: Planned, words: list[str], place: Path, elsewhere: Callable, claim: Callable) -> Future:
             row = elsewhere(planned)
             if row:
                 return threads.submit(lambda: row)
@@ -188,7 +197,11 @@ def _pool(workers: Workers, folder: Path) -> Iterator[Callable[..., Future]]:
         environment["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", str(share))
         threads = ThreadPoolExecutor(workers.count)
 
-        def run(planned: Planned, words: list[str], place: Path, elsewhere: Callable) -> int | Row:
+        def run(
+            planned: Planned, words: list[str], place: Path, elsewhere: Callable, claim: Callable
+        ) -> int | Row | None:
+            if not claim(planned):  # first, for then a row that was just written is seen
+                return None
             row = elsewhere(planned)
             if row:
                 return row
