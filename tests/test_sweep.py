@@ -98,6 +98,13 @@ def test_what_is_wrong_is_one_line_before_anything_runs(sweep, case, tmp_path):
     assert not (tmp_path / "outputs").exists()
 
 
+def test_a_sweeps_file_may_lie_where_a_path_has_an_equals_sign(tmp_path):
+    (tmp_path / "a=b").mkdir()
+    (tmp_path / "a=b/mine.yaml").write_text("method: grid")
+    done = processes.run([str(ROOT / "src/sweep.py"), "a=b/mine.yaml"], tmp_path)
+    assert done.stderr == "error: a=b/mine.yaml: parameters are missing: give options and their values\n"
+
+
 def _rows(folder: Path) -> list[dict[str, str]]:
     with (folder / "small.csv").open() as file:
         return list(csv.DictReader(file))

@@ -34,8 +34,8 @@ def run() -> None:
     for flag in flags:
         if flag.startswith("-") and not flag.startswith("--config-dir"):
             raise InputError(f"{flag}: of flags a sweep takes --config-dir alone")
-    files = [each for each in words if "=" not in each]
-    given = [each for each in words if "=" in each]
+    files = [each for each in words if "=" not in each or Path(each).is_file()]
+    given = [each for each in words if each not in files]
     if len(files) != 1:
         raise InputError("give one W&B sweep file, such as sweeps/sigma.yaml, and then options as key=value")
     sweep = read_sweep(Path(files[0]))

@@ -84,6 +84,16 @@ def test_a_png_and_an_svg_a_picture_and_the_same_bytes_again(tmp_path):
     assert not re.search("dc:date|Matplotlib v", (tmp_path / "table_time.svg").read_text())
 
 
+@pytest.mark.parametrize("kind", ["lines", "bars"])
+def test_a_label_may_begin_as_those_that_matplotlib_hides(tmp_path, kind):
+    of = [Cell(cell.place | {"method": f"_{cell.place['method']}"}, cell.rows) for cell in cells()]
+    table = grid(LINES | {"kind": kind})
+    table.axes["method"] = {f"_{label}": () for label in AXES["method"]}
+    draw_pictures(table, of, tmp_path)
+    for label in table.axes["method"]:
+        assert label in text_of(tmp_path / "table_images.svg")
+
+
 def test_points_are_means_with_a_standard_deviation_ascending_in_x():
     first, second = panels(LINES)
     assert (first.title, first.level, second.title, second.level) == ("resnet", 94.0, "mobilenet", 92.0)

@@ -1,5 +1,6 @@
 import csv
 import io
+import math
 import re
 from dataclasses import replace
 
@@ -106,6 +107,25 @@ def test_one_seed_has_no_spread_and_says_what_its_interval_is(grid, cells):
     assert re.fullmatch(r"-\d+\.\d\d ¹", line[7])
     assert any("¹ one seed" in note for note in table.notes)
     assert "¹" not in markdown(fill(grid, cells))
+
+
+def test_a_difference_over_fewer_seeds_than_its_line_is_marked(grid, cells):
+    for count, mark in ((2, "²"), (1, "¹ ²")):
+        table = fill(grid, [*cells[:2], Cell(cells[2].place, cells[2].rows[:count]), *cells[3:]])
+        line = table.lines[0].entries
+        assert (line[3].text, line[6].mark, line[7].mark) == ("3", mark, mark)
+        assert " ² over fewer seeds than the line has: those that Attention Round has too." in " ".join(table.notes)
+        assert "$^2$" in latex(table)
+    assert "²" not in markdown(fill(grid, cells))
+
+
+@pytest.mark.parametrize("sqnr", [math.inf, math.nan])
+def test_a_difference_that_is_no_number_is_a_dash(grid, cells, sqnr):
+    metrics = cells[0].rows[-1].metrics | {"quantized/sqnr_db": sqnr}
+    table = fill(grid, changed(cells, 0, metrics=metrics))
+    assert lines_of(table)[0][7] == "-"
+    assert table.lines[0].entries[7].fields["difference_db_mean"] is None
+    assert lines_of(table)[1][7] != "-"
 
 
 @pytest.mark.parametrize(("left_out", "unsaid"), [("difference", "of top-1"), ("difference_db", "SQNR")])

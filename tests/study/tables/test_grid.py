@@ -85,6 +85,14 @@ def test_the_quick_profile_is_a_part_of_the_table(grid_of):
     assert all(job in full for job in quick)
 
 
+def test_a_part_without_the_reference_has_no_differences(grid_of):
+    columns = ["difference", "sqnr_db", "difference_db"]
+    quick = grid_of("quick", columns=columns)
+    assert (quick.reference, quick.columns) == (None, ("sqnr_db",))
+    assert grid_of("quick", columns=columns[:1]).columns == ("top1",)
+    assert grid_of(columns=columns).columns == tuple(columns)
+
+
 def test_cells_hold_the_rows_that_are_there(grid_of):
     grid = grid_of()
     hashes = [f"{i}" for i in range(8)]

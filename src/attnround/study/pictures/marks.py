@@ -68,10 +68,15 @@ def draw_points(axes: Axes, panel: Panel) -> None:
 def _plot(axes: Axes, line: Line, **look: object) -> None:
     x, y, x_spread, y_spread = zip(*[(p.x, p.y, p.x_spread, p.y_spread) for p in line.points], strict=True)
     axes.errorbar(
-        x, y, y_spread if any(y_spread) else None, x_spread if any(x_spread) else None, label=line.label,
+        x, y, y_spread if any(y_spread) else None, x_spread if any(x_spread) else None, label=_legend(line),
         elinewidth=1, zorder=4 if line.strong else 3,
         **line_look(line.place) | {"markersize": 7 if line.strong else 5.5} | look,
     )  # fmt: skip
+
+
+def _legend(line: Line) -> str | None:
+    """A line's label, in the legend too where it begins with _: such labels matplotlib leaves out."""
+    return f" {line.label}" if (line.label or "").startswith("_") else line.label
 
 
 def draw_bars(axes: Axes, panel: Panel) -> None:
@@ -81,7 +86,7 @@ def draw_bars(axes: Axes, panel: Panel) -> None:
     for number, line in enumerate(panel.lines):
         shift = (number - (len(panel.lines) - 1) / 2) * width
         places, heights = [point.x + shift for point in line.points], [point.y for point in line.points]
-        axes.bar(places, heights, 0.92 * width, label=line.label, **bar_look(line.place))
+        axes.bar(places, heights, 0.92 * width, label=_legend(line), **bar_look(line.place))
         axes.errorbar(places, heights, [p.y_spread for p in line.points], fmt="none", ecolor=INK, elinewidth=1)
         for place, point in zip(places, line.points, strict=True):
             up = point.y >= 0

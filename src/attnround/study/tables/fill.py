@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from attnround.study.tables.columns import COLUMNS, DIFFERENCES, INTERVALS
 from attnround.study.tables.grid import Cell, Grid
 from attnround.study.tables.measure import Measured, measure
-from attnround.study.tables.notes import FAILED, ONE_SEED, OTHER_REVISION, main_revision, notes, unique
+from attnround.study.tables.notes import FAILED, FEWER_SEEDS, ONE_SEED, OTHER_REVISION, main_revision, notes, unique
 from attnround.study.tables.published import KINDS, Published, beside, names_place
 from attnround.study.tables.statistics import Difference
 from attnround.study.tables.table import Entry, Line, Table
@@ -127,7 +127,8 @@ def _difference(grid: Grid, cell: Cell, numbers: Measured, name: str) -> Entry:
     if value is None:
         is_reference = numbers.done and cell.place[grid.compare] == grid.reference
         return Entry("reference" if is_reference else MISSING, fields=fields)
-    return Entry(*show_difference(value), ONE_SEED if value.num_seeds == 1 else "", fields=fields)
+    mark = " ".join([ONE_SEED] * (value.num_seeds == 1) + [FEWER_SEEDS] * (value.num_seeds < len(numbers.done)))
+    return Entry(*show_difference(value), mark, fields=fields)
 
 
 def _about(cell: Cell, numbers: Measured, command: str) -> dict[str, str | float | None]:

@@ -152,6 +152,8 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
             raise _WrongError(f"columns: {column} is not on offer; give {', '.join(on_offer)}")
     if reference is None and set(columns) & set(DIFFERENCES):
         raise _WrongError(f"reference is missing: differences are taken from one of the labels of {compare}")
+    if reference not in axes[compare]:  # of a part of the table alone, where there is nothing to take them from
+        reference, columns = None, tuple(each for each in columns if each not in DIFFERENCES) or ("top1",)
     grid = Grid(
         name=name,
         caption=" ".join(content["caption"].split()),
@@ -159,7 +161,7 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
         seeds=tuple(seeds),
         compare=compare,
         columns=columns,
-        reference=reference if reference in axes[compare] else None,
+        reference=reference,
         base=_overrides("base", content.get("base") or []),
         skip=tuple(_places(asked, each, models) for each in content.get("skip") or []),
         pictures=tuple(content.get("pictures") or []),

@@ -9,7 +9,7 @@ from attnround.study.tables.grid import Cell, Grid
 from attnround.study.tables.measure import Measured, done
 from attnround.study.tables.published import Published, models_of
 
-OTHER_REVISION, FAILED, ONE_SEED = "†", "‡", "¹"
+OTHER_REVISION, FAILED, ONE_SEED, FEWER_SEEDS = "†", "‡", "¹", "²"
 # Of a difference: what its interval is for, with several seeds and with one.
 SEVERAL = {"difference": "of top-1 for other seeds and other test images", "difference_db": "of SQNR for other seeds"}
 ONE = {"difference": "the interval of top-1 is for other test images alone", "difference_db": "SQNR has no interval"}
@@ -68,8 +68,16 @@ def _reading(grid: Grid, measured: Sequence[Measured]) -> str:
     if shown:
         what = ", ".join(SEVERAL[name] for name in shown)
         text += f" Differences are a line's minus that of {grid.reference}, paired, with a 95 % interval: {what}."
-    if any(each.differences[name].num_seeds == 1 for each in measured for name in shown if name in each.differences):
+    counts = [
+        (each.differences[name].num_seeds, len(each.done))
+        for each in measured
+        for name in shown
+        if name in each.differences
+    ]
+    if any(count == 1 for count, _ in counts):
         text += f" {ONE_SEED} one seed: {', and '.join(ONE[name] for name in shown)}."
+    if any(count < of_line for count, of_line in counts):
+        text += f" {FEWER_SEEDS} over fewer seeds than the line has: those that {grid.reference} has too."
     if any(each.best & {column for column, _ in DIFFERENCES.values()} & set(grid.columns) for each in measured):
         text += f" Bold: better than every other {grid.compare} beside it, each of these intervals above 0."
     return text
