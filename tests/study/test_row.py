@@ -85,16 +85,17 @@ def test_committed_rows_are_written_again_to_the_byte(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("values", "shown"), [((math.inf, math.inf), "inf"), ((30.0, math.inf), "inf"), ((30.0, math.nan), "nan")]
+    ("values", "shown", "difference"),
+    [((math.inf, math.inf), "inf", "+inf"), ((30.0, math.inf), "inf", "+inf"), ((30.0, math.nan), "nan", "-")],
 )
-def test_a_table_shows_an_infinite_mean_without_a_spread(values, shown):
+def test_a_table_shows_an_infinite_mean_without_a_spread(values, shown, difference):
     axes = {"method": {"a": (), "b": ()}}
     grid = Grid("t", "T", axes, (0, 1), "method", "a", ("sqnr_db", "difference_db"))
     rows = [row(seed, metrics={"quantized/sqnr_db": value}) for seed, value in enumerate(values)]
     plain = [row(seed, metrics={"quantized/sqnr_db": 20.0}) for seed in (0, 1)]
     table = fill(grid, [Cell({"method": "a"}, tuple(plain)), Cell({"method": "b"}, tuple(rows))])
     entries = table.lines[1].entries[2:]
-    assert [(entry.shown, entry.bold) for entry in entries] == [(shown, False), (f"+{shown}", False)]
+    assert [(entry.shown, entry.bold) for entry in entries] == [(shown, False), (difference, False)]
     assert str(entries[0].fields["sqnr_db_mean"]) == shown
     assert all(form(table) for form in FORMATS.values())
 

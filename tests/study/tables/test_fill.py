@@ -119,9 +119,8 @@ def test_a_difference_over_fewer_seeds_than_its_line_is_marked(grid, cells):
     assert "²" not in markdown(fill(grid, cells))
 
 
-@pytest.mark.parametrize("sqnr", [math.inf, math.nan])
-def test_a_difference_that_is_no_number_is_a_dash(grid, cells, sqnr):
-    metrics = cells[0].rows[-1].metrics | {"quantized/sqnr_db": sqnr}
+def test_a_difference_that_is_no_number_is_a_dash(grid, cells):
+    metrics = cells[0].rows[-1].metrics | {"quantized/sqnr_db": math.nan}
     table = fill(grid, changed(cells, 0, metrics=metrics))
     assert lines_of(table)[0][7] == "-"
     assert table.lines[0].entries[7].fields["difference_db_mean"] is None

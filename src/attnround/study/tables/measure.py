@@ -65,7 +65,7 @@ def _measure(grid: Grid, cell: Cell, group: Sequence[Cell]) -> Measured:
     reference = next((each for each in group if each.place[grid.compare] == grid.reference), None)
     if reference is not None and reference is not cell:
         found = {name: difference(cell, reference, column) for name, (column, _) in DIFFERENCES.items()}
-        differences = {name: each for name, each in found.items() if each is not None and math.isfinite(each.mean)}
+        differences = {name: each for name, each in found.items() if each and not math.isnan(each.mean)}
     others = [each for each in group if each is not cell]
     best = {column for column, _ in DIFFERENCES.values() if others and _beats(cell, others, column)}
     failed = tuple(row for row in cell.rows if row.error is not None)
