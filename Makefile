@@ -91,6 +91,9 @@ block-step: $(STAMP) ## what a step of block reconstruction costs against the ba
 families: $(STAMP) ## an architecture of each family of timm, torchvision and transformers, from capture to a loaded file, into results/families.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/families.py results/families.csv
 
+small-transformers: $(STAMP) ## small transformers and a ConvNeXt with quantized inputs, trained first, into results/small_transformers.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/small_transformers.py
+
 layer-step: $(STAMP) ## what a step of the layer objective costs against images and bits, into results/layer_step.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/layer_step.py results/layer_step.csv
 
