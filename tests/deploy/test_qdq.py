@@ -13,6 +13,7 @@ from omegaconf import OmegaConf
 from onnx import TensorProto
 from tests.conftest import ROOT
 from tests.deploy.conftest import MODELS, SMALL, exported, images_for, quantized
+from tests.graph.test_attention import Attention
 from torch import nn
 
 import attnround
@@ -422,3 +423,22 @@ def test_an_unchanged_file_lacks_nothing(tmp_path):
     found.save(tmp_path / "it.safetensors")
     found.export(tmp_path / "it.onnx")
     assert changes(onnx.load(tmp_path / "it.onnx"), read(tmp_path / "it.safetensors")) == []
+
+
+@pytest.mark.parametrize("bits", [4, 8])
+@torch.no_grad()
+def test_attention_runs_in_integers_and_is_loaded_as_it_was_saved(tmp_path, bits):
+    torch.manual_seed(0)
+    net, images = Attention().eval(), torch.randn(32, 3, 3, 3)
+    found = attnround.quantize(net, images, rounding="gptq", activation=bits, attention=True, progress=False)
+    found.save(tmp_path / "it.safetensors")
+    again = attnround.load(tmp_path / "it.safetensors", model=Attention)
+    assert torch.equal(again(images), found.model(images))
+    assert again.about["format"] == FORMAT
+    assert not found.verify().faults
+    assert found.export(tmp_path / "it.onnx") == 100
+    raw = (tmp_path / "it.onnx").read_bytes()
+    names = {each.name for each in onnx.load_model_from_string(raw).graph.initializer}
+    assert {f"edges.{role}.input_scale" for role in ("query", "key", "probability", "value")} <= names
+    products = Counter(node.op_type for node in optimised_graph(raw, "it").node if "MatMul" in node.op_type)
+    assert products == {"MatMulIntegerToFloat": 3}  # of a layer and of attention

@@ -37,7 +37,9 @@ ABOUT = {  # what is used of it
     "steps?": [{}],
 }  # fmt: skip
 
-FORMAT = 3  # 3 with caps a value a channel, 2 with values between layers quantized, else 1, which older versions read
+# 4 with quantizers of what attention's products take, 3 with caps a value a channel, 2 with values between layers
+# quantized, else 1, which older versions read
+FORMAT = 4
 ENTRY = "attnround"
 NOT_EXPORTED = ("format", "sha256", "layers", "edges", "caps", "probe")  # of the packed file alone
 NO_DIGEST = "0" * 64
@@ -45,7 +47,7 @@ NO_DIGEST = "0" * 64
 
 def describe(about: dict) -> str:
     """The JSON of a file that is yet to be sealed. It must not be preceded by the word sha256 in the file."""
-    number = 3 if "caps" in about else 2 if "edges" in about else 1
+    number = 4 if "attention" in about else 3 if "caps" in about else 2 if "edges" in about else 1
     return json.dumps({"format": number, "sha256": NO_DIGEST, **about}, separators=(",", ":"))
 
 
