@@ -274,6 +274,15 @@ def test_how_fast_exports_run_is_what_the_rows_say(file, heading):
         assert shown == [f"{float(each['mib']):.2f}{more}" for each, more in zip(files, quality, strict=True)]
 
 
+def test_the_readme_shows_how_fast_exports_run_as_their_page_does():
+    """Of the forms of the page: signed, 4 and 2 bits, float inputs, and onnxruntime's own with unsigned inputs."""
+    text = page("deployment.md").partition("### Without VNNI")[0]
+    for line in re.findall(r"^\| .* px \|.*", TEXT.partition("## How fast it runs")[2], re.M):
+        name, *shown = cells(line)
+        faster, sizes = (cells(line_of(text, each))[1:] for each in (name, name.split(",")[0]))
+        assert shown == [f"{faster[i]}, {sizes[i].split(',')[0]}" for i in (2, 3, 4, 5, 7)]
+
+
 def test_what_gains_in_integers_is_what_the_rows_say():
     kinds = ("1x1 convolution", "depthwise convolution", "convolution", "linear", "rest")
     found = {(row["network"], row["kind"]): row for row in rows("deployment_avx2_kernels.csv")}
