@@ -312,6 +312,21 @@ def gains_of(copies: str) -> dict[tuple[str, ...], float]:
     return {place: values[copies] - values["none"] for place, values in found.items()}
 
 
+def test_small_transformers_are_shown_as_their_rows_have_them():
+    found = {
+        (row["network"], row["bits"], row["attention"] == "True"): row
+        for row in rows("small_transformers.csv")
+        if (row["method"], row["equalization"]) == ("gptq", "none")
+    }
+    for name in ("ViT", "Swin", "ConvNeXt"):
+        settings = [(bits, attention) for bits in ("W8A8", "W4A8", "W4A4") for attention in (False, True)]
+        each = [found.get((name.lower(), *setting)) for setting in (*settings, ("W4A4P8", True))]
+        wanted = [f"{float(row['top1']):.2f}, {float(row['sqnr_db']):.1f}" if row else "" for row in each]
+        assert cells(line_of(page("activations.md"), name)) == [name, each[0]["fp32_top1"], *wanted]
+    drops = [float(row["fp32_top1"]) - float(row["top1"]) for (_, bits, _), row in found.items() if bits[-2:] == "A8"]
+    assert max(drops) <= 0.12
+
+
 def test_mixed_images_gain_what_the_page_says():
     gains = {}
     for (_, method, images, *_), gain in gains_of("mixup").items():
