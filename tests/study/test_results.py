@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 import os
@@ -19,11 +20,15 @@ from attnround.table import csv_text, text_table
 from attnround.typed import parsed
 
 
-def test_a_file_is_whole_or_not_there(tmp_path):
+def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
+    def full(number: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
     write_atomically(tmp_path / "record.json", "{}")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(tmp_path / "record.json", "another")
     assert [each.name for each in tmp_path.iterdir()] == ["record.json"]
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(tmp_path / "record.json", "half\ud800")
     assert (tmp_path / "record.json").read_text() == "{}"
 
 
