@@ -128,14 +128,16 @@ def test_training_is_seeded_with_workers(data):
     assert torch.equal(batches[0][1], batches[1][1])
 
 
-def test_a_model_trains_and_is_evaluated_on_it(data):
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+def test_a_model_trains_and_is_evaluated_on_it(data, optimizer):
     module, settings = data(batch_size=64, num_workers=1, limit=30), TrainerSettings()
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 10))
     before = model[1].weight.clone()
-    recipe = Recipe(num_epochs=1, lr=0.01, weight_decay=0.0, label_smoothing=0.0)
+    recipe = Recipe(num_epochs=1, lr=0.01, weight_decay=0.0, label_smoothing=0.0, optimizer=optimizer)
     fit = settings.make(max_epochs=1, logger=False)
     fit.fit(SupervisedModule(model, recipe), datamodule=module)
+    assert type(fit.optimizers[0]).__name__.lower() == optimizer
     assert fit.global_step == 3  # 200 images, the last 8 dropped
     assert not torch.equal(before, model[1].weight)
     assert evaluate(model.eval(), module, settings).labels.bincount().tolist() == [3] * 10

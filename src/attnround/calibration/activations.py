@@ -30,7 +30,7 @@ def calibrate_activations(
     edges = find_edges(model).items()
     bit_widths = search.bit_widths(list(find_layers(model)), [name for name, edge in edges if edge.of_product])
     if bit_widths:
-        bit_widths = {name: EDGE_BITS for name, edge in edges if not edge.of_product} | bit_widths
+        bit_widths |= {name: EDGE_BITS for name, edge in edges if not edge.of_product}
     taken = {name: edge for name, edge in sources(model).items() if bit_widths.get(name) == bit_widths.get(edge)}
     histograms = {name: Histogram() for name in bit_widths if name not in taken}
     if not histograms:
