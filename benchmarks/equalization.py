@@ -14,16 +14,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from judged import Case, case_of
 from torch import Tensor
 from trials import MODELS, ROOT, Rows, model_of, product, settle
 
 from attnround.api import ENDS, ROUNDINGS, WEIGHTED
 from attnround.bits import Uniform
-from attnround.data import FashionMNIST
-from attnround.evaluation import fidelity, is_right, logits
 from attnround.machine import processor
-from attnround.prepared import Prepared, start
+from attnround.prepared import start
 from attnround.quantization.grid import Grid
 from attnround.quantization.observer import ClipSearch
 from attnround.quantization.ranges import Float, Mse
@@ -55,28 +53,6 @@ class PerTensor(ClipSearch):
 SCALES = {"tensor": PerTensor(input_weighted=True), "channel": WEIGHTED}
 
 
-@dataclass(frozen=True)
-class Case:
-    """A float model, equalized or not, and the test images with its logits and their labels."""
-
-    prepared: Prepared
-    images: Tensor
-    wanted: Tensor
-    labels: Tensor
-
-
-def case_of(network: str, seed: int, equalization: str) -> Case:
-    """Read the images and prepare the model."""
-    model = model_of(network)
-    net = model.build()
-    data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION, limit=NUM_JUDGED, seed=seed)
-    data.match(net.preprocessing, net.num_classes)
-    prepared = Prepared(model, data.calibration().images, equalization=equalization)
-    images, labels = zip(*data.val_dataloader(), strict=True)
-    judged = torch.cat(images)
-    return Case(prepared, judged, logits(prepared.teacher, judged), torch.cat(labels))
-
-
 def run(case: Case, seed: int, scales: str, bits: str, method: str) -> dict[str, str]:
     """Quantize and judge."""
     weights, inputs = BITS[bits]
@@ -89,14 +65,7 @@ def run(case: Case, seed: int, scales: str, bits: str, method: str) -> dict[str,
     metrics = {} if rounding.data_free else prepared.output_metrics(settings.metric, seed, "cpu")
     reconstruct(prepared.teacher, student, prepared.images, rounding, settings, seed=seed, metrics=metrics)
     seconds = time.perf_counter() - begun
-    given = logits(student, case.images)
-    measured = fidelity(case.wanted, given)
-    return {
-        "top1": f"{100 * is_right(given, case.labels).double().mean().item():.2f}",
-        "fp32_top1": f"{100 * is_right(case.wanted, case.labels).double().mean().item():.2f}",
-        **{name: f"{measured[name]:.4g}" for name in ("agreement", "sqnr_db", "kl")},
-        "seconds": f"{seconds:.1f}",
-    }
+    return case.measures(student) | {"seconds": f"{seconds:.1f}"}
 
 
 def main() -> None:
@@ -120,7 +89,7 @@ def main() -> None:
             place = {"network": network, "seed": seed} | settings
             if place in rows:
                 continue
-            case = case or case_of(network, seed, equalization)
+            case = case or case_of(model_of(network), NUM_CALIBRATION, NUM_JUDGED, seed, equalization)
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
             found = run(case, seed, *(settings[key] for key in ("scales", "bits", "method")))
             rows.add({key: place[key] for key in KEYS} | found | {"processor": processor(), "date": begun})

@@ -18,16 +18,12 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from judged import Case, case_of
 from trials import ROOT, Rows, product, settle
 
 from attnround import quantize
 from attnround.api import ENDS
-from attnround.data import FashionMNIST
-from attnround.evaluation import fidelity, is_right, logits
 from attnround.machine import processor
-from attnround.prepared import Prepared
 from attnround.quantization.ranges import Mse
 from attnround.zoo import TimmModel
 
@@ -103,29 +99,11 @@ def trained(network: str) -> Path:
     return weights
 
 
-@dataclass(frozen=True)
-class Case:
-    """A float model, equalized or not, and the test images with its logits and their labels."""
-
-    prepared: Prepared
-    images: Tensor
-    wanted: Tensor
-    labels: Tensor
-
-
-def case_of(network: str, seed: int, equalization: str, smoke: bool) -> Case:
-    """Read the images and prepare the model."""
+def model_of(network: str, smoke: bool) -> TimmModel:
+    """The trained network; of a smoke run an untrained one."""
     about = NETWORKS[network]
     weights = {"random_init": True} if smoke else {"checkpoint": str(trained(network))}
-    model = TimmModel(about.name, num_classes=10, arguments=about.arguments, preprocessing=SIZE, **weights)
-    net = model.build()
-    limit = 100 if smoke else None
-    data = FashionMNIST(str(ROOT / "assets/fashion_mnist"), NUM_CALIBRATION, limit=limit, seed=seed)
-    data.match(net.preprocessing, net.num_classes)
-    prepared = Prepared(model, data.calibration().images, equalization=equalization)
-    images, labels = zip(*data.val_dataloader(), strict=True)
-    judged = torch.cat(images)
-    return Case(prepared, judged, logits(prepared.teacher, judged), torch.cat(labels))
+    return TimmModel(about.name, num_classes=10, arguments=about.arguments, preprocessing=SIZE, **weights)
 
 
 def run(case: Case, seed: int, bits: str, method: str, attention: bool) -> dict[str, str]:
@@ -136,14 +114,7 @@ def run(case: Case, seed: int, bits: str, method: str, attention: bool) -> dict[
     begun = time.process_time()
     found = quantize(case.prepared, bits=weights, rounding=method, activation=search, seed=seed, progress=False)
     seconds = time.process_time() - begun
-    given = logits(found.model, case.images)
-    measured = fidelity(case.wanted, given)
-    return {
-        "top1": f"{100 * is_right(given, case.labels).double().mean().item():.2f}",
-        "fp32_top1": f"{100 * is_right(case.wanted, case.labels).double().mean().item():.2f}",
-        **{name: f"{measured[name]:.4g}" for name in ("agreement", "sqnr_db", "kl")},
-        "cpu_seconds": f"{seconds:.1f}",
-    }
+    return case.measures(found.model) | {"cpu_seconds": f"{seconds:.1f}"}
 
 
 def main() -> None:
@@ -167,7 +138,9 @@ def main() -> None:
                 continue
             if case is None or equalized != settings["equalization"]:
                 equalized = settings["equalization"]
-                case = case_of(network, seed, equalized, given.smoke)
+                case = case_of(
+                    model_of(network, given.smoke), NUM_CALIBRATION, 100 if given.smoke else None, seed, equalized
+                )
             begun = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
             found = run(case, seed, settings["bits"], settings["method"], settings["attention"])
             rows.add({key: place[key] for key in KEYS} | found | {"processor": processor(), "date": begun})

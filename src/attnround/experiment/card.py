@@ -206,13 +206,14 @@ def _summary(record: dict) -> list[str]:
     inputs = sorted(set(record["activation_bits"].values()))
     widths = f"{' and '.join(map(str, inputs))} bits by {choices['activation']}" if inputs else "float"
     equalized = record.get("equalized")
+    trained = _training(record)
     whose = "" if choices["model"] == "module" else "timm's "
     return [
         f"- network: {whose}`{_source(record)}`, for {choices['data']}{weights}",
         f"- weights rounded by: {choices['quantizer']}, {choices['reconstruction']} objective, bits {choices['bits']}",
         *([f"- equalization of channels before that: {equalized}"] if equalized else []),
         f"- inputs of the quantized layers: {widths}",
-        *([f"- then trained with labels: {_training(record)}"] if _training(record) else []),
+        *([f"- then trained with labels: {trained}"] if trained else []),
         f"- calibrated on: {len(calibration['indices'])} images without labels ({calibration['source']})",
         f"- made: {record['date']}, revision {record['git_revision']}, on {device_of(record)}, with torch "
         f"{versions['torch']} and timm {versions['timm']}",

@@ -91,7 +91,7 @@ def export(
     fault = found.fault(content.quantizes_values)
     if fault:
         raise InputError(f"{target} is not written: {fault}")
-    if head and resizes(head) and isinstance(data, ImageFiles):
+    if head and isinstance(data, ImageFiles):
         whole = compare_of_pixels(quantized, open_onnx(files[target], target).of_pixels, data.pixels())
         say("graph", f"resizing image files itself the same class on {whole.agreement:.2f} % of {whole.images}")
         facts["resizing_itself"] = asdict(whole)

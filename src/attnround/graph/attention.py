@@ -8,6 +8,7 @@ of the first. torch's scaled_dot_product_attention is all at once; to reach the 
 
 import math
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor, fx
 
 from attnround.graph.capture import Captured
 from attnround.graph.layers import operation
+from attnround.graph.trace import of_images
 
 aten = torch.ops.aten
 PRODUCTS = {"matmul", "bmm", "einsum"}
@@ -37,16 +39,14 @@ def write_out_attention(model: Captured) -> None:
         if any(map(given.get, ("dropout_p", "is_causal", "enable_gqa"))) or (mask and mask.op != "get_attr"):
             continue
         with model.graph.inserting_before(node):
-            node.replace_all_uses_with(_written_out(node, given, mask and _tensor(model, mask)))
+            node.replace_all_uses_with(_written_out(node, given, mask and attrgetter(mask.target)(model)))
         model.graph.erase_node(node)
 
 
 def operands_of_products(graph: fx.Graph) -> Iterator[tuple[fx.Node, fx.Node, str]]:
     """Each product, and a value that it takes with what that is called, in execution order."""
-    depending: set[fx.Node] = set()
+    depending = of_images(graph)
     for node in graph.nodes:
-        if node.op == "placeholder" or (node.target != "size" and depending & set(node.all_input_nodes)):
-            depending.add(node)
         if operation(node) in PRODUCTS:
             given = node.args[1] if operation(node) == "einsum" else node.args[:2]
             if len(given) == 2 and depending.issuperset(given):
@@ -61,12 +61,6 @@ def _names(product: fx.Node, left: fx.Node) -> tuple[str, str]:
     while (after.target if after.op == "call_method" else operation(after)) in SCORED and len(after.users) == 1:
         (after,) = after.users
     return ("query", "key") if operation(after) == "softmax" else ("left", "right")
-
-
-def _tensor(model: Captured, node: fx.Node) -> Tensor:
-    """What a node reads."""
-    path, _, name = str(node.target).rpartition(".")
-    return getattr(model.get_submodule(path), name)
 
 
 def _written_out(node: fx.Node, given: dict[str, Any], mask: Tensor | None) -> fx.Node:

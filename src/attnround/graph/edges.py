@@ -26,7 +26,7 @@ from attnround.graph.capture import Captured
 from attnround.graph.costs import is_layer
 from attnround.graph.kinds import QUANTIZABLE
 from attnround.graph.layers import is_edge, operation
-from attnround.graph.trace import calls, place
+from attnround.graph.trace import calls, of_images, place
 from attnround.quantization.layers import Edge
 
 PREFIX = "edges"
@@ -53,9 +53,10 @@ def with_edges(model: Captured, placement: str, attention: bool = False) -> Capt
         what = f"{asked}: the model has a submodule called {PREFIX}"
         raise InputError(f"{what}, as the quantizers that this adds: rename it")
     placed = _sharing(model, copy.deepcopy(model.graph))
+    names: list[str] = []
     for node in _wanted(placed, placement):
         users = [user for user in node.users if user.target != "size"]
-        _insert(placed, node, users, _title(node), Edge())
+        names.append(_insert(placed, node, users, _free(f"{PREFIX}.{_title(node)}", names), Edge()))
     if attention:
         write_out_attention(placed)
         operands = list(operands_of_products(placed.graph))
@@ -65,21 +66,22 @@ def with_edges(model: Captured, placement: str, attention: bool = False) -> Capt
         for product, node, name in operands:
             taken.setdefault(node, {}).setdefault(product, ".".join(filter(None, (product.meta["module"], name))))
         for node, products in taken.items():
-            _insert(placed, node, list(products), next(iter(products.values())), Edge(of_product=True))
+            name = _free(f"{PREFIX}.{next(iter(products.values()))}", names)
+            names.append(_insert(placed, node, list(products), name, Edge(of_product=True)))
     placed.placement, placed.quantizes_attention = placement, attention
     placed.compile_graph()
     return placed
 
 
-def _insert(model: Captured, node: fx.Node, users: list[fx.Node], title: str, edge: Edge) -> None:
-    """Let these users of a node take its value past an edge."""
-    name = _free(f"{PREFIX}.{title}", list(find_edges(model)))
+def _insert(model: Captured, node: fx.Node, users: list[fx.Node], name: str, edge: Edge) -> str:
+    """Let these users of a node take its value past an edge of this name, which is given back."""
     place(model, name, edge)
     with model.graph.inserting_after(node):
         passed = model.graph.call_module(name, (node,))
     passed.meta = dict(node.meta)
     for user in users:
         user.replace_input_with(node, passed)
+    return name
 
 
 def beside(model: Captured, student: Captured) -> Captured:
@@ -165,10 +167,8 @@ def _openvino(model: Captured) -> Iterator[fx.Node]:
 
 def _joining(graph: fx.Graph, operations: set[str]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
     """Each node, and if it is one of these operations the values that it takes, where all depend on the images."""
-    depending: set[fx.Node] = set()
+    depending = of_images(graph)
     for node in graph.nodes:
-        if node.op == "placeholder" or (node.target != "size" and depending & set(node.all_input_nodes)):
-            depending.add(node)
         name, operands = operation(node), []
         if name in operations:
             given = node.args[0] if name == "cat" else node.args[: 2 if name in JOINING else 1]

@@ -31,6 +31,15 @@ def calls(graph: fx.Graph, model: nn.Module, kinds: tuple[type[nn.Module], ...])
     ]
 
 
+def of_images(graph: fx.Graph) -> set[fx.Node]:
+    """The nodes whose values depend on the images, and not on their number alone."""
+    found: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or (node.target != "size" and found & set(node.all_input_nodes)):
+            found.add(node)
+    return found
+
+
 def only_user(node: fx.Node) -> fx.Node | None:
     """The one node that takes this one's value, but for its size; None where there are several, or none."""
     users = [user for user in node.users if user.target != "size"]
