@@ -6,10 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from attnround.errors import InputError
-from attnround.graph import Captured, find_edges, find_layers, in_batches, sources
+from attnround.graph import Captured, find_edges, find_layers, has_integer_bias, in_batches, sources
 from attnround.progress import bar
 from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.grid import quantize
 from attnround.quantization.histogram import Histogram
+from attnround.quantization.layers import quantized_layers
 from attnround.quantization.ranges import RangeSearch
 from attnround.ranks import gathered, is_own
 
@@ -90,9 +92,17 @@ def _count(name: str, histogram: Histogram, layer: nn.Module, args: tuple, kwarg
 
 
 def attach_activations(student: Captured, quantizers: dict[str, ActivationQuantizer]) -> None:
-    """Give these quantized layers and edges of the student their quantizers."""
+    """Give these quantized layers and edges of the student their quantizers, and layers scales with room for the bias.
+
+    What is baked from then on has biases as the runtime of the student's placement adds them.
+    """
     for name, quantizer in quantizers.items():
         student.get_submodule(name).activation = quantizer
+    for layer in quantized_layers(student).values():
+        if layer.activation is not None:
+            layer.scale.copy_(layer.with_room(layer.scale))
+            layer.bake(quantize(layer.layer.weight, layer.scale, layer.zero_point, layer.grid))
+            layer.rounds_bias = has_integer_bias(layer.layer, student.placement)
 
 
 def activation_columns(student: nn.Module, name: str) -> dict[str, object]:

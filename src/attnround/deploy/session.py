@@ -63,9 +63,9 @@ def session(
     """An onnxruntime session with as many threads as torch. Raises InputError where it takes no such model.
 
     As written, it computes what the graph says. Without settings it uses onnxruntime's integer kernels where it can,
-    for which it rounds biases to integers, in steps of the scales' product. What the provider cannot run falls to the
-    CPU. optimised: a file for the graph that it makes of the model's; profile: how names of files begin in which it
-    says what ran where.
+    for which it rounds biases to integers, in steps of the scales' product, unless they are. What the
+    provider cannot run falls to the CPU. optimised: a file for the graph that it makes of the model's; profile: how
+    names of files begin in which it says what ran where.
     """
     import onnxruntime
 

@@ -2,7 +2,7 @@
 
 from attnround.graph.batches import in_batches
 from attnround.graph.capture import Captured, capture, captured, check_names, unwrapped
-from attnround.graph.edges import beside, find_edges, sources, with_edges
+from attnround.graph.edges import beside, find_edges, has_integer_bias, sources, with_edges
 from attnround.graph.equalize import CrossLayer, Equalization, NoEqualization
 from attnround.graph.fold import FoldedNorm, fold_batch_norms, norms_to_fold
 from attnround.graph.kinds import QUANTIZABLE, channels_last
@@ -34,6 +34,7 @@ __all__ = [
     "find_edges",
     "find_layers",
     "fold_batch_norms",
+    "has_integer_bias",
     "in_batches",
     "joined",
     "left_float",

@@ -103,6 +103,15 @@ def find_edges(model: Captured) -> dict[str, Edge]:
     return {node.target: model.get_submodule(node.target) for node in calls(model.graph, model, (Edge,))}
 
 
+def has_integer_bias(layer: nn.Module, placement: str) -> bool:
+    """Whether the runtime of a placement rounds a layer's bias to whole steps of the sums of its integers.
+
+    onnxruntime does for convolutions, for transposed ones too, which it runs in floats; to products of matrices it adds
+    floats, as OpenVINO and TensorRT do everywhere.
+    """
+    return placement == "onnxruntime" and layer.weight.ndim > 2
+
+
 def sources(model: Captured) -> dict[str, str]:
     """Layer or edge -> the edge whose values it takes unchanged, at every call; those that take others are left out."""
     found: dict[str, set[str | None]] = {}

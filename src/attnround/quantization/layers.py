@@ -8,6 +8,8 @@ from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.grid import Grid, dequantize, quantize
 from attnround.quantization.shapes import Float, Real
 
+LARGEST_BIAS = 2**24  # steps: so far float32 has every whole number, and int32 has more than a hundred times as many
+
 
 class QuantizedLayer(nn.Module):
     """A Conv2d or Linear with weight = scale * (levels - zero_point).
@@ -16,7 +18,9 @@ class QuantizedLayer(nn.Module):
     nearest to its float weight.
 
     layer: the inner module, which keeps geometry and padding; levels: int [O, *rest]; scale, zero_point: [O];
-    activation: the quantizer of the input, None at first, when the input stays float.
+    activation: the quantizer of the input, None at first, when the input stays float; rounds_bias: whether what is
+    baked has a bias of whole steps of the layer's sums, as kernels that add it as an integer have it. Such a step is
+    the input's scale times the output channel's.
     """
 
     scale: Tensor
@@ -28,6 +32,7 @@ class QuantizedLayer(nn.Module):
         self.layer = layer
         layer.weight.requires_grad_(False)  # it follows from the levels
         self.activation: ActivationQuantizer | None = None
+        self.rounds_bias = False
         self.grid = grid
         if layer.bias is None:
             layer.bias = nn.Parameter(layer.weight.new_zeros(layer.weight.shape[0]))
@@ -40,6 +45,8 @@ class QuantizedLayer(nn.Module):
     def bake(self, levels: Real[Tensor, " O *rest"], bias: Float[Tensor, " O"] | None = None) -> None:
         """Take these levels, and this bias if one is given, and rebuild the float weight from them.
 
+        The bias is rounded to what kernels add, where these want integers.
+
         Raises InputError where a rounding method gives what is no level of the grid.
         """
         if levels.is_floating_point():
@@ -48,6 +55,18 @@ class QuantizedLayer(nn.Module):
         self.layer.weight.copy_(dequantize(self.levels, self.scale, self.zero_point))
         if bias is not None:
             self.layer.bias.copy_(bias)
+        if self.rounds_bias:
+            step = self.scale.double() * self.activation.scale.double()
+            self.layer.bias.copy_(self.layer.bias.double().div(step).round() * step)
+
+    def with_room(self, scale: Float[Tensor, " O"]) -> Float[Tensor, " O"]:
+        """The scales, raised where the bias is more than `LARGEST_BIAS` steps of the sums, which int32 may not hold.
+
+        So is a channel whose weights are next to nothing beside its bias, as in pruned networks.
+        """
+        if self.activation is None:
+            return scale
+        return torch.maximum(scale, self.layer.bias.detach().abs() / (LARGEST_BIAS * self.activation.scale.detach()))
 
     def _check(self, levels: Tensor) -> None:
         low, high = self.grid.qmin, self.grid.qmax

@@ -238,7 +238,7 @@ class BlockUnit(UnitWork):
             factor = self.roundings[key].gain()
             if factor is not None:
                 layer.scale.mul_(factor)
-            layer.bake(self.roundings[key].decide())
+            layer.bake(self.roundings[key].decide(), self.before[key]["layer.bias"])
 
     def _bake_start(self) -> None:
         self._restore(self.before)

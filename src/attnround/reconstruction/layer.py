@@ -171,7 +171,7 @@ class LayerUnit(UnitWork):
             diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(self.target.dtype)
             importance = diagonal.expand(self.rows.shape).reshape(self.target.shape)
         scale, zero_point = self.settings.observer.search(self.target, self.layer.grid, importance)
-        self.layer.scale.copy_(scale)
+        self.layer.scale.copy_(self.layer.with_room(scale))
         self.layer.zero_point.copy_(zero_point)
 
     def _descend(self, steps: range) -> float:
@@ -189,7 +189,8 @@ class LayerUnit(UnitWork):
         """Take these levels and scales, and the bias that then keeps the float layer's mean output."""
         self.layer.scale.copy_(scale)
         self.layer.bake(levels)
-        self.layer.layer.bias.copy_(corrected_bias(self.start_bias, self.rows, self._quantized_rows(), self.moments))
+        bias = corrected_bias(self.start_bias, self.rows, self._quantized_rows(), self.moments)
+        self.layer.bake(self.layer.levels, bias)
 
     def _held_out_error(self) -> float:
         return output_error(self.rows, self._quantized_rows(), self.held_out)
