@@ -1,18 +1,23 @@
 """Exported models beside the float network and beside onnxruntime's own quantizer: size, integer kernels, milliseconds.
 
-OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment.csv        # on a processor with VNNI
-OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment_avx2.csv   # on one with AVX2 alone
-python benchmarks/deployment.py outputs/smoke.csv --smoke                  # one small network
+python benchmarks/deployment.py results/deployment.csv        # on a processor with VNNI
+python benchmarks/deployment.py results/deployment_avx2.csv   # on one with AVX2 alone
+python benchmarks/deployment.py outputs/smoke.csv --smoke     # one small network
 
-Every file of a network is timed in turn with the float one, an image at a time, in onnxruntime's default session. The
-embedded networks and lite0 (the extra [photos]) are trained: SQNR of the logits in dB and agreement with FP32 in
-percent are those of that session on images that were not calibrated on. The others have random weights, for size and
-time. What onnxruntime made is quantize_static on the same float network and images, QDQ, a scale a channel: S8S8 is
-what its documentation recommends first, U8S8 has unsigned activations.
+Every file of a network is timed in turn with the float one, an image at a time, in onnxruntime's default session, with
+one thread and with two. The embedded networks and lite0 (the extra [photos]) are trained: SQNR of the logits in dB,
+agreement with FP32 and top-1 in percent are those of that session on images that were not calibrated on: the test
+images, or the labelled photographs. The others have random weights, and are judged on noise. written_agrees,
+default_agrees: percent of the images on which the file as it is written, and in that session, gives the simulation's
+class; default_db: SQNR of that session's logits against the simulation's; over_budget: percent by which the file is
+larger than the run's budget. What onnxruntime made is quantize_static on the same float network and images, QDQ, a
+scale a channel: S8S8 is what its documentation recommends first, U8S8 has unsigned activations.
 """
 
 import argparse
 import csv
+import math
+import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -20,25 +25,28 @@ from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import onnx
 import timm
 import torch
-import tuning
+from judged import case_of
 from torch import Tensor
 from trials import model_of, photographs, settle
 
 from attnround.api import ENDS, quantize
 from attnround.bits import Uniform
+from attnround.deploy.comparison import Comparison, compare
 from attnround.deploy.kernels import INTEGER_KERNELS
 from attnround.deploy.marked import float_graph
-from attnround.deploy.runtime import onnx_file
+from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.deploy.seal import about_export
-from attnround.deploy.session import latency, optimised_graph, run, session
+from attnround.deploy.session import AS_WRITTEN, medians_ms, optimised_graph, run, session
 from attnround.deploy.static import OPSET, quantized_by_onnxruntime
-from attnround.evaluation import fidelity, logits
+from attnround.evaluation import fidelity, is_right, logits, stored_bytes
 from attnround.machine import processor
 from attnround.prepared import Prepared
+from attnround.quantized import Quantized
 
 SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
     (8, 8, "inputs", "runtime"),
@@ -50,25 +58,36 @@ SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
     (4, None, "inputs", "runtime"),
 ]
 NUM_IMAGES = {"embedded": 256, "random": 16}
+NUM_TEST = 2000  # test images that an embedded network is judged on
+NUM_NOISE = 64  # images that a network of random weights is judged on
+THREADS = (1, 2)
+TURNS, RUNS = 5, 12  # turns of each model, and how often it then runs
+JUDGED = [
+    "sqnr_db", "agreement", "top1", "fp32_top1", "over_budget", "written_agrees", "default_agrees", "default_db",
+]  # fmt: skip
 HEADER = [
     "network", "pixels", "weights", "inputs", "made_by", "placement", "form", "mib", "layers",
-    "integer_kernels", "float_kernels", "ms", "float_ms", "speed_up", "sqnr_db", "agreement", "threads", "processor",
-    "onnxruntime",
+    "integer_kernels", "float_kernels", "threads", "ms", "float_ms", "speed_up", *JUDGED, "processor", "onnxruntime",
 ]  # fmt: skip
 FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul"}
 
 
 @dataclass(frozen=True)
 class Case:
-    """A float model with calibration images, and images it is judged on; None where its weights are random."""
+    """A float model with calibration images, and images it is judged on; labels: None where it is not trained."""
 
     prepared: Prepared
-    judged: Tensor | None
+    judged: Tensor
+    labels: Tensor | None
+
+    @property
+    def trained(self) -> bool:
+        return self.labels is not None
 
 
 def embedded(name: str) -> Case:
-    case = tuning.Case(name, 0, NUM_IMAGES["embedded"])
-    return Case(case.prepared, case.held_out)
+    case = case_of(model_of(name), NUM_IMAGES["embedded"], NUM_TEST, 0, "none")
+    return Case(case.prepared, case.images, case.labels)
 
 
 def photographed(name: str) -> Case:
@@ -76,15 +95,17 @@ def photographed(name: str) -> Case:
     net = model.build()
     data = photographs()
     data.match(net.preprocessing, net.num_classes)
-    judged = [batch[0] for batch in data.val_dataloader() if batch is not None]
-    return Case(Prepared(model, data.calibration().images), torch.cat(judged))
+    judged, labels = zip(*(batch for batch in data.val_dataloader() if batch is not None), strict=True)
+    return Case(Prepared(model, data.calibration().images), torch.cat(judged), torch.cat(labels))
 
 
 def random(name: str) -> Case:
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
-    images = torch.randn(NUM_IMAGES["random"], *model.pretrained_cfg["input_size"])
-    return Case(Prepared(model, images), None)
+    calibration, judged = torch.randn(NUM_IMAGES["random"] + NUM_NOISE, *model.pretrained_cfg["input_size"]).split(
+        [NUM_IMAGES["random"], NUM_NOISE]
+    )
+    return Case(Prepared(model, calibration), judged, None)
 
 
 NETWORKS: dict[str, Callable[[str], Case]] = {
@@ -94,17 +115,36 @@ NETWORKS: dict[str, Callable[[str], Case]] = {
 
 
 def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object], bytes]]:
-    """What each setting's file is called, and its bytes."""
+    """What each setting's file is called and how it follows the simulation, and its bytes."""
     for weights, inputs, placement, form in settings:
-        rounding = "nearest" if case.judged is None else "gptq"
+        rounding = "gptq" if case.trained else "nearest"
         found = quantize(
             case.prepared, bits=Uniform(bit_width=weights, pinned=ENDS), rounding=rounding, activation=inputs,
             placement=placement, progress=False,
         )  # fmt: skip
         content = found._content()
         raw, _ = onnx_file(found.model, content, about_export(content.about), weights=form)
-        about = {"weights": weights, "inputs": inputs or 32, "made_by": "attnround"}
-        yield about | {"placement": placement, "form": form}, raw
+        about = {"weights": weights, "inputs": inputs or 32, "made_by": "attnround", "placement": placement}
+        written, default = (open_onnx(raw, "the file", settings) for settings in (AS_WRITTEN, {}))
+        yield about | {"form": form} | followed(case, found, [written, default], len(raw)), raw
+
+
+def followed(case: Case, found: Quantized, files: Sequence[Callable[[Tensor], Tensor]], num_bytes: int) -> dict:
+    """How a file as it is written, and by default, follows the simulation, and its bytes the budget."""
+    batches = ((batch.contiguous(), None) for batch in case.judged.split(64))
+    written, default = compare(found.model, files, batches)
+    return {
+        "over_budget": f"{100 * (num_bytes / sum(stored_bytes(found.model).values()) - 1):.2f}",
+        "written_agrees": f"{written.agreement:.2f}",
+        "default_agrees": f"{default.agreement:.2f}",
+        "default_db": f"{decibels(default):.2f}",
+    }
+
+
+def decibels(compared: Comparison) -> float:
+    """SQNR of all outputs; 200 where they are the same to the bit."""
+    signal, noise = (sum(each) for each in zip(*compared.energies.values(), strict=True))
+    return 10 * math.log10(signal / max(noise, signal * 1e-20))
 
 
 def theirs(floats: onnx.ModelProto, images: Tensor) -> Iterator[tuple[dict[str, object], bytes]]:
@@ -121,34 +161,60 @@ def kernels(raw: bytes) -> dict[str, int]:
 
 
 def rows_of(name: str, settings: list[tuple]) -> list[dict]:
-    """A row a file of this network, all timed in one run."""
+    """A row a file of this network and a number of threads, all timed in one run."""
     case = NETWORKS[name](name)
     teacher = case.prepared.teacher
     teacher.preprocessing = {"input_size": list(case.prepared.images.shape[1:])}
     floats = float_graph(teacher, OPSET)
     made = [*ours(case, settings), *theirs(floats, case.prepared.images)]
-    sessions = [session(floats.SerializeToString(), "float", {}), *(session(raw, name, {}) for _, raw in made)]
     image = case.prepared.images[:1].contiguous()
-    float_ms, *times = latency(sessions, image, rounds=60, seconds=120)
     rows = []
-    for (what, raw), ms, runtime in zip(made, times, sessions[1:], strict=True):
+    for what, raw in made:
         row = {
             "network": name, "pixels": image.shape[-1], **what, "mib": f"{len(raw) / 2**20:.3f}",
-            "layers": len(case.prepared.unfolded), **kernels(raw), "ms": f"{ms:.3f}", "float_ms": f"{float_ms:.3f}",
-            "speed_up": f"{float_ms / ms:.2f}", "threads": torch.get_num_threads(), "processor": processor(),
+            "layers": len(case.prepared.unfolded), **kernels(raw), "processor": processor(),
             "onnxruntime": version("onnxruntime"),
         }  # fmt: skip
-        rows.append(row | judged(case, partial(run, runtime)))
-    return rows
+        rows.append(row | judged(case, partial(run, session(raw, name, {}))))
+    raws = [floats.SerializeToString(), *(raw for _, raw in made)]
+    return timed(rows, [partial(session, raw, name, {}) for raw in raws], lambda each: run(each, image))
+
+
+def timed(rows: list[dict], makers: Sequence[Callable[[], Any]], use: Callable[[Any], object]) -> list[dict]:
+    """The rows with each number of threads. makers: of the float model and of each row's; use: runs one once.
+
+    In turns, and one model at a time: threads of those that wait would keep the cores busy.
+    """
+    found = []
+    before = torch.get_num_threads()
+    for threads in THREADS:
+        torch.set_num_threads(threads)
+        times: list[list[float]] = [[] for _ in makers]
+        for _ in range(TURNS):
+            for make, taken in zip(makers, times, strict=True):
+                model = make()
+                taken.append(medians_ms([partial(use, model)], rounds=RUNS)[0])
+                del model
+        float_ms, *others = map(statistics.median, times)
+        for row, ms in zip(rows, others, strict=True):
+            speed = {"ms": f"{ms:.3f}", "float_ms": f"{float_ms:.3f}", "speed_up": f"{float_ms / ms:.2f}"}
+            found.append(row | {"threads": threads} | speed)
+    torch.set_num_threads(before)
+    return found
 
 
 def judged(case: Case, give: Callable[[Tensor], Tensor]) -> dict[str, str]:
-    """SQNR and agreement of the logits that are given for images, beside the float model's; nothing of random ones."""
-    if case.judged is None:
+    """How logits that are given for images follow the float model's, and top-1 of both; nothing of random weights."""
+    if case.labels is None:
         return {}
+    wanted = logits(case.prepared.teacher, case.judged)
     found = torch.cat([give(batch.contiguous()) for batch in case.judged.split(64)])
-    measured = fidelity(logits(case.prepared.teacher, case.judged), found)
-    return {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")}
+    measured = fidelity(wanted, found)
+    right = {
+        key: f"{100 * is_right(each, case.labels).double().mean().item():.2f}"
+        for key, each in (("top1", found), ("fp32_top1", wanted))
+    }
+    return {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")} | right
 
 
 def write_rows(

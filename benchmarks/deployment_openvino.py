@@ -1,16 +1,16 @@
 """Exported models in OpenVINO beside the float network and beside NNCF: size, integer kernels, milliseconds.
 
-OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_openvino.csv       # with VNNI
-OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_avx2_openvino.csv  # with AVX2 alone
-python benchmarks/deployment_openvino.py outputs/smoke.csv --smoke                  # one small network
+python benchmarks/deployment_openvino.py results/deployment_openvino.csv       # with VNNI
+python benchmarks/deployment_openvino.py results/deployment_avx2_openvino.csv  # with AVX2 alone
+python benchmarks/deployment_openvino.py outputs/smoke.csv --smoke             # one small network
 
-As benchmarks/deployment.py does in onnxruntime, with the same networks, images and judgement: every IR of a network is
-timed in turn with the float one, an image at a time, with OpenVINO's default options; SQNR of the logits and agreement
-with FP32 are those of the same compiled model. NNCF quantizes the float network twice. defaults: symmetric activations,
-ranges by the mean of the images' extremes, fast bias correction. tuned: asymmetric activations, ranges by the extremes
-of all images, full bias correction, which was the best of its options on resnet18_slim, and weights of half the range
-on processors without VNNI and of all of it on others, as its documentation says; for trained networks. Where nncf is
-not installed (pip install nncf) its rows are left out, and a line says so.
+As benchmarks/deployment.py does in onnxruntime, with the same networks, images, threads and judgement: every IR of a
+network is timed in turn with the float one, an image at a time, with OpenVINO's default options; SQNR of the logits,
+agreement and top-1 are those of the same compiled model. NNCF quantizes the float network twice. defaults: symmetric
+activations, ranges by the mean of the images' extremes, fast bias correction. tuned: asymmetric activations, ranges by
+the extremes of all images, full bias correction, which was the best of its options on resnet18_slim, and weights of
+half the range on processors without VNNI and of all of it on others, as its documentation says; for trained networks.
+Where nncf is not installed (pip install nncf) its rows are left out, and a line says so.
 """
 
 import importlib.util
@@ -21,17 +21,15 @@ from functools import partial
 from importlib.metadata import version
 from typing import Any
 
-import torch
-from deployment import NETWORKS, Case, judged, write_rows
+from deployment import JUDGED, NETWORKS, Case, followed, judged, timed, write_rows
 from torch import Tensor
 
 from attnround.api import ENDS, quantize
 from attnround.bits import Uniform
 from attnround.deploy.marked import float_graph
-from attnround.deploy.openvino import OPSET, OpenVinoModel, is_integer, saved, sealed_ir
+from attnround.deploy.openvino import AS_WRITTEN, OPSET, OpenVinoModel, is_integer, saved, sealed_ir
 from attnround.deploy.runtime import onnx_file
 from attnround.deploy.seal import about_export
-from attnround.deploy.session import medians_ms
 from attnround.machine import processor
 
 SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
@@ -45,15 +43,18 @@ NNCF_IMAGES = 300  # at most, its default
 LAYERS = {"Convolution", "FullyConnected", "MatMul"}  # as OpenVINO calls what it runs them as
 TRANSFORMERS = ("vit_",)  # that NNCF is told of, by the beginnings of their names
 HEADER = [
-    "network", "pixels", "weights", "inputs", "made_by", "form", "mib", "layers", "in_integers", "in_floats", "ms",
-    "float_ms", "speed_up", "sqnr_db", "agreement", "threads", "processor", "openvino", "nncf",
+    "network", "pixels", "weights", "inputs", "made_by", "form", "mib", "layers", "in_integers", "in_floats", "threads",
+    "ms", "float_ms", "speed_up", *JUDGED, "processor", "openvino", "nncf",
 ]  # fmt: skip
 
 
-def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
-    """What each setting's files are called, the model that they are and their bytes."""
+Files = tuple[bytes, bytes, dict]  # the .xml, the .bin and what they say of themselves
+
+
+def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object], Files]]:
+    """What each setting's files are called and how they follow the simulation, and the files."""
     for weights, inputs, placement, form in settings:
-        rounding = "nearest" if case.judged is None else "gptq"
+        rounding = "gptq" if case.trained else "nearest"
         ends = ENDS if weights == 8 else dict.fromkeys(ENDS, 7)  # of 7 bits, what meets codes runs in integers
         found = quantize(
             case.prepared, bits=Uniform(bit_width=weights, pinned=ends), rounding=rounding, activation=inputs,
@@ -63,10 +64,11 @@ def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object],
         about = about_export(content.about)
         xml, binary = sealed_ir(onnx_file(found.model, content, about, OPSET, form)[0], about)
         what = {"weights": weights, "inputs": inputs or 32, "made_by": "attnround", "form": form}
-        yield what, OpenVinoModel(xml, binary, about, form), len(xml) + len(binary)
+        models = [OpenVinoModel(xml, binary, about, form, settings) for settings in (AS_WRITTEN, None)]
+        yield what | followed(case, found, models, len(xml) + len(binary)), (xml, binary, about)
 
 
-def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], OpenVinoModel, int]]:
+def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], Files]]:
     """The same by NNCF, of the float network as OpenVINO converts it from torch, which its documentation takes."""
     import nncf
     import openvino
@@ -84,7 +86,7 @@ def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], OpenVinoM
         "preset": nncf.QuantizationPreset.MIXED, "fast_bias_correction": False, "advanced_parameters": extremes,
     }  # fmt: skip
     forms: dict[str, dict[str, Any]] = {"defaults": {}}
-    if case.judged is not None:
+    if case.trained:
         forms["tuned"] = tuned
     for form, options in forms.items():
         with warnings.catch_warnings():
@@ -96,7 +98,7 @@ def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], OpenVinoM
         )
         xml, binary = saved(quantized)
         what = {"weights": 8, "inputs": 8, "made_by": "nncf", "form": form}
-        yield what, OpenVinoModel(xml, binary, about_images(batches[0]), form), len(xml) + len(binary)
+        yield what, (xml, binary, about_images(batches[0]))
 
 
 def about_images(images: Tensor) -> dict:
@@ -115,31 +117,29 @@ def operations(model: OpenVinoModel) -> dict[str, int]:
 
 
 def rows_of(name: str, settings: list[tuple]) -> list[dict]:
-    """A row an IR of this network, all timed in one run."""
+    """A row an IR of this network and a number of threads, all timed in one run."""
     case = NETWORKS[name](name)
     images, teacher = case.prepared.images, case.prepared.teacher
     teacher.preprocessing = {"input_size": list(images.shape[1:])}
     about = about_images(images)
-    floats = sealed_ir(float_graph(teacher, OPSET).SerializeToString(), about)
+    floats = (*sealed_ir(float_graph(teacher, OPSET).SerializeToString(), about), about)
     made = list(ours(case, settings))
     if importlib.util.find_spec("nncf"):
         made += theirs(name, case)
     else:
         print(f"{name}: nncf is not installed, its rows are left out (pip install nncf)")
     image = images[:1].contiguous()
-    models = [OpenVinoModel(*floats, about, "float"), *(model for _, model, _ in made)]
-    float_ms, *times = medians_ms([partial(each, image) for each in models], rounds=60, seconds=120)
     rows = []
-    for (what, model, num_bytes), ms in zip(made, times, strict=True):
+    for what, files in made:
+        model = OpenVinoModel(*files, name)
         row = {
-            "network": name, "pixels": image.shape[-1], **what, "mib": f"{num_bytes / 2**20:.3f}",
-            "layers": len(case.prepared.unfolded), **operations(model), "ms": f"{ms:.3f}",
-            "float_ms": f"{float_ms:.3f}", "speed_up": f"{float_ms / ms:.2f}", "threads": torch.get_num_threads(),
-            "processor": processor(), "openvino": version("openvino"),
-            "nncf": version("nncf") if what["made_by"] == "nncf" else "",
+            "network": name, "pixels": image.shape[-1], **what, "mib": f"{sum(map(len, files[:2])) / 2**20:.3f}",
+            "layers": len(case.prepared.unfolded), **operations(model), "processor": processor(),
+            "openvino": version("openvino"), "nncf": version("nncf") if what["made_by"] == "nncf" else "",
         }  # fmt: skip
         rows.append(row | judged(case, model))
-    return rows
+    makers = [partial(OpenVinoModel, *files, name) for files in (floats, *(files for _, files in made))]
+    return timed(rows, makers, lambda each: each(image))
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class Quantized:
             if each.agreement < LEAST:
                 warnings.warn(
                     f"{path}: by default the runtime gives the simulation's class for {each.agreement:.2f} % of the "
-                    f"images, less than {LEAST} %: quantize with placement=<its name>, and what runs is what is measured",
+                    f"images, less than {LEAST} %: quantize with placement=<its name>, then that is what is measured",
                     stacklevel=3,
                 )
         return found.agreement

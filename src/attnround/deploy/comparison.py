@@ -1,7 +1,7 @@
 """Another form of a model against the simulation that was measured, on real images."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -153,7 +153,7 @@ def _difference(expected: Tensor, found: Tensor) -> float:
 @torch.no_grad()
 def compare(
     simulated: Callable[[Tensor], Tensor],
-    exported: list[Callable[[Tensor], Tensor]],
+    exported: Sequence[Callable[[Tensor], Tensor]],
     batches: Iterable[tuple[Tensor, Tensor | None]],
 ) -> list[Comparison]:
     """Run the simulation and all exported models on images, labelled or with None; a comparison for each of these.
