@@ -6,20 +6,15 @@ python benchmarks/deployment_openvino.py outputs/smoke.csv --smoke             #
 
 As benchmarks/deployment.py does in onnxruntime, with the same networks, images, threads and judgement: every IR of a
 network is timed in turn with the float one, an image at a time, with OpenVINO's default options; SQNR of the logits,
-agreement and top-1 are those of the same compiled model. NNCF quantizes the float network twice. defaults: symmetric
-activations, ranges by the mean of the images' extremes, fast bias correction. tuned: asymmetric activations, ranges by
-the extremes of all images, full bias correction, which was the best of its options on resnet18_slim, and weights of
-half the range on processors without VNNI and of all of it on others, as its documentation says; for trained networks.
-Where nncf is not installed (pip install nncf) its rows are left out, and a line says so.
+agreement and top-1 are those of the same compiled model. NNCF quantizes trained networks twice, as
+attnround/deploy/static.py says, others by its defaults. Where nncf is not installed (pip install nncf) its rows are
+left out, and a line says so.
 """
 
 import importlib.util
-import logging
-import warnings
 from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
-from typing import Any
 
 from deployment import JUDGED, NETWORKS, Case, followed, judged, timed, write_rows
 from torch import Tensor
@@ -27,9 +22,10 @@ from torch import Tensor
 from attnround.api import ENDS, quantize
 from attnround.bits import Uniform
 from attnround.deploy.marked import float_graph
-from attnround.deploy.openvino import AS_WRITTEN, OPSET, OpenVinoModel, is_integer, saved, sealed_ir
+from attnround.deploy.openvino import AS_WRITTEN, OPSET, OpenVinoModel, is_integer, primitives, sealed_ir
 from attnround.deploy.runtime import onnx_file
 from attnround.deploy.seal import about_export
+from attnround.deploy.static import NNCF_FORMS, quantized_by_nncf
 from attnround.machine import processor
 
 SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
@@ -39,9 +35,7 @@ SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
     (4, 8, "openvino", "runtime"),
     (4, None, "inputs", "runtime"),
 ]
-NNCF_IMAGES = 300  # at most, its default
 LAYERS = {"Convolution", "FullyConnected", "MatMul"}  # as OpenVINO calls what it runs them as
-TRANSFORMERS = ("vit_",)  # that NNCF is told of, by the beginnings of their names
 HEADER = [
     "network", "pixels", "weights", "inputs", "made_by", "form", "mib", "layers", "in_integers", "in_floats", "threads",
     "ms", "float_ms", "speed_up", *JUDGED, "processor", "openvino", "nncf",
@@ -68,37 +62,12 @@ def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object],
         yield what | followed(case, found, models, len(xml) + len(binary)), (xml, binary, about)
 
 
-def theirs(name: str, case: Case) -> Iterator[tuple[dict[str, object], Files]]:
-    """The same by NNCF, of the float network as OpenVINO converts it from torch, which its documentation takes."""
-    import nncf
-    import openvino
-    from nncf.quantization.advanced_parameters import OverflowFix
-    from nncf.quantization.range_estimator import RangeEstimatorParametersSet
-
-    logging.getLogger("nncf").setLevel(logging.ERROR)
-    batches = [image.contiguous() for image in case.prepared.images.split(1)]
-    kind = nncf.ModelType.TRANSFORMER if name.startswith(TRANSFORMERS) else None
-    extremes = nncf.AdvancedQuantizationParameters(
-        activations_range_estimator_params=RangeEstimatorParametersSet.MINMAX,
-        overflow_fix=OverflowFix.DISABLE if "VNNI" in processor() else OverflowFix.ENABLE,
-    )
-    tuned = {
-        "preset": nncf.QuantizationPreset.MIXED, "fast_bias_correction": False, "advanced_parameters": extremes,
-    }  # fmt: skip
-    forms: dict[str, dict[str, Any]] = {"defaults": {}}
-    if case.trained:
-        forms["tuned"] = tuned
-    for form, options in forms.items():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's, of how OpenVINO traces
-            model = openvino.convert_model(case.prepared.teacher, example_input=batches[0])
-        dataset = nncf.Dataset([each.numpy() for each in batches])
-        quantized = nncf.quantize(
-            model, dataset, model_type=kind, subset_size=min(NNCF_IMAGES, len(batches)), **options
-        )
-        xml, binary = saved(quantized)
+def theirs(case: Case) -> Iterator[tuple[dict[str, object], Files]]:
+    """The same by NNCF of the float network."""
+    forms = NNCF_FORMS if case.trained else NNCF_FORMS[:1]
+    for form, files in quantized_by_nncf(case.prepared.teacher, case.prepared.images, forms):
         what = {"weights": 8, "inputs": 8, "made_by": "nncf", "form": form}
-        yield what, (xml, binary, about_images(batches[0]))
+        yield what, (*files, about_images(case.prepared.images))
 
 
 def about_images(images: Tensor) -> dict:
@@ -109,10 +78,9 @@ def about_images(images: Tensor) -> dict:
 def operations(model: OpenVinoModel) -> dict[str, int]:
     """Layers that run in integers and in floats, as OpenVINO has compiled them."""
     found = {"in_integers": 0, "in_floats": 0}
-    for each in model.compiled.get_runtime_model().get_ops():
-        about = each.get_rt_info()
-        if about["layerType"].astype(str) in LAYERS:
-            found["in_integers" if is_integer(about) else "in_floats"] += 1
+    for kind, primitive, _ in primitives(model):
+        if kind in LAYERS:
+            found["in_integers" if is_integer(primitive) else "in_floats"] += 1
     return found
 
 
@@ -125,7 +93,7 @@ def rows_of(name: str, settings: list[tuple]) -> list[dict]:
     floats = (*sealed_ir(float_graph(teacher, OPSET).SerializeToString(), about), about)
     made = list(ours(case, settings))
     if importlib.util.find_spec("nncf"):
-        made += theirs(name, case)
+        made += theirs(case)
     else:
         print(f"{name}: nncf is not installed, its rows are left out (pip install nncf)")
     image = images[:1].contiguous()

@@ -5,6 +5,7 @@ import json
 import runpy
 
 import numpy as np
+import onnxruntime
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -271,6 +272,29 @@ def test_saved_loaded_exported_and_verified(own, images, tmp_path, activation, p
         attnround.load(tmp_path / "own.safetensors", model=lambda: Own(num_classes=6))
     with pytest.raises(InputError, match=r"\.tflite is of no kind that is exported"):
         found.export(tmp_path / "own.tflite")
+
+
+def test_an_exported_file_may_take_pixels(own, tmp_path):
+    pixels = torch.randint(0, 256, (32, SIDE, SIDE, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    steps = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
+    mean, std = (torch.tensor(steps[name])[:, None, None] for name in ("mean", "std"))
+    found = quick(own, (pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
+    assert found.export(tmp_path / "q.onnx", preprocessing=steps) == 100
+    session = onnxruntime.InferenceSession(tmp_path / "q.onnx")
+    assert np.abs(session.run(None, {"images": pixels.numpy()})[0] - found(found.images).detach().numpy()).max() < 1e-4
+    resizing = steps | {"crop_pct": 0.9, "interpolation": "bilinear"}
+    assert found.export(tmp_path / "r.onnx", preprocessing=resizing) == 100
+    photograph = np.zeros((1, 40, 60, 3), np.uint8)
+    assert onnxruntime.InferenceSession(tmp_path / "r.onnx").run(None, {"images": photograph})[0].shape == (1, 5)
+    for name, given, said in (
+        ("q.onnx", steps | {"mean": (0.9, 0.1, 0.1)}, "is not written: "),
+        ("q.onnx", steps | {"mean": (0.5,)}, r"mean=\[0.5\]: give a value for each of 3 channels"),
+        ("q.onnx", {}, "says nothing of how images are normalised"),
+        ("q.onnx", steps | {"crop_pct": 0.9}, "crop_pct=0.9: give interpolation too"),
+        ("q.pt2", steps, "preprocessing=.* is of a file that ends in .onnx"),
+    ):
+        with pytest.raises(InputError, match=said):
+            found.export(tmp_path / name, preprocessing=given)
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import copy
 import tempfile
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,13 @@ from attnround.deploy import prove, read, save
 from attnround.deploy.comparison import LEAST, compare
 from attnround.deploy.file import Content
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, need_openvino, open_ir, sealed_ir
+from attnround.deploy.preprocessing import steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
 from attnround.deploy.qdq import FORMS_OF, check_form
-from attnround.deploy.runtime import onnx_file, open_onnx
+from attnround.deploy.runtime import onnx_file, open_onnx, with_steps
 from attnround.deploy.seal import about_export
+from attnround.deploy.session import AS_WRITTEN as AS_WRITTEN_ONNX
 from attnround.deploy.session import need_onnx
 from attnround.errors import InputError, checked_seed, listed
 from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
@@ -121,44 +123,50 @@ class Quantized:
         return save(self.model, Path(path), self._about())
 
     @as_usual()
-    def export(self, path: str | Path, *, weights: str = "runtime", opset: int | None = None) -> float:
+    def export(
+        self,
+        path: str | Path,
+        *,
+        weights: str = "runtime",
+        opset: int | None = None,
+        preprocessing: Mapping[str, object] | None = None,
+    ) -> float:
         """Write a file; return its agreement with the simulation on the calibration images in percent.
 
         path: its ending says which, .onnx, .pt2, or .xml for OpenVINO's IR, whose .bin is written beside it.
 
         weights: of 8 bits, `runtime` as onnxruntime and OpenVINO run them right on any processor, or `signed` as those
         with VNNI and ARM run them faster; of ONNX also `literal`, each a DequantizeLinear of its levels; opset: of
-        ONNX, 13 or newer, None takes the oldest that has the types of the model's bits.
+        ONNX, 13 or newer, None takes the oldest that has the types of the model's bits; preprocessing: of ONNX, what
+        the images went through, as timm's data config says it: mean and std, and of image files crop_pct and
+        interpolation. The file then does it, and takes pixels, uint8 [N, height, width, C].
+
         Raises InputError where the file does not compute what the simulation does, and nothing is written. Warns where
         onnxruntime or OpenVINO does not with its default options, which take integer kernels.
         """
         path = Path(path)
         if not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}: make it first")
-        if path.suffix in FORMS_OF:
-            check_form(weights, path.suffix)
-        if opset is not None and path.suffix != ".onnx":
-            raise InputError(f"opset={opset} is of a file that ends in .onnx: leave it out")
+        if path.suffix not in FORMS_OF:
+            raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx, .xml or .pt2")
+        check_form(weights, path.suffix)
+        for name, value in (("opset", opset), ("preprocessing", preprocessing)):
+            if value is not None and path.suffix != ".onnx":
+                raise InputError(f"{name}={value} is of a file that ends in .onnx: leave it out")
         content = self._content()
-        exported: list[nn.Module]
         about = about_export(content.about)
+        exported: Sequence[nn.Module]
         if path.suffix == ".onnx":
-            need_onnx(str(path))
-            raw, _ = onnx_file(self.model, content, about, opset, weights)
-            files, exported = {path: raw}, [open_onnx(raw, path)]
-            if weights != "literal":  # which onnxruntime may refuse by default
-                exported.append(open_onnx(raw, path, {}))
+            files, exported = self._as_onnx(path, content, about, weights, opset, preprocessing)
         elif path.suffix == ".pt2":
             raw, _ = sealed_program(exported_program(self.model), about)
             files, exported = {path: raw}, [open_program(raw, path)]
-        elif path.suffix == ".xml":
+        else:
             need_onnx(str(path))
             need_openvino(str(path))
             xml, packed = sealed_ir(onnx_file(self.model, content, about, OPSET, weights)[0], about)
             files = {path.with_suffix(".bin"): packed, path: xml}
             exported = [open_ir(xml, packed, path, AS_WRITTEN), open_ir(xml, packed, path)]
-        else:
-            raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx, .xml or .pt2")
         found, *by_default = compare(self.model, exported, _unlabelled(self.images))
         fault = found.fault(content.quantizes_values)
         if fault:
@@ -173,6 +181,26 @@ class Quantized:
                     stacklevel=3,
                 )
         return found.agreement
+
+    def _as_onnx(
+        self,
+        path: Path,
+        content: Content,
+        about: dict,
+        weights: str,
+        opset: int | None,
+        preprocessing: Mapping[str, object] | None,
+    ) -> tuple[dict[Path, bytes], list[nn.Module]]:
+        """The file, and the model as it is written and, where that is not the literal form, by default."""
+        need_onnx(str(path))
+        raw, _ = onnx_file(self.model, content, about, opset, weights)
+        runs = raw  # what takes images of the model's size
+        if preprocessing is not None:
+            config = dict(preprocessing) | {"input_size": list(self.images.shape[1:])}
+            about = about | {"model": about["model"] | {"preprocessing": config}}
+            raw, runs = with_steps(raw, steps_of(config, are_files="crop_pct" in config), about)
+        settings: list[dict] = [AS_WRITTEN_ONNX] if weights == "literal" else [AS_WRITTEN_ONNX, {}]
+        return {path: raw}, [open_onnx(runs, path, each) for each in settings]
 
     @as_usual()
     def verify(

@@ -14,7 +14,7 @@ import attnround
 from attnround.bits import Uniform
 from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.loading import open_model
-from attnround.deploy.openvino import AS_WRITTEN, OPSET, layers_in_integers, open_ir, sealed_ir
+from attnround.deploy.openvino import AS_WRITTEN, OPSET, kernels, layers_in_integers, open_ir, sealed_ir
 from attnround.deploy.qdq import wanted_form
 from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.errors import InputError
@@ -65,6 +65,37 @@ def test_layers_with_quantized_inputs_run_in_integers():
     by_default = layers_in_integers(open_ir(*ir(name), "x"))
     assert by_default == sorted(layer.name for layer in layers)
     assert layers_in_integers(open_ir(*ir(name), "x", AS_WRITTEN)) == []
+
+
+@slow
+@pytest.mark.parametrize(
+    ("form", "activation", "why"),
+    [
+        ("runtime", 8, {"first": None, "last": "its weight is UINT8"}),
+        ("signed", 8, {"first": None, "last": None}),
+        ("runtime", None, {"first": "its input is float", "last": "its input is float"}),
+    ],
+)
+def test_each_layer_says_what_it_runs_as_and_why_in_floats(form, activation, why):
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 8, 3), nn.Linear(8, 5)
+
+        def forward(self, x):
+            return self.last(self.first(x).relu().mean((2, 3)))
+
+    bits = Uniform(bit_width=4, pinned={"last": 8})
+    found = attnround.quantize(
+        Net(), torch.randn(16, 3, 9, 9), bits=bits, rounding="nearest", activation=activation, progress=False
+    )
+    content = found._content()
+    raw, _ = onnx_file(found.model, content, ABOUT, OPSET, form)
+    run = {each.layer: each for each in kernels(open_ir(*sealed_ir(raw, ABOUT), "x"), content.layers, form)}
+    assert {name: each.why for name, each in run.items()} == why
+    for each in run.values():
+        assert each.in_integers == (each.why is None)
+        assert each.runs_as.lower().endswith("_i8") == each.in_integers, each
 
 
 @slow

@@ -1,5 +1,6 @@
-"""An export beside what onnxruntime's own static quantizer makes of the same float network."""
+"""An export beside what its runtime's own static quantizer makes of the same float network."""
 
+import importlib.util
 import json
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 from tests.deploy.conftest import RESNET
 from tests.experiment.conftest import data, run_with
 
+from attnround.deploy.marked import float_graph
+from attnround.deploy.openvino import OPSET, sealed_ir
 from attnround.errors import InputError
 from attnround.experiment.exporting import export
 
@@ -52,6 +55,39 @@ def test_where_its_quantizer_fails_the_export_stays(folder, monkeypatch, caplog)
     assert "beside   onnxruntime's own quantizer fails" in caplog.text
 
 
+def in_openvino(folder) -> dict[str, float]:
+    return exported_from(folder, format="openvino", compare_with="nncf")
+
+
+@pytest.mark.slow
+def test_an_export_for_openvino_is_measured_beside_nncf(folder, monkeypatch):
+    """Which is not installed here: files of the float network take the place of its own."""
+
+    def floats(model, images):
+        assert images.shape[1:] == (1, 28, 28)
+        model.preprocessing = {"input_size": [1, 28, 28]}
+        about = {"model": {"input_size": [1, 28, 28]}}
+        yield "defaults", sealed_ir(float_graph(model, OPSET).SerializeToString(), about)
+
+    monkeypatch.setattr("attnround.experiment.exporting.need_nncf", lambda what: None)
+    monkeypatch.setattr("attnround.experiment.beside.quantized_by_nncf", floats)
+    in_openvino(folder)
+    report = json.loads((folder / "export_openvino.json").read_text())
+    ours, theirs = report["compared_with"]
+    assert (ours["made_by"], theirs["made_by"]) == ("this export", "NNCF defaults")
+    assert theirs["agreement"] == 100  # it is the float network
+    assert ours["bytes"] == sum((folder / f"quantized.{kind}").stat().st_size for kind in ("xml", "bin"))
+    assert {each["layer"] for each in report["kernels"] if each["in_integers"]} == set(report["layers_in_integers"])
+    assert "- NNCF defaults: " in (folder / "model_card.md").read_text()
+
+
+def test_without_nncf_a_line_says_what_to_install(folder, monkeypatch):
+    there = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "nncf" else there(name))
+    with pytest.raises(InputError, match=r"compare_with=nncf needs nncf, which no extra has: pip install nncf"):
+        in_openvino(folder)
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
@@ -59,6 +95,7 @@ def test_where_its_quantizer_fails_the_export_stays(folder, monkeypatch, caplog)
         ({"model": None}, "compare_with=onnxruntime needs the float model: give model=resnet18_slim"),
         ({"compare_with": None}, "give that too, or leave model out"),
         ({"format": "torch"}, "give format=onnx and preprocessing=beside"),
+        ({"compare_with": "nncf"}, "compare_with=nncf: give format=openvino and preprocessing=beside"),
         ({"preprocessing": "graph"}, "give format=onnx and preprocessing=beside"),
     ],
 )

@@ -18,7 +18,7 @@ from attnround.cli.recorded import run_of_file
 from attnround.deploy import save
 from attnround.deploy.comparison import compare_of_pixels
 from attnround.deploy.preprocessing import steps_of
-from attnround.deploy.runtime import about_onnx, open_onnx, with_preprocessing
+from attnround.deploy.runtime import about_onnx, open_onnx, with_steps
 from attnround.deploy.seal import preprocessing_of
 from attnround.errors import InputError
 from attnround.experiment.exporting import export
@@ -106,7 +106,7 @@ def test_a_file_that_takes_pixels_is_given_these(shipped):
     said = about_onnx(onnx.load(file), file)
     steps = steps_of(preprocessing_of(said), are_files=False)
     about = {key: value for key, value in said.items() if key not in ("format", "sha256")}
-    file.write_bytes(with_preprocessing(file.read_bytes(), steps, about))
+    file.write_bytes(with_steps(file.read_bytes(), steps, about)[0])
     assert verified(shipped)["agreement"] == 100
     assert json.loads((shipped / f"verify_{CPU}.json").read_text())["sha256"] != said["sha256"]
     assert f"in {CPU}" not in (shipped / "model_card.md").read_text()  # not of the file that export_onnx.json is of
@@ -117,7 +117,7 @@ def test_a_file_that_resizes_is_given_image_files_as_they_are(shipped):
     said = about_onnx(onnx.load(file), file)
     preprocessing = preprocessing_of(said) | {"crop_pct": 0.9, "interpolation": "bilinear"}
     about = {key: value for key, value in said.items() if key not in ("format", "sha256")}
-    file.write_bytes(with_preprocessing(file.read_bytes(), steps_of(preprocessing, are_files=True), about))
+    file.write_bytes(with_steps(file.read_bytes(), steps_of(preprocessing, are_files=True), about)[0])
     with pytest.raises(InputError, match=r"data=fashion_mnist: .*quantized.onnx resizes image files: give data=photos"):
         verified(shipped)
     opened = open_onnx(file.read_bytes(), file)

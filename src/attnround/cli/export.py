@@ -7,6 +7,7 @@ torch.export program (quantized.pt2).
     python src/export.py <run folder> format=onnx preprocessing=graph
     python src/export.py <run folder> format=onnx compare_with=onnxruntime model=<the float model>
     python src/export.py <run folder> format=openvino
+    python src/export.py <run folder> format=openvino compare_with=nncf model=<the float model>
     python src/export.py <run folder> format=torch
 
 ONNX has packed INT4 and INT2 weights, which onnxruntime unpacks when it loads the file, or with weights=literal

@@ -9,7 +9,7 @@ import html
 import importlib.util
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from attnround.deploy.file import StoredLayer
+from attnround.deploy.kernels import Kernel
 from attnround.deploy.opened import Opened
+from attnround.deploy.qdq import shifted
 from attnround.deploy.runtime import read_graph
 from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
 from attnround.errors import InputError
@@ -128,21 +131,57 @@ def load_ir(path: str | Path) -> OpenVinoModel:
 
 
 def layers_in_integers(model: OpenVinoModel) -> list[str]:
-    """The names of the layers that OpenVINO runs in integer kernels wherever they are called.
+    """The names of the layers that OpenVINO runs in integer kernels wherever they are called."""
+    return sorted(layer for layer, run in _primitives(model).items() if all(map(is_integer, run)))
+
+
+def kernels(model: OpenVinoModel, layers: Iterable[StoredLayer], form: str) -> list[Kernel]:
+    """How each layer of a file runs, in their order, as what OpenVINO compiled by default. form: of the weights."""
+    run_as, found = _primitives(model), []
+    for layer in layers:
+        in_integers = all(map(is_integer, run_as[layer.name]))
+        shown = next(each for each in run_as[layer.name] if is_integer(each) == in_integers)
+        found.append(Kernel(layer.name, shown, in_integers, _why(layer, form, in_integers)))
+    return found
+
+
+def _why(layer: StoredLayer, form: str, in_integers: bool) -> str | None:
+    """Why a layer runs in floats; None where it does not."""
+    if in_integers:
+        return None
+    if layer.activation is None:
+        return "its input is float"
+    if shifted(layer, form):
+        return "its weight is UINT8"
+    return "OpenVINO leaves it in floats"
+
+
+def is_integer(primitive: str) -> bool:
+    """Whether OpenVINO's name of a primitive is that of an integer kernel."""
+    return primitive.endswith(("_I8", "_i8"))
+
+
+def primitives(model: OpenVinoModel) -> Iterator[tuple[str, str, str]]:
+    """What it has compiled: the kind of each operation, its primitive and the names of the operations it was made of.
 
     It names an operation as the graph does, with more behind a slash where it has split it.
     """
-    integer: set[str] = set()
     for each in model.compiled.get_runtime_model().get_ops():
         about = each.get_rt_info()
-        if is_integer(about):
-            integer |= {name.partition("/")[0] for name in about["originalLayersNames"].astype(str).split(",")}
-    return sorted(layer for layer, names in model.operations.items() if names <= integer)
+        yield tuple(about[key].astype(str) for key in ("layerType", "primitiveType", "originalLayersNames"))
 
 
-def is_integer(about: Any) -> bool:
-    """Whether what a compiled operation says of itself names an integer kernel."""
-    return about["primitiveType"].astype(str).endswith(("_I8", "_i8"))
+def _primitives(model: OpenVinoModel) -> dict[str, list[str]]:
+    """Layer -> the primitive of each operation that takes its weight, its kind where OpenVINO lost its name."""
+    run_as: dict[str, str] = {}
+    for _, primitive, names in primitives(model):
+        for name in names.split(","):
+            whole = name.partition("/")[0]
+            if not is_integer(run_as.get(whole, "")):  # what was split is where a part is
+                run_as[whole] = primitive
+    return {
+        layer: [run_as.get(name, kind) for name, kind in taken.items()] for layer, taken in model.operations.items()
+    }
 
 
 def _reason(error: RuntimeError) -> str:
@@ -150,25 +189,25 @@ def _reason(error: RuntimeError) -> str:
     return [line for line in str(error).splitlines() if line.strip()][-1].strip()
 
 
-def _operations(graph: Any) -> dict[str, set[str]]:
-    """Layer -> the names of the operations that take its weight, which is made of its levels."""
+def _operations(graph: Any) -> dict[str, dict[str, str]]:
+    """Layer -> the name and the kind of each operation that takes its weight, which is made of its levels."""
     found = {}
     for each in graph.get_ops():
         if each.get_type_name() == "Constant" and each.get_friendly_name().endswith(ENDING):
-            reached = list(_reached(each))
-            found[each.get_friendly_name().removesuffix(ENDING)] = {name.partition("/")[0] for name in reached}
+            taken = {node.get_friendly_name().partition("/")[0]: node.get_type_name() for node in _reached(each)}
+            found[each.get_friendly_name().removesuffix(ENDING)] = taken
     return found
 
 
-def _reached(operation: Any) -> Iterator[str]:
-    """The names of the operations that compute with this one's result, past what only unpacks or shapes it."""
+def _reached(operation: Any) -> Iterator[Any]:
+    """The operations that compute with this one's result, past what only unpacks or shapes it."""
     for output in operation.outputs():
         for taker in output.get_target_inputs():
             node = taker.get_node()
             if node.get_type_name() in UNPACKING:
                 yield from _reached(node)
             else:
-                yield node.get_friendly_name()
+                yield node
 
 
 def _take_biases_apart(graph: Any) -> None:

@@ -29,11 +29,16 @@ def steps_of(preprocessing: dict, are_files: bool) -> list[dict]:
         raise InputError(
             "the model says nothing of how images are normalised: give model.preprocessing its mean and std"
         )
-    _, height, width = preprocessing["input_size"]
-    channels = {"mean": list(preprocessing["mean"]), "std": list(preprocessing["std"])}
+    num_channels, height, width = preprocessing["input_size"]
+    channels = {name: list(preprocessing[name]) for name in ("mean", "std")}
+    for name, values in channels.items():
+        if len(values) != num_channels:
+            raise InputError(f"preprocessing {name}={values}: give a value for each of {num_channels} channels")
     last: list[dict] = [{"step": "divide", "by": 255}, {"step": "normalise", **channels}, {"step": "channels_first"}]
     if not are_files:
         return last
+    if preprocessing.get("interpolation") is None:
+        raise InputError(f"crop_pct={preprocessing['crop_pct']}: give interpolation too, bilinear or bicubic")
     mode = preprocessing.get("crop_mode") or "center"
     if mode not in ("center", "squash"):
         raise InputError(f"crop_mode={mode}: there are center and squash")

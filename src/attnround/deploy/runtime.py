@@ -109,8 +109,17 @@ def onnx_file(
     return sealed_onnx(quantized_graph(floats, content.layers, opset, form, content.edges), about)[0], floats
 
 
-def with_preprocessing(raw: bytes, steps: list[dict], about: dict) -> bytes:
-    """The bytes of an ONNX file that does these steps first, and says so. Raises InputError as `with_head` does."""
+def with_steps(raw: bytes, steps: list[dict], about: dict) -> tuple[bytes, bytes]:
+    """The bytes of an ONNX file that does these steps first, and of one that does them but for resizing.
+
+    The other takes pixels of images of the model's size, so that it can be compared. Raises InputError as `with_head`
+    does.
+    """
+    same_size = _with_head(raw, [step for step in steps if not resizes([step])], about)
+    return _with_head(raw, steps, about) if resizes(steps) else same_size, same_size
+
+
+def _with_head(raw: bytes, steps: list[dict], about: dict) -> bytes:
     import onnx
 
     model = onnx.load_model_from_string(raw)

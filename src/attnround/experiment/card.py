@@ -306,7 +306,6 @@ def _verification(verification: dict | None) -> list[str]:
 def _onnx(exported: dict) -> list[str]:
     """How the exported file computes and runs."""
     agreement, images = exported["agreement"], exported["comparison"]["images"]
-    quantized, integer = exported["layers_with_quantized_inputs"], exported["layers_in_integers"]
     timed = exported["latency"]
     lines = [
         f"`{exported['file']}`, {exported['bytes']} bytes, opset {exported['opset']}, weights={exported['weights']}:",
@@ -320,7 +319,13 @@ def _onnx(exported: dict) -> list[str]:
             f"- {timed['default_ms']:.2f} ms an image there, the float graph {timed['float_ms']:.2f} ms "
             f"({exported['processor']}, threads: {timed['threads']})"
         )
-    lines.append(f"- {len(integer)} of {quantized} layers with quantized inputs run in integers there")
+    return [*lines, *_kernels(exported, "there")]
+
+
+def _kernels(exported: dict, when: str) -> list[str]:
+    """How many layers run in integers then, what was compared with, and a table of the layers that run in floats."""
+    quantized, integer = exported["layers_with_quantized_inputs"], exported["layers_in_integers"]
+    lines = [f"- {len(integer)} of {quantized} layers with quantized inputs run in integers {when}"]
     for row in exported.get("compared_with", ()):
         lines.append(
             f"- {row['made_by']}: {row['bytes'] / 2**20:.3f} MiB, {row['speed_up']:.2f} times as fast as the float "
@@ -344,8 +349,7 @@ def _openvino(ir: dict) -> list[str]:
         f"with default options on {same:.2f} %",
         f"- {timed['default_ms']:.2f} ms an image then, the float graph {timed['float_ms']:.2f} ms ({ir['processor']}, "
         f"threads: {timed['threads']})",
-        f"- {len(ir['layers_in_integers'])} of {ir['layers_with_quantized_inputs']} layers with quantized inputs run "
-        "in integers then",
+        *_kernels(ir, "then"),
     ]
 
 

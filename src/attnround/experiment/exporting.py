@@ -4,6 +4,7 @@ is kept.
 
 import logging
 from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
@@ -18,17 +19,19 @@ from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, read
 from attnround.deploy.comparison import LEAST, compare_of_pixels
 from attnround.deploy.file import Content, StoredLayer
-from attnround.deploy.kernels import HEADER, kernels, num_quantized
+from attnround.deploy.kernels import HEADER, Kernel, kernels, num_quantized
 from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
-from attnround.deploy.openvino import OPSET, OpenVinoModel, layers_in_integers, need_openvino, open_ir, sealed_ir
-from attnround.deploy.preprocessing import described, resizes, steps_of
+from attnround.deploy.openvino import OPSET, OpenVinoModel, need_openvino, open_ir, sealed_ir
+from attnround.deploy.openvino import kernels as kernels_of_ir
+from attnround.deploy.preprocessing import described, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.qdq import NARROW, check_form, shifted, storage_bits, wanted_form, wanted_opset
-from attnround.deploy.runtime import about_onnx, checked_opset, onnx_file, open_onnx, read_graph, with_preprocessing
+from attnround.deploy.runtime import about_onnx, checked_opset, onnx_file, open_onnx, read_graph, with_steps
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import any_image, latency, medians_ms, need_onnx, session
+from attnround.deploy.static import need_nncf
 from attnround.errors import InputError, choice
-from attnround.experiment.beside import beside_onnxruntime, beside_table
+from attnround.experiment.beside import beside_nncf, beside_onnxruntime, beside_table
 from attnround.experiment.card import write_card
 from attnround.experiment.checks import of_run, simulation, watched
 from attnround.experiment.record import Run
@@ -38,7 +41,7 @@ from attnround.table import text_table
 from attnround.zoo import Blueprint
 
 log = logging.getLogger(__name__)
-RIVAL = "onnxruntime"
+RIVALS = {"onnx": "onnxruntime", "openvino": "nncf"}  # of a format: whose own static quantizer is compared with
 PREPROCESSING = ("beside", "graph")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "OpenVINO"}  # what has default options that are compared too
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
@@ -63,8 +66,8 @@ def export(
     The file is kept only where it gives what the simulation does. opset: None takes the oldest that has the types;
     weights: one of `FORMS_OF` the format; preprocessing: what an image goes through is written `beside`, in
     preprocessing.json, or into the `graph` of an ONNX file too, which then takes pixels; compare_with: `onnxruntime`,
-    whose own static quantizer's files of the float `model` are measured beside this one; factory, arguments: what makes
-    the float module where it is the user's own.
+    or `nncf` for OpenVINO, whose own static quantizer's files of the float `model` are measured beside this one;
+    factory, arguments: what makes the float module where it is the user's own.
     Raises InputError.
     """
     if format not in FORMATS:
@@ -113,10 +116,11 @@ def export(
     for path, raw in files.items():
         write_atomically(path, raw)
     if compare_with:
-        report["compared_with"] = _rivals(exported[-1], num_bytes, model, data)
+        beside = {"onnx": beside_onnxruntime, "openvino": beside_nncf}[format]
+        report["compared_with"] = _rivals(lambda: beside(exported[-1], num_bytes, model, data))
     if steps:
-        beside = json_text(described(quantized.preprocessing, steps), indent=2)
-        write_atomically(Path(folder) / "preprocessing.json", beside + "\n")
+        text = json_text(described(quantized.preprocessing, steps), indent=2)
+        write_atomically(Path(folder) / "preprocessing.json", text + "\n")
     write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
     write_card(Path(folder))
     say("size", f"{num_bytes / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
@@ -131,28 +135,33 @@ def export(
 
 
 def check_rival(compare_with: str | None, taken: tuple[str, str], model: Blueprint | None, record: dict) -> None:
-    """Raise InputError for another rival than onnxruntime, and where its files would not take what this one does.
+    """Raise InputError for another rival than the format's, and where its files would not take what this one does.
 
     taken: format and preprocessing; model: of the comparison alone.
     """
     if compare_with is None:
         if model is not None:
-            raise InputError(f"model is what compare_with={RIVAL} compares with: give that too, or leave model out")
+            named = " or ".join(RIVALS.values())
+            raise InputError(f"model is what compare_with={named} compares with: give that too, or leave model out")
         return
-    if compare_with != RIVAL:
-        raise InputError(choice("compare_with", compare_with, [RIVAL]))
-    if taken != ("onnx", "beside"):
+    if compare_with not in RIVALS.values():
+        raise InputError(choice("compare_with", compare_with, list(RIVALS.values())))
+    (its_format,) = (key for key, rival in RIVALS.items() if rival == compare_with)
+    if taken != (its_format, "beside"):
         raise InputError(
-            f"compare_with={RIVAL}: give format=onnx and preprocessing=beside, files that take the same images"
+            f"compare_with={compare_with}: give format={its_format} and preprocessing=beside, files that take the "
+            "same images"
         )
     if model is None:
-        raise InputError(f"compare_with={RIVAL} needs the float model: give model={record['choices']['model']}")
+        raise InputError(f"compare_with={compare_with} needs the float model: give model={record['choices']['model']}")
+    if compare_with == "nncf":
+        need_nncf(f"compare_with={compare_with}")
 
 
-def _rivals(exported: nn.Module, num_bytes: int, model: Blueprint, data: ImageData) -> list[dict]:
-    """Rows of the export and of onnxruntime's files; none where its quantizer fails, which is said."""
+def _rivals(measured: Callable[[], list[dict]]) -> list[dict]:
+    """Rows of the export and of its runtime's own files; none where that quantizer fails, which is said."""
     try:
-        rows = beside_onnxruntime(exported, num_bytes, model, data)
+        rows = measured()
     except InputError as error:
         say("beside", str(error))
         return []
@@ -194,8 +203,7 @@ def _as_onnx(
     facts |= _kernels(raw, content, target)
     facts |= {"latency": _latency(floats, exported, model.preprocessing["input_size"])}
     if head:
-        same_size = with_preprocessing(raw, [step for step in head if not resizes([step])], about)
-        raw = with_preprocessing(raw, head, about) if resizes(head) else same_size
+        raw, same_size = with_steps(raw, head, about)
         exported = [open_onnx(same_size, target), *(open_onnx(same_size, target, {}) for _ in exported[1:])]
         say("graph", f"takes pixels, uint8 [batch, height, width, {model.preprocessing['input_size'][0]}]")
     return {target: raw}, exported, facts | {"sha256": about_onnx(read_graph(raw, target), target)["sha256"]}
@@ -241,6 +249,11 @@ def _kernels(raw: bytes, content: Content, target: Path) -> dict[str, object]:
     except InputError as error:  # of the literal form
         say("kernels", f"not run by default: {error}")
         return {"layers_with_quantized_inputs": quantized, "layers_in_integers": [], "kernels": []}
+    return _said_of(found, quantized)
+
+
+def _said_of(found: Sequence[Kernel], quantized: int) -> dict[str, object]:
+    """What is reported of how the layers run. quantized: how many have quantized inputs."""
     integer = sorted(each.layer for each in found if each.in_integers)
     say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
     in_floats = [each for each in found if not each.in_integers]
@@ -279,13 +292,12 @@ def _as_ir(
     raw, floats = onnx_file(model, content, about, OPSET, weights)
     xml, packed = sealed_ir(raw, about)
     exported = [open_ir(xml, packed, target, OPENVINO_AS_WRITTEN), open_ir(xml, packed, target)]
-    unsigned = _unsigned(content.layers, wanted_form(weights, content.placement))
+    form = wanted_form(weights, content.placement)
+    unsigned = _unsigned(content.layers, form)
     if unsigned:
         say("weights", f"8 bits as UINT8 with zero point 128 ({len(unsigned)} layers), which OpenVINO runs in floats")
         say("weights", "7 bits run in integers, on any processor; so do signed ones, right where there is VNNI or ARM")
-    integer = layers_in_integers(exported[1])
-    quantized = num_quantized(content.layers)
-    say("kernels", f"{len(integer)} of {quantized} layers with quantized inputs run in integers by default")
+    of_kernels = _said_of(kernels_of_ir(exported[1], content.layers, form), num_quantized(content.layers))
     image = any_image(model.preprocessing["input_size"])
     of_floats = OpenVinoModel(*sealed_ir(floats.SerializeToString(), about), about, "the float graph")
     before, after, default = medians_ms([partial(each, image) for each in (of_floats, *exported)])
@@ -295,8 +307,7 @@ def _as_ir(
         "openvino": version("openvino"),
         "weights": weights,
         "stored_unsigned": unsigned,
-        "layers_with_quantized_inputs": quantized,
-        "layers_in_integers": integer,
+        **of_kernels,
         "latency": {
             "threads": torch.get_num_threads(), "float_ms": before, "as_written_ms": after, "default_ms": default,
         },

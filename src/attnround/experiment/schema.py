@@ -56,19 +56,21 @@ VERIFIED = {
     "sha256": str, "date": str, "data": str, "verdict": str, "findings": [str], "network": {"images": Count},
 }  # fmt: skip
 
+KERNEL = {"layer": str, "in_integers": bool, "runs_as": str, "why": (str, Nothing)}
+RIVAL = {"made_by": str, "bytes": int, "speed_up": float, "agreement": Percent}
 EXPORTED = {
     "source": str, "sha256": str, "file": str, "bytes": Count, "opset": int, "weights": str, "onnxruntime": str,
     "processor": str, "agreement": Percent, "comparison": {"images": Count}, "layers_with_quantized_inputs": int,
     "layers_in_integers": [str], "with_default_options": [{"agreeing": int, "images": Count}],
     "latency": {"threads": int, "float_ms": float, "default_ms?": float},
-    "kernels": [{"layer": str, "in_integers": bool, "runs_as": str, "why": (str, Nothing)}],
-    "compared_with?": [{"made_by": str, "bytes": int, "speed_up": float, "agreement": Percent}],
+    "kernels": [KERNEL], "compared_with?": [RIVAL],
 }  # fmt: skip
 EXPORTED_IR = {
     "source": str, "sha256": str, "file": str, "bytes": Count, "openvino": str, "processor": str, "agreement": Percent,
     "layers_with_quantized_inputs": int, "layers_in_integers": [str],
     "with_default_options": [{"agreeing": int, "images": Count}],
     "latency": {"threads": int, "float_ms": float, "default_ms": float},
+    "kernels": [KERNEL], "compared_with?": [RIVAL],
 }  # fmt: skip
 PROVIDED = {
     "sha256": str, "provider": str, "session": str, "date": str, "data": str, "processor": str, "agreement": Percent,
@@ -105,7 +107,7 @@ def read_exported(folder: Path) -> dict | None:
 def read_exported_ir(folder: Path) -> dict | None:
     """What `export` said of OpenVINO's files; None where there are none, or older ones, which say less."""
     path, what, give = folder / "export_openvino.json", "report of export", "export it again"
-    if not path.exists() or "sha256" not in read_typed(path, {}, what, give):
+    if not path.exists() or "kernels" not in read_typed(path, {}, what, give):
         return None
     return read_typed(path, EXPORTED_IR, what, give)
 

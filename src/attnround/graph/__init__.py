@@ -1,5 +1,6 @@
 """A model as it runs: captured as a graph, its batch norms folded, its layers in order, cut into units."""
 
+from attnround.graph.attention import attends
 from attnround.graph.batches import in_batches
 from attnround.graph.capture import Captured, capture, captured, check_names, unwrapped
 from attnround.graph.edges import beside, find_edges, has_integer_bias, sources, with_edges
@@ -22,6 +23,7 @@ __all__ = [
     "NoEqualization",
     "Output",
     "Unit",
+    "attends",
     "beside",
     "cap_channels",
     "capture",

@@ -43,6 +43,12 @@ def write_out_attention(model: Captured) -> None:
         model.graph.erase_node(node)
 
 
+def attends(model: Captured) -> bool:
+    """Whether the model has products of two values that depend on the images, written out or not."""
+    inside = any(operation(node) == ATTENTION for node in model.graph.nodes)
+    return inside or any(operands_of_products(model.graph))
+
+
 def operands_of_products(graph: fx.Graph) -> Iterator[tuple[fx.Node, fx.Node, str]]:
     """Each product, and a value that it takes with what that is called, in execution order."""
     depending = of_images(graph)
