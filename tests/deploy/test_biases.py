@@ -120,6 +120,19 @@ def test_training_ends_with_whole_steps(images):
     assert off_steps(layer) < 1e-3
 
 
+def test_training_leaves_room_for_a_bias(images):
+    """A batch norm whose gain has died leaves its channel a bias alone."""
+    torch.manual_seed(0)
+    q = quick(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(128, 5)), images)
+    model = q.trainable()
+    with torch.no_grad():
+        trained = model.get_submodule("0")
+        trained.norm.weight[1], trained.norm.bias[1] = 1e-11, 2.0
+    tuned = q.frozen(model)
+    assert steps_of(quantized_layers(tuned.model)["0"])[1].abs() < 2 * LARGEST_BIAS
+    assert fidelity(tuned(images).detach(), default_logits(tuned, images))["sqnr_db"] > 30
+
+
 def test_the_library_warns_where_a_default_session_gives_something_else(images, tmp_path, monkeypatch):
     torch.manual_seed(0)
     q = quick(Net(), images)

@@ -100,7 +100,7 @@ def attach_activations(student: Captured, quantizers: dict[str, ActivationQuanti
         student.get_submodule(name).activation = quantizer
     for layer in quantized_layers(student).values():
         if layer.activation is not None:
-            layer.scale.copy_(layer.with_room(layer.scale))
+            layer.scale.copy_(layer.with_room(layer.scale, layer.layer.bias))
             layer.bake(quantize(layer.layer.weight, layer.scale, layer.zero_point, layer.grid))
             layer.rounds_bias = has_integer_bias(layer.layer, student.placement)
 

@@ -79,8 +79,10 @@ class TrainedLayer(nn.Module):
         if self.norm is not None:
             gain = self.norm.weight / torch.sqrt(self.norm.running_var + self.norm.eps)
             bias = self.norm.bias + (bias - self.norm.running_mean) * gain
-        levels = quantize(self.weight, self.scale, layer.zero_point, layer.grid)
-        layer.scale.copy_(self.scale * gain)
+        scale = layer.with_room(self.scale * gain, bias)
+        raised = scale / (self.scale * gain)  # 1, but for a channel of next to nothing but its bias
+        levels = quantize(self.weight, self.scale * raised, layer.zero_point, layer.grid)
+        layer.scale.copy_(scale)
         layer.bake(levels, bias)
         return layer.requires_grad_(False)
 

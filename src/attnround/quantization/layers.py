@@ -45,7 +45,7 @@ class QuantizedLayer(nn.Module):
     def bake(self, levels: Real[Tensor, " O *rest"], bias: Float[Tensor, " O"] | None = None) -> None:
         """Take these levels, and this bias if one is given, and rebuild the float weight from them.
 
-        The bias is rounded to what kernels add, where these want integers.
+        Where kernels add integers the bias is rounded to one.
 
         Raises InputError where a rounding method gives what is no level of the grid.
         """
@@ -59,14 +59,14 @@ class QuantizedLayer(nn.Module):
             step = self.scale.double() * self.activation.scale.double()
             self.layer.bias.copy_(self.layer.bias.double().div(step).round() * step)
 
-    def with_room(self, scale: Float[Tensor, " O"]) -> Float[Tensor, " O"]:
-        """The scales, raised where the bias is more than `LARGEST_BIAS` steps of the sums, which int32 may not hold.
+    def with_room(self, scale: Float[Tensor, " O"], bias: Float[Tensor, " O"]) -> Float[Tensor, " O"]:
+        """The scales, raised where this bias is more than `LARGEST_BIAS` steps of the sums, which int32 may not hold.
 
         So is a channel whose weights are next to nothing beside its bias, as in pruned networks.
         """
         if self.activation is None:
             return scale
-        return torch.maximum(scale, self.layer.bias.detach().abs() / (LARGEST_BIAS * self.activation.scale.detach()))
+        return torch.maximum(scale, bias.detach().abs() / (LARGEST_BIAS * self.activation.scale.detach()))
 
     def _check(self, levels: Tensor) -> None:
         low, high = self.grid.qmin, self.grid.qmax

@@ -171,7 +171,7 @@ class LayerUnit(UnitWork):
             diagonal = (diagonal + USUAL * diagonal.mean(2, keepdim=True) + TINY).to(self.target.dtype)
             importance = diagonal.expand(self.rows.shape).reshape(self.target.shape)
         scale, zero_point = self.settings.observer.search(self.target, self.layer.grid, importance)
-        self.layer.scale.copy_(self.layer.with_room(scale))
+        self.layer.scale.copy_(self.layer.with_room(scale, self.layer.layer.bias))
         self.layer.zero_point.copy_(zero_point)
 
     def _descend(self, steps: range) -> float:
