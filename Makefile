@@ -119,8 +119,8 @@ cost: $(STAMP) ## time and memory of the main job and of networks at 224 pixels,
 
 ROWS := deployment
 deploy-bench: $(STAMP) ## exported models beside the float ones, onnxruntime's quantizer and NNCF: ROWS=deployment_avx2 without VNNI
-	$(BIN)/python benchmarks/deployment.py results/$(ROWS).csv
-	$(BIN)/python benchmarks/deployment_openvino.py results/$(ROWS)_openvino.csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/deployment.py results/$(ROWS).csv
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/deployment_openvino.py results/$(ROWS)_openvino.csv
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/kernel_times.py results/$(ROWS)_kernels.csv
 
 rivals: $(STAMP) ## this project beside the rivals' own code, into results/rivals.csv and docs/rivals.md (hours; ARGS="--bits W4")

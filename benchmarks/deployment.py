@@ -1,11 +1,11 @@
 """Exported models beside the float network and beside onnxruntime's own quantizer: size, integer kernels, milliseconds.
 
-python benchmarks/deployment.py results/deployment.csv        # on a processor with VNNI
-python benchmarks/deployment.py results/deployment_avx2.csv   # on one with AVX2 alone
-python benchmarks/deployment.py outputs/smoke.csv --smoke     # one small network
+OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment.csv        # on a processor with VNNI
+OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment_avx2.csv   # on one with AVX2 alone
+python benchmarks/deployment.py outputs/smoke.csv --smoke                       # one small network
 
 Every file of a network is timed in turn with the float one, an image at a time, in onnxruntime's default session, with
-one thread and with two. The embedded networks and lite0 (the extra [photos]) are trained: SQNR of the logits in dB,
+one thread: with more, those of sessions that wait would keep the cores busy. The embedded networks and lite0 (the extra [photos]) are trained: SQNR of the logits in dB,
 agreement with FP32 and top-1 in percent are those of that session on images that were not calibrated on: the test
 images, or the labelled photographs. The others have random weights, and are judged on noise. written_agrees,
 default_agrees: percent of the images on which the file as it is written, and in that session, gives the simulation's
@@ -17,7 +17,6 @@ scale a channel: S8S8 is what its documentation recommends first, U8S8 has unsig
 import argparse
 import csv
 import math
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -25,7 +24,6 @@ from functools import partial
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import onnx
 import timm
@@ -41,7 +39,7 @@ from attnround.deploy.kernels import INTEGER_KERNELS
 from attnround.deploy.marked import float_graph
 from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.deploy.seal import about_export
-from attnround.deploy.session import AS_WRITTEN, medians_ms, optimised_graph, run, session
+from attnround.deploy.session import AS_WRITTEN, latency, optimised_graph, run, session
 from attnround.deploy.static import OPSET, quantized_by_onnxruntime
 from attnround.evaluation import fidelity, is_right, logits, stored_bytes
 from attnround.machine import processor
@@ -60,14 +58,12 @@ SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
 NUM_IMAGES = {"embedded": 256, "random": 16}
 NUM_TEST = 2000  # test images that an embedded network is judged on
 NUM_NOISE = 64  # images that a network of random weights is judged on
-THREADS = (1, 2)
-TURNS, RUNS = 5, 12  # turns of each model, and how often it then runs
 JUDGED = [
     "sqnr_db", "agreement", "top1", "fp32_top1", "over_budget", "written_agrees", "default_agrees", "default_db",
 ]  # fmt: skip
 HEADER = [
     "network", "pixels", "weights", "inputs", "made_by", "placement", "form", "mib", "layers",
-    "integer_kernels", "float_kernels", "threads", "ms", "float_ms", "speed_up", *JUDGED, "processor", "onnxruntime",
+    "integer_kernels", "float_kernels", "ms", "float_ms", "speed_up", *JUDGED, "threads", "processor", "onnxruntime",
 ]  # fmt: skip
 FLOAT_KERNELS = {"Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Add", "Mul"}
 
@@ -161,46 +157,25 @@ def kernels(raw: bytes) -> dict[str, int]:
 
 
 def rows_of(name: str, settings: list[tuple]) -> list[dict]:
-    """A row a file of this network and a number of threads, all timed in one run."""
+    """A row a file of this network, all timed in one run."""
     case = NETWORKS[name](name)
     teacher = case.prepared.teacher
     teacher.preprocessing = {"input_size": list(case.prepared.images.shape[1:])}
     floats = float_graph(teacher, OPSET)
     made = [*ours(case, settings), *theirs(floats, case.prepared.images)]
+    sessions = [session(floats.SerializeToString(), "float", {}), *(session(raw, name, {}) for _, raw in made)]
     image = case.prepared.images[:1].contiguous()
+    float_ms, *times = latency(sessions, image, rounds=60, seconds=120)
     rows = []
-    for what, raw in made:
+    for (what, raw), ms, runtime in zip(made, times, sessions[1:], strict=True):
         row = {
             "network": name, "pixels": image.shape[-1], **what, "mib": f"{len(raw) / 2**20:.3f}",
-            "layers": len(case.prepared.unfolded), **kernels(raw), "processor": processor(),
+            "layers": len(case.prepared.unfolded), **kernels(raw), "ms": f"{ms:.3f}", "float_ms": f"{float_ms:.3f}",
+            "speed_up": f"{float_ms / ms:.2f}", "threads": torch.get_num_threads(), "processor": processor(),
             "onnxruntime": version("onnxruntime"),
         }  # fmt: skip
-        rows.append(row | judged(case, partial(run, session(raw, name, {}))))
-    raws = [floats.SerializeToString(), *(raw for _, raw in made)]
-    return timed(rows, [partial(session, raw, name, {}) for raw in raws], lambda each: run(each, image))
-
-
-def timed(rows: list[dict], makers: Sequence[Callable[[], Any]], use: Callable[[Any], object]) -> list[dict]:
-    """The rows with each number of threads. makers: of the float model and of each row's; use: runs one once.
-
-    In turns, and one model at a time: threads of those that wait would keep the cores busy.
-    """
-    found = []
-    before = torch.get_num_threads()
-    for threads in THREADS:
-        torch.set_num_threads(threads)
-        times: list[list[float]] = [[] for _ in makers]
-        for _ in range(TURNS):
-            for make, taken in zip(makers, times, strict=True):
-                model = make()
-                taken.append(medians_ms([partial(use, model)], rounds=RUNS)[0])
-                del model
-        float_ms, *others = map(statistics.median, times)
-        for row, ms in zip(rows, others, strict=True):
-            speed = {"ms": f"{ms:.3f}", "float_ms": f"{float_ms:.3f}", "speed_up": f"{float_ms / ms:.2f}"}
-            found.append(row | {"threads": threads} | speed)
-    torch.set_num_threads(before)
-    return found
+        rows.append(row | judged(case, partial(run, runtime)))
+    return rows
 
 
 def judged(case: Case, give: Callable[[Tensor], Tensor]) -> dict[str, str]:

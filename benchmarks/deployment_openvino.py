@@ -1,10 +1,10 @@
 """Exported models in OpenVINO beside the float network and beside NNCF: size, integer kernels, milliseconds.
 
-python benchmarks/deployment_openvino.py results/deployment_openvino.csv       # with VNNI
-python benchmarks/deployment_openvino.py results/deployment_avx2_openvino.csv  # with AVX2 alone
-python benchmarks/deployment_openvino.py outputs/smoke.csv --smoke             # one small network
+OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_openvino.csv       # with VNNI
+OMP_NUM_THREADS=1 python benchmarks/deployment_openvino.py results/deployment_avx2_openvino.csv  # with AVX2 alone
+python benchmarks/deployment_openvino.py outputs/smoke.csv --smoke                               # one small network
 
-As benchmarks/deployment.py does in onnxruntime, with the same networks, images, threads and judgement: every IR of a
+As benchmarks/deployment.py does in onnxruntime, with the same networks, images and judgement: every IR of a
 network is timed in turn with the float one, an image at a time, with OpenVINO's default options; SQNR of the logits,
 agreement and top-1 are those of the same compiled model. NNCF quantizes trained networks twice, as
 attnround/deploy/static.py says, others by its defaults. Where nncf is not installed (pip install nncf) its rows are
@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from functools import partial
 from importlib.metadata import version
 
-from deployment import JUDGED, NETWORKS, Case, followed, judged, timed, write_rows
+import torch
+from deployment import JUDGED, NETWORKS, Case, followed, judged, write_rows
 from torch import Tensor
 
 from attnround.api import ENDS, quantize
@@ -25,6 +26,7 @@ from attnround.deploy.marked import float_graph
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, OpenVinoModel, is_integer, primitives, sealed_ir
 from attnround.deploy.runtime import onnx_file
 from attnround.deploy.seal import about_export
+from attnround.deploy.session import medians_ms
 from attnround.deploy.static import NNCF_FORMS, quantized_by_nncf
 from attnround.machine import processor
 
@@ -37,8 +39,8 @@ SETTINGS = [  # bits of weights and of inputs, placement, form of the weights
 ]
 LAYERS = {"Convolution", "FullyConnected", "MatMul"}  # as OpenVINO calls what it runs them as
 HEADER = [
-    "network", "pixels", "weights", "inputs", "made_by", "form", "mib", "layers", "in_integers", "in_floats", "threads",
-    "ms", "float_ms", "speed_up", *JUDGED, "processor", "openvino", "nncf",
+    "network", "pixels", "weights", "inputs", "made_by", "form", "mib", "layers", "in_integers", "in_floats", "ms",
+    "float_ms", "speed_up", *JUDGED, "threads", "processor", "openvino", "nncf",
 ]  # fmt: skip
 
 
@@ -85,7 +87,7 @@ def operations(model: OpenVinoModel) -> dict[str, int]:
 
 
 def rows_of(name: str, settings: list[tuple]) -> list[dict]:
-    """A row an IR of this network and a number of threads, all timed in one run."""
+    """A row an IR of this network, all timed in one run."""
     case = NETWORKS[name](name)
     images, teacher = case.prepared.images, case.prepared.teacher
     teacher.preprocessing = {"input_size": list(images.shape[1:])}
@@ -97,17 +99,19 @@ def rows_of(name: str, settings: list[tuple]) -> list[dict]:
     else:
         print(f"{name}: nncf is not installed, its rows are left out (pip install nncf)")
     image = images[:1].contiguous()
+    models = [OpenVinoModel(*files, name) for files in (floats, *(files for _, files in made))]
+    float_ms, *times = medians_ms([partial(each, image) for each in models], rounds=60, seconds=120)
     rows = []
-    for what, files in made:
-        model = OpenVinoModel(*files, name)
+    for (what, files), model, ms in zip(made, models[1:], times, strict=True):
         row = {
             "network": name, "pixels": image.shape[-1], **what, "mib": f"{sum(map(len, files[:2])) / 2**20:.3f}",
-            "layers": len(case.prepared.unfolded), **operations(model), "processor": processor(),
-            "openvino": version("openvino"), "nncf": version("nncf") if what["made_by"] == "nncf" else "",
+            "layers": len(case.prepared.unfolded), **operations(model), "ms": f"{ms:.3f}",
+            "float_ms": f"{float_ms:.3f}", "speed_up": f"{float_ms / ms:.2f}", "threads": torch.get_num_threads(),
+            "processor": processor(), "openvino": version("openvino"),
+            "nncf": version("nncf") if what["made_by"] == "nncf" else "",
         }  # fmt: skip
         rows.append(row | judged(case, model))
-    makers = [partial(OpenVinoModel, *files, name) for files in (floats, *(files for _, files in made))]
-    return timed(rows, makers, lambda each: each(image))
+    return rows
 
 
 if __name__ == "__main__":
