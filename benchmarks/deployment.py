@@ -5,13 +5,14 @@ OMP_NUM_THREADS=1 python benchmarks/deployment.py results/deployment_avx2.csv   
 python benchmarks/deployment.py outputs/smoke.csv --smoke                       # one small network
 
 Every file of a network is timed in turn with the float one, an image at a time, in onnxruntime's default session, with
-one thread: with more, those of sessions that wait would keep the cores busy. The embedded networks and lite0 (the extra [photos]) are trained: SQNR of the logits in dB,
-agreement with FP32 and top-1 in percent are those of that session on images that were not calibrated on: the test
-images, or the labelled photographs. The others have random weights, and are judged on noise. written_agrees,
-default_agrees: percent of the images on which the file as it is written, and in that session, gives the simulation's
-class; default_db: SQNR of that session's logits against the simulation's; over_budget: percent by which the file is
-larger than the run's budget. What onnxruntime made is quantize_static on the same float network and images, QDQ, a
-scale a channel: S8S8 is what its documentation recommends first, U8S8 has unsigned activations.
+one thread: with more, those of sessions that wait would keep the cores busy. The embedded networks and lite0 (the extra
+[photos]) are trained: SQNR of the logits in dB, agreement with FP32 and top-1 in percent are those of that session on
+images that were not calibrated on: the test images, or the labelled photographs. The others have random weights, and
+are judged on noise. written_agrees, default_agrees: percent of the images on which the file as it is written, and in
+that session, gives the simulation's class; default_db: SQNR of that session's logits against the simulation's;
+over_budget: percent by which the file is larger than the run's budget. What onnxruntime made is quantize_static on the
+same float network and images, QDQ, a scale a channel: S8S8 is what its documentation recommends first, U8S8 has
+unsigned activations.
 """
 
 import argparse
