@@ -30,7 +30,7 @@ import onnx
 import timm
 import torch
 from judged import case_of
-from torch import Tensor
+from torch import Tensor, nn
 from trials import model_of, photographs, settle
 
 from attnround.api import ENDS, quantize
@@ -99,6 +99,9 @@ def photographed(name: str) -> Case:
 def random(name: str) -> Case:
     torch.manual_seed(0)
     model = timm.create_model(name).eval()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.ones_(module.weight)  # timm makes the last of a residual block zero, and so all before it
     calibration, judged = torch.randn(NUM_IMAGES["random"] + NUM_NOISE, *model.pretrained_cfg["input_size"]).split(
         [NUM_IMAGES["random"], NUM_NOISE]
     )
