@@ -107,10 +107,10 @@ class OpenVinoModel(Opened):
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         found = self.compiled(images.cpu().numpy())
-        outputs = {
-            port.get_any_name(): torch.from_numpy(found[port]).to(images.device) for port in self.compiled.outputs
-        }
-        return next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        outputs = [torch.from_numpy(found[port]).to(images.device) for port in self.compiled.outputs]
+        if len(outputs) == 1:  # which has no name where NNCF has made the model
+            return outputs[0]
+        return dict(zip((port.get_any_name() for port in self.compiled.outputs), outputs, strict=True))
 
 
 def open_ir(

@@ -19,6 +19,7 @@ from attnround.table import markdown_table
 from attnround.zoo import hub_id
 
 COMPARED = (("nearest", "nearest"), ("quantized", "this model"))  # of the metrics -> what the card calls it
+READINGS = ["read", "ms an image", "top-1 %", "the simulation's class %", "largest difference of a logit"]
 TASK = "image-classification"  # the Hub's word
 LICENCES = (  # those of the Hub's list that weights of images' classifiers come under
     "apache-2.0", "mit", "bsd", "bsd-2-clause", "bsd-3-clause", "cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0",
@@ -305,27 +306,39 @@ def _verification(verification: dict | None) -> list[str]:
 
 def _onnx(exported: dict) -> list[str]:
     """How the exported file computes and runs."""
-    agreement, images = exported["agreement"], exported["comparison"]["images"]
-    timed = exported["latency"]
-    lines = [
-        f"`{exported['file']}`, {exported['bytes']} bytes, opset {exported['opset']}, weights={exported['weights']}:",
-        "",
-        f"- read literally it has the simulation's class on {agreement:.2f} % of {images} images",
+    return [
+        f"`{exported['file']}`, {exported['bytes']} bytes, opset {exported['opset']}, weights={exported['weights']}, "
+        f"in onnxruntime {exported['onnxruntime']}:",
+        *_runs(exported),
     ]
-    for each in exported["with_default_options"]:
-        same = 100 * each["agreeing"] / each["images"]
-        lines.append(f"- in a default session of onnxruntime {exported['onnxruntime']} on {same:.2f} %")
-        lines.append(
-            f"- {timed['default_ms']:.2f} ms an image there, the float graph {timed['float_ms']:.2f} ms "
-            f"({exported['processor']}, threads: {timed['threads']})"
-        )
-    return [*lines, *_kernels(exported, "there")]
 
 
-def _kernels(exported: dict, when: str) -> list[str]:
-    """How many layers run in integers then, what was compared with, and a table of the layers that run in floats."""
-    quantized, integer = exported["layers_with_quantized_inputs"], exported["layers_in_integers"]
-    lines = [f"- {len(integer)} of {quantized} layers with quantized inputs run in integers {when}"]
+def readings(report: dict) -> list[list[object]]:
+    """What stands under `READINGS`: how an exported file computes as it is written, and with its runtime's options."""
+    found, timed = [report["comparison"], *report["with_default_options"]], report["latency"]
+    return [
+        [
+            how, f"{timed[ms]:.2f}", None if each["right"] is None else f"{100 * each['right'] / each['images']:.2f}",
+            f"{100 * each['agreeing'] / each['images']:.2f}",
+            f"{each['logit_difference'] / max(each['largest_logit'], 1e-30):.1e}",
+        ]
+        for how, ms, each in zip(("as written", "by default"), ("as_written_ms", "default_ms"), found, strict=False)
+    ]  # fmt: skip
+
+
+def _runs(exported: dict) -> list[str]:
+    """How it computes, how many layers run in integers by default, what was compared with, and what runs in floats."""
+    quantized, integer, timed = (
+        exported[key] for key in ("layers_with_quantized_inputs", "layers_in_integers", "latency")
+    )
+    lines = [
+        "",
+        markdown_table(READINGS, readings(exported)),
+        "",
+        f"- of {exported['comparison']['images']} images; the float graph takes {timed['float_ms']:.2f} ms an image "
+        f"({exported['processor']}, threads: {timed['threads']})",
+        f"- {len(integer)} of {quantized} layers with quantized inputs run in integers by default",
+    ]
     for row in exported.get("compared_with", ()):
         lines.append(
             f"- {row['made_by']}: {row['bytes'] / 2**20:.3f} MiB, {row['speed_up']:.2f} times as fast as the float "
@@ -340,16 +353,9 @@ def _kernels(exported: dict, when: str) -> list[str]:
 
 def _openvino(ir: dict) -> list[str]:
     """How OpenVINO runs both files."""
-    timed, (default,) = ir["latency"], ir["with_default_options"]
-    same = 100 * default["agreeing"] / default["images"]
     return [
         f"`{ir['file']}` and its .bin, {ir['bytes']} bytes together, in OpenVINO {ir['openvino']}:",
-        "",
-        f"- read literally it has the simulation's class on {ir['agreement']:.2f} % of {default['images']} images, "
-        f"with default options on {same:.2f} %",
-        f"- {timed['default_ms']:.2f} ms an image then, the float graph {timed['float_ms']:.2f} ms ({ir['processor']}, "
-        f"threads: {timed['threads']})",
-        *_kernels(ir, "then"),
+        *_runs(ir),
     ]
 
 

@@ -32,7 +32,7 @@ from attnround.deploy.session import any_image, latency, medians_ms, need_onnx, 
 from attnround.deploy.static import need_nncf
 from attnround.errors import InputError, choice
 from attnround.experiment.beside import beside_nncf, beside_onnxruntime, beside_table
-from attnround.experiment.card import write_card
+from attnround.experiment.card import READINGS, readings, write_card
 from attnround.experiment.checks import of_run, simulation, watched
 from attnround.experiment.record import Run
 from attnround.files import json_text, write_atomically
@@ -124,12 +124,12 @@ def export(
     write_atomically(Path(folder) / f"export_{format}.json", json_text(report, indent=2) + "\n")
     write_card(Path(folder))
     say("size", f"{num_bytes / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
-    say("logits", f"differ by up to {found.relative:.1e} of the largest, on {found.images} images")
-    top1 = "" if found.top1 is None else f"top-1 {found.top1:.2f} %, "
-    say("classes", f"{top1}the same as those of the simulation on {found.agreement:.2f} % of the images")
+    say("classes", f"the simulation's on {found.agreement:.2f} % of {found.images} images")
     for other in others:
         below = f", less than the {LEAST} % that verify asks of a device" if other.agreement < LEAST else ""
-        say("default", f"with {RUNTIMES[format]}'s default options the same class on {other.agreement:.2f} %{below}")
+        say("default", f"with {RUNTIMES[format]}'s default options on {other.agreement:.2f} %{below}")
+    if "latency" in report:
+        log.info("\n%s\n", text_table(READINGS, readings(report)))
     say("export", f"{', '.join(map(str, reversed(files)))}, export_{format}.json, model_card.md")
     return {"agreement": found.agreement}
 

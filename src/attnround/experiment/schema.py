@@ -58,18 +58,20 @@ VERIFIED = {
 
 KERNEL = {"layer": str, "in_integers": bool, "runs_as": str, "why": (str, Nothing)}
 RIVAL = {"made_by": str, "bytes": int, "speed_up": float, "agreement": Percent}
+READING = {
+    "images": Count, "agreeing": float, "right": (int, Nothing), "largest_logit": float, "logit_difference": float,
+}  # fmt: skip
+LATENCY = {"threads": int, "float_ms": float, "as_written_ms": float}
 EXPORTED = {
     "source": str, "sha256": str, "file": str, "bytes": Count, "opset": int, "weights": str, "onnxruntime": str,
-    "processor": str, "agreement": Percent, "comparison": {"images": Count}, "layers_with_quantized_inputs": int,
-    "layers_in_integers": [str], "with_default_options": [{"agreeing": int, "images": Count}],
-    "latency": {"threads": int, "float_ms": float, "default_ms?": float},
+    "processor": str, "agreement": Percent, "comparison": READING, "layers_with_quantized_inputs": int,
+    "layers_in_integers": [str], "with_default_options": [READING], "latency": LATENCY | {"default_ms?": float},
     "kernels": [KERNEL], "compared_with?": [RIVAL],
 }  # fmt: skip
 EXPORTED_IR = {
     "source": str, "sha256": str, "file": str, "bytes": Count, "openvino": str, "processor": str, "agreement": Percent,
-    "layers_with_quantized_inputs": int, "layers_in_integers": [str],
-    "with_default_options": [{"agreeing": int, "images": Count}],
-    "latency": {"threads": int, "float_ms": float, "default_ms": float},
+    "comparison": READING, "layers_with_quantized_inputs": int, "layers_in_integers": [str],
+    "with_default_options": [READING], "latency": LATENCY | {"default_ms": float},
     "kernels": [KERNEL], "compared_with?": [RIVAL],
 }  # fmt: skip
 PROVIDED = {
