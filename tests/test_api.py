@@ -279,7 +279,8 @@ def test_an_exported_file_may_take_pixels(own, tmp_path):
     steps = {"mean": (0.4, 0.5, 0.6), "std": (0.2, 0.25, 0.3)}
     mean, std = (torch.tensor(steps[name])[:, None, None] for name in ("mean", "std"))
     found = quick(own, (pixels.permute(0, 3, 1, 2) / 255 - mean) / std)
-    assert found.export(tmp_path / "q.onnx", preprocessing=steps) == 100
+    arrays = {name: np.array(values) for name, values in steps.items()}
+    assert found.export(tmp_path / "q.onnx", preprocessing=arrays) == 100
     session = onnxruntime.InferenceSession(tmp_path / "q.onnx")
     assert np.abs(session.run(None, {"images": pixels.numpy()})[0] - found(found.images).detach().numpy()).max() < 1e-4
     resizing = steps | {"crop_pct": 0.9, "interpolation": "bilinear"}
@@ -290,6 +291,7 @@ def test_an_exported_file_may_take_pixels(own, tmp_path):
         ("q.onnx", steps | {"mean": (0.9, 0.1, 0.1)}, "is not written: "),
         ("q.onnx", steps | {"mean": (0.5,)}, r"mean=\[0.5\]: give a value for each of 3 channels"),
         ("q.onnx", {}, "says nothing of how images are normalised"),
+        ("q.onnx", {"mean": 0.5, "std": 0.2}, "preprocessing mean=0.5: give a number for each channel"),
         ("q.onnx", steps | {"crop_pct": 0.9}, "crop_pct=0.9: give interpolation too"),
         ("q.pt2", steps, "preprocessing=.* is of a file that ends in .onnx"),
     ):

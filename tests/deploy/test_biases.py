@@ -8,7 +8,7 @@ from torch import nn
 
 import attnround
 from attnround.bits import Uniform
-from attnround.deploy.runtime import onnx_file
+from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import run, session
 from attnround.evaluation import fidelity
@@ -85,17 +85,19 @@ def test_a_default_session_computes_what_was_measured(images):
 
 
 @pytest.mark.parametrize("placement", ["inputs", "onnxruntime"])
-@pytest.mark.parametrize("weight", [0.0, 1e-9, 1e-7])
-def test_a_channel_of_its_bias_alone_does_not_exceed_int32(images, placement, weight):
+@pytest.mark.parametrize(("weight", "rounding"), [(0.0, "gptq"), (0.0, "nearest"), (1e-9, "gptq"), (1e-7, "nearest")])
+def test_a_channel_of_its_bias_alone_does_not_exceed_int32(images, placement, weight, rounding):
     """As pruned networks have them. Without room for the bias the logits are those of another network."""
     torch.manual_seed(0)
     first, second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3)
     with torch.no_grad():
-        first.weight[1] *= weight
-        first.bias[1] = 2.0
+        first.weight[1:3] *= weight
+        first.bias[1], first.bias[2] = 2.0, 0.01
     model = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Flatten(), nn.Linear(128, 5))
-    q = quick(model, images, placement, bits=Uniform(bit_width=8))
-    assert steps_of(quantized_layers(q.model)["0"]).abs().max() < 2 * LARGEST_BIAS
+    q = quick(model, images, placement, bits=Uniform(bit_width=8), rounding=rounding)
+    layer = quantized_layers(q.model)["0"]
+    assert steps_of(layer).abs().max() < 2 * LARGEST_BIAS
+    assert torch.allclose(layer.layer.bias[1:3], first.bias[1:3], atol=1e-4)
     assert fidelity(q(images).detach(), default_logits(q, images))["sqnr_db"] > 30
 
 
@@ -139,6 +141,17 @@ def test_the_library_warns_where_a_default_session_gives_something_else(images, 
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         q.export(tmp_path / "q.onnx")
-    monkeypatch.setattr("attnround.quantized.LEAST", 100.1)
-    with pytest.warns(UserWarning, match=r"by default the runtime gives the simulation's class for \d+\.\d\d %"):
+
+    def overflowing(raw, path, settings):
+        model = open_onnx(raw, path, settings)
+        return model if settings else lambda images: -model(images)
+
+    monkeypatch.setattr("attnround.quantized.open_onnx", overflowing)
+    said = "with onnxruntime's default options it agrees with the simulation on 0.00 %"
+    with pytest.warns(UserWarning, match=said) as caught:
         q.export(tmp_path / "q.onnx")
+    assert "placement" not in str(caught[0].message)
+    with pytest.warns(UserWarning, match="signed weights of 8 bits overflow without VNNI"):
+        q.export(tmp_path / "q.onnx", weights="signed")
+    with pytest.warns(UserWarning, match="placement=onnxruntime quantizes what it runs"):
+        quick(Net(), images, "inputs").export(tmp_path / "q.onnx")

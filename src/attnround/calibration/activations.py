@@ -94,15 +94,15 @@ def _count(name: str, histogram: Histogram, layer: nn.Module, args: tuple, kwarg
 def attach_activations(student: Captured, quantizers: dict[str, ActivationQuantizer]) -> None:
     """Give these quantized layers and edges of the student their quantizers, and layers scales with room for the bias.
 
-    What is baked from then on has biases as the runtime of the student's placement adds them.
+    Biases are as the runtime of the student's placement adds them, from here on.
     """
     for name, quantizer in quantizers.items():
         student.get_submodule(name).activation = quantizer
     for layer in quantized_layers(student).values():
         if layer.activation is not None:
             layer.scale.copy_(layer.with_room(layer.scale, layer.layer.bias))
-            layer.bake(quantize(layer.layer.weight, layer.scale, layer.zero_point, layer.grid))
             layer.rounds_bias = has_integer_bias(layer.layer, student.placement)
+            layer.bake(quantize(layer.layer.weight, layer.scale, layer.zero_point, layer.grid))
 
 
 def activation_columns(student: nn.Module, name: str) -> dict[str, object]:

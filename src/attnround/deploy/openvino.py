@@ -101,16 +101,19 @@ class OpenVinoModel(Opened):
     ):
         super().__init__(about)
         graph, self.compiled = _compiled(xml, weights, source, settings, device)
+        self.names: list[str] | None = None
         if len(self.compiled.outputs) == 1:
             self.logits_at = None
+        elif all(port.get_tensor().names for port in self.compiled.outputs):
+            self.names = [port.get_any_name() for port in self.compiled.outputs]
+        else:  # NNCF's
+            raise InputError(f"{source}: it has several outputs without names, so that they cannot be compared")
         self.operations = _operations(graph)
 
     def forward(self, images: Tensor) -> Tensor | dict[str, Tensor]:
         found = self.compiled(images.cpu().numpy())
         outputs = [torch.from_numpy(found[port]).to(images.device) for port in self.compiled.outputs]
-        if len(outputs) == 1:  # which has no name where NNCF has made the model
-            return outputs[0]
-        return dict(zip((port.get_any_name() for port in self.compiled.outputs), outputs, strict=True))
+        return outputs[0] if self.names is None else dict(zip(self.names, outputs, strict=True))
 
 
 def open_ir(
@@ -206,7 +209,7 @@ def _reached(operation: Any) -> Iterator[Any]:
             node = taker.get_node()
             if node.get_type_name() in UNPACKING:
                 yield from _reached(node)
-            else:
+            elif node.get_type_name() != "ShapeOf":  # which the reader adds of a grouped convolution's weight
                 yield node
 
 

@@ -7,6 +7,7 @@ resized image is rounded to whole pixel values after each direction; a few diffe
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -18,6 +19,18 @@ INPUT = "images"
 MODES = {"bilinear": "linear", "bicubic": "cubic"}  # interpolation -> ONNX's word for it
 OLDEST = 18  # the opset from which Resize filters as Pillow does
 PILLOWS_CUBIC = -0.5
+
+
+def plain_config(given: Mapping[str, Any]) -> dict[str, object]:
+    """A data config as a file holds it: mean and std as lists. Raises InputError where they are no numbers."""
+    config = dict(given)
+    for name in ("mean", "std"):
+        if config.get(name) is not None:
+            try:
+                config[name] = [float(each) for each in config[name]]
+            except (TypeError, ValueError) as error:
+                raise InputError(f"preprocessing {name}={given[name]}: give a number for each channel") from error
+    return config
 
 
 def steps_of(preprocessing: dict, are_files: bool) -> list[dict]:

@@ -318,9 +318,9 @@ def readings(report: dict) -> list[list[object]]:
     found, timed = [report["comparison"], *report["with_default_options"]], report["latency"]
     return [
         [
-            how, f"{timed[ms]:.2f}", None if each["right"] is None else f"{100 * each['right'] / each['images']:.2f}",
+            how, f"{timed[ms]:.2f}", "-" if each["right"] is None else f"{100 * each['right'] / each['images']:.2f}",
             f"{100 * each['agreeing'] / each['images']:.2f}",
-            f"{each['logit_difference'] / max(each['largest_logit'], 1e-30):.1e}",
+            f"{float(each['logit_difference']) / max(float(each['largest_logit']), 1e-30):.1e}",
         ]
         for how, ms, each in zip(("as written", "by default"), ("as_written_ms", "default_ms"), found, strict=False)
     ]  # fmt: skip

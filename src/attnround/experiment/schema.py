@@ -59,7 +59,7 @@ VERIFIED = {
 KERNEL = {"layer": str, "in_integers": bool, "runs_as": str, "why": (str, Nothing)}
 RIVAL = {"made_by": str, "bytes": int, "speed_up": float, "agreement": Percent}
 READING = {
-    "images": Count, "agreeing": float, "right": (int, Nothing), "largest_logit": float, "logit_difference": float,
+    "images": Count, "agreeing": float, "right": (int, Nothing), "largest_logit": Number, "logit_difference": Number,
 }  # fmt: skip
 LATENCY = {"threads": int, "float_ms": float, "as_written_ms": float}
 EXPORTED = {

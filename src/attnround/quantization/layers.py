@@ -5,10 +5,10 @@ from torch import Tensor, nn
 
 from attnround.errors import InputError
 from attnround.quantization.activation import ActivationQuantizer
-from attnround.quantization.grid import Grid, dequantize, quantize
+from attnround.quantization.grid import Grid, dequantize, per_channel, quantize
 from attnround.quantization.shapes import Float, Real
 
-LARGEST_BIAS = 2**24  # steps: so far float32 has every whole number, and int32 has more than a hundred times as many
+LARGEST_BIAS = 2**29  # steps: a quarter of what int32 holds, which holds the sums on top
 
 
 class QuantizedLayer(nn.Module):
@@ -52,19 +52,27 @@ class QuantizedLayer(nn.Module):
         if levels.is_floating_point():
             self._check(levels)
         self.levels.copy_(levels)
-        self.layer.weight.copy_(dequantize(self.levels, self.scale, self.zero_point))
         if bias is not None:
             self.layer.bias.copy_(bias)
         if self.rounds_bias:
-            step = self.scale.double() * self.activation.scale.double()
-            self.layer.bias.copy_(self.layer.bias.double().div(step).round() * step)
+            self._round_bias()
+        self.layer.weight.copy_(dequantize(self.levels, self.scale, self.zero_point))
+
+    def _round_bias(self) -> None:
+        """To whole steps of the sums. Of a channel without weights these are as small as the bias allows."""
+        bias, of_input = self.layer.bias.double(), self.activation.scale.double()
+        empty = (self.levels == per_channel(self.zero_point, self.levels)).flatten(1).all(1) & (bias != 0)
+        self.scale.copy_(torch.where(empty, bias.abs() / (LARGEST_BIAS * of_input), self.scale))
+        step = self.scale.double() * of_input
+        self.layer.bias.copy_(bias.div(step).round() * step)
 
     def with_room(self, scale: Float[Tensor, " O"], bias: Float[Tensor, " O"]) -> Float[Tensor, " O"]:
         """The scales, raised where this bias is more than `LARGEST_BIAS` steps of the sums, which int32 may not hold.
 
-        So is a channel whose weights are next to nothing beside its bias, as in pruned networks.
+        So is a channel whose weights are next to nothing beside its bias, as in pruned networks. To a linear layer's
+        products runtimes add floats.
         """
-        if self.activation is None:
+        if self.activation is None or self.layer.weight.ndim == 2:
             return scale
         return torch.maximum(scale, bias.detach().abs() / (LARGEST_BIAS * self.activation.scale.detach()))
 

@@ -14,7 +14,7 @@ from attnround.quantization.layers import QuantizedLayer, quantized_layers
 from attnround.reconstruction.report import UNIT, UnitReport
 from attnround.typed import load_typed
 
-FORMAT = "attnround reconstruction 2"
+FORMAT = "attnround reconstruction 3"
 CONTENT = {"format": str, "identity": str, "reports": [UNIT], "layers": {str: {str: Tensor}}, "bits": {str: int}}
 
 

@@ -143,7 +143,8 @@ class LayerUnit(UnitWork):
         self.target = target.rows.to(weight.dtype).reshape(weight.shape)
         self._find_scale()
         self.objective = LayerObjective(target, moments, layer.scale, layer.zero_point)
-        self.start_scale, self.start_bias = layer.scale.clone(), layer.layer.bias.detach().clone()
+        self.start_scale, float_bias = layer.scale.clone(), float_layer.bias
+        self.float_bias = torch.zeros_like(layer.layer.bias) if float_bias is None else float_bias.detach()
         self.start_levels = quantize(weight, layer.scale, layer.zero_point, layer.grid)
         layer.bake(self.start_levels)
         self.start_error = self._held_out_error()
@@ -189,7 +190,7 @@ class LayerUnit(UnitWork):
         """Take these levels and scales, and the bias that then keeps the float layer's mean output."""
         self.layer.scale.copy_(scale)
         self.layer.bake(levels)
-        bias = corrected_bias(self.start_bias, self.rows, self._quantized_rows(), self.moments)
+        bias = corrected_bias(self.float_bias, self.rows, self._quantized_rows(), self.moments)
         self.layer.bake(self.layer.levels, bias)
 
     def _held_out_error(self) -> float:
