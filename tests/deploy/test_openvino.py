@@ -11,6 +11,7 @@ from tests.deploy.test_qdq import ABOUT, at_the_ends, floats_of_two, layers_of, 
 from torch import nn
 
 import attnround
+from attnround.api import ENDS
 from attnround.bits import Uniform
 from attnround.deploy.comparison import ALIKE, compare
 from attnround.deploy.loading import open_model
@@ -18,6 +19,7 @@ from attnround.deploy.openvino import AS_WRITTEN, OPSET, kernels, layers_in_inte
 from attnround.deploy.qdq import wanted_form
 from attnround.deploy.runtime import onnx_file, open_onnx
 from attnround.errors import InputError
+from attnround.evaluation import logit_sqnr_db
 from attnround.machine import processor
 
 slow = pytest.mark.slow
@@ -109,6 +111,41 @@ def test_no_sum_overflows_by_default(bits):
     expected = open_onnx(raw, "x")(images)
     assert (by_default(images) - expected).abs().max() < max(1e-3, ON_THE_FLY) * expected.abs().max()
     assert layers_in_integers(by_default) == (["conv", "linear"] if bits == 7 else [])
+
+
+@slow
+def test_by_default_a_convolution_that_takes_a_sum_clips_its_own_result_and_does_not_round_it():
+    """Of two convolutions whose results are added OpenVINO runs one with the sum in it."""
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 16, 3, padding=1), nn.Conv2d(32, 16, 3, padding=1)
+            self.one, self.other = nn.Conv2d(16, 32, 3, padding=1, stride=2), nn.Conv2d(16, 32, 1, stride=2)
+
+        def forward(self, x):
+            x = self.first(x).relu()
+            return self.last((self.other(x) + self.one(x)).relu()).flatten(1)
+
+    class Clip(nn.Module):
+        def __init__(self, quantizer):
+            super().__init__()
+            self.least, self.most = (level * quantizer.scale.item() for level in quantizer.levels)
+
+        def forward(self, x):
+            return x.clamp(self.least, self.most)
+
+    torch.manual_seed(0)
+    images, bits = torch.randn(32, 3, 12, 12), Uniform(bit_width=4, pinned=dict.fromkeys(ENDS, 7))
+    found = attnround.quantize(
+        Sum(), images, bits=bits, rounding="nearest", activation=8, placement="openvino", progress=False
+    )
+    raw, _ = onnx_file(found.model, found._content(), ABOUT, OPSET)
+    by_default = open_ir(*sealed_ir(raw, ABOUT), "x")(images)
+    assert logit_sqnr_db(found.model(images).detach(), by_default) < 50
+    edge = found.model.get_submodule("edges.other.result")
+    edge.activation = Clip(edge.activation)
+    assert logit_sqnr_db(found.model(images).detach(), by_default) > 60
 
 
 @slow
