@@ -28,7 +28,7 @@ from trials import ROOT, Rows, model_of, product, settle
 from attnround.api import ENDS, LAYER, ROUNDINGS
 from attnround.bits import Mixed, Uniform
 from attnround.data import Photos
-from attnround.evaluation import fidelity, is_right, logits, size_mib
+from attnround.evaluation import Outputs, fidelity, logits, size_mib
 from attnround.graph import Captured
 from attnround.machine import processor
 from attnround.prepared import Prepared, start
@@ -139,7 +139,7 @@ def judge(case: Case, student: Captured) -> dict[str, str]:
     """Compare with the float model's outputs, and with labels where there are any."""
     wanted, given = (logits(model, case.judged) for model in (case.prepared.teacher, student))
     measured = {name: f"{value:.4g}" for name, value in fidelity(wanted, given).items()}
-    right = "" if case.labels is None else f"{100 * is_right(given, case.labels).double().mean().item():.2f}"
+    right = "" if case.labels is None else f"{Outputs(given, case.labels).top1:.2f}"
     return measured | {"top1": right}
 
 

@@ -38,11 +38,11 @@ from attnround.bits import Uniform
 from attnround.deploy.comparison import Comparison, compare
 from attnround.deploy.kernels import INTEGER_KERNELS
 from attnround.deploy.marked import float_graph
-from attnround.deploy.runtime import onnx_file, open_onnx
+from attnround.deploy.runtime import onnx_file, opened
 from attnround.deploy.seal import about_export
-from attnround.deploy.session import AS_WRITTEN, latency, optimised_graph, run, session
+from attnround.deploy.session import latency, optimised_graph, run, session
 from attnround.deploy.static import OPSET, quantized_by_onnxruntime
-from attnround.evaluation import fidelity, is_right, logits, stored_bytes
+from attnround.evaluation import Outputs, fidelity, logits, stored_bytes
 from attnround.machine import processor
 from attnround.prepared import Prepared
 from attnround.quantized import Quantized
@@ -125,8 +125,7 @@ def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object],
         content = found._content()
         raw, _ = onnx_file(found.model, content, about_export(content.about), weights=form)
         about = {"weights": weights, "inputs": inputs or 32, "made_by": "attnround", "placement": placement}
-        written, default = (open_onnx(raw, "the file", settings) for settings in (AS_WRITTEN, {}))
-        yield about | {"form": form} | followed(case, found, [written, default], len(raw)), raw
+        yield about | {"form": form} | followed(case, found, opened(raw, "the file", form), len(raw)), raw
 
 
 def followed(case: Case, found: Quantized, files: Sequence[Callable[[Tensor], Tensor]], num_bytes: int) -> dict:
@@ -189,10 +188,7 @@ def judged(case: Case, give: Callable[[Tensor], Tensor]) -> dict[str, str]:
     wanted = logits(case.prepared.teacher, case.judged)
     found = torch.cat([give(batch.contiguous()) for batch in case.judged.split(64)])
     measured = fidelity(wanted, found)
-    right = {
-        key: f"{100 * is_right(each, case.labels).double().mean().item():.2f}"
-        for key, each in (("top1", found), ("fp32_top1", wanted))
-    }
+    right = {key: f"{Outputs(each, case.labels).top1:.2f}" for key, each in (("top1", found), ("fp32_top1", wanted))}
     return {key: f"{measured[key]:.2f}" for key in ("sqnr_db", "agreement")} | right
 
 

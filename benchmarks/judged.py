@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from trials import ROOT
 
 from attnround.data import FashionMNIST
-from attnround.evaluation import fidelity, is_right, logits
+from attnround.evaluation import Outputs, fidelity, logits
 from attnround.prepared import Prepared
 from attnround.zoo import TimmModel
 
@@ -32,7 +32,7 @@ class Case:
         }
 
     def _top1(self, given: Tensor) -> str:
-        return f"{100 * is_right(given, self.labels).double().mean().item():.2f}"
+        return f"{Outputs(given, self.labels).top1:.2f}"
 
 
 def case_of(model: TimmModel, num_calibration: int, num_judged: int | None, seed: int, equalization: str) -> Case:

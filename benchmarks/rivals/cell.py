@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from trials import MODELS, ROOT, model_of, photographs, settle
 
 from attnround.data import FashionMNIST
-from attnround.evaluation import fidelity, is_right, logits
+from attnround.evaluation import Outputs, fidelity, logits
 from attnround.machine import peak_mib, processor
 
 NUM_CALIBRATION, NUM_JUDGED, BATCH = 1024, 2000, 64
@@ -113,7 +113,7 @@ def main(
     seconds = time.process_time() - begun
     given = logits(found, case.judged)
     measured = fidelity(wanted, given)
-    right = "" if case.labels is None else f"{100 * is_right(given, case.labels).double().mean().item():.2f}"
+    right = "" if case.labels is None else f"{Outputs(given, case.labels).top1:.2f}"
     return {
         "top1": right, "agreement": f"{measured['agreement']:.2f}", "sqnr_db": f"{measured['sqnr_db']:.2f}",
         "cpu_seconds": f"{seconds:.1f}", "peak_mib": f"{peak_mib():.0f}",

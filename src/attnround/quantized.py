@@ -21,9 +21,8 @@ from attnround.deploy.preprocessing import plain_config, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
 from attnround.deploy.qdq import FORMS_OF, check_form
-from attnround.deploy.runtime import onnx_file, open_onnx, with_steps
+from attnround.deploy.runtime import onnx_file, opened, with_steps
 from attnround.deploy.seal import about_export
-from attnround.deploy.session import AS_WRITTEN as AS_WRITTEN_ONNX
 from attnround.deploy.session import need_onnx
 from attnround.errors import InputError, checked_seed, listed
 from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
@@ -190,8 +189,8 @@ class Quantized:
         weights: str,
         opset: int | None,
         preprocessing: Mapping[str, Any] | None,
-    ) -> tuple[dict[Path, bytes], list[nn.Module]]:
-        """The file, and the model as it is written and, where that is not the literal form, by default."""
+    ) -> tuple[dict[Path, bytes], Sequence[nn.Module]]:
+        """The file, and the model as `opened` gives it."""
         need_onnx(str(path))
         raw, _ = onnx_file(self.model, content, about, opset, weights)
         runs = raw  # what takes images of the model's size
@@ -199,8 +198,7 @@ class Quantized:
             config = plain_config(preprocessing) | {"input_size": list(self.images.shape[1:])}
             about = about | {"model": about["model"] | {"preprocessing": config}}
             raw, runs = with_steps(raw, steps_of(config, are_files="crop_pct" in config), about)
-        settings: list[dict] = [AS_WRITTEN_ONNX] if weights == "literal" else [AS_WRITTEN_ONNX, {}]
-        return {path: raw}, [open_onnx(runs, path, each) for each in settings]
+        return {path: raw}, opened(runs, path, weights)
 
     @as_usual()
     def verify(

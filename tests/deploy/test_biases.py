@@ -146,7 +146,7 @@ def test_the_library_warns_where_a_default_session_gives_something_else(images, 
         model = open_onnx(raw, path, settings)
         return model if settings else lambda images: -model(images)
 
-    monkeypatch.setattr("attnround.quantized.open_onnx", overflowing)
+    monkeypatch.setattr("attnround.deploy.runtime.open_onnx", overflowing)
     said = "with onnxruntime's default options it agrees with the simulation on 0.00 %"
     with pytest.warns(UserWarning, match=said) as caught:
         q.export(tmp_path / "q.onnx")

@@ -149,6 +149,14 @@ def open_onnx(
     return OnnxModel(raw, about, str(path), settings, provider)
 
 
+def opened(raw: bytes, path: str | Path, form: str) -> list[OnnxModel]:
+    """The model as it is written and as onnxruntime runs it by default; not of the literal form, which it may refuse.
+
+    Raises InputError as `open_onnx` does.
+    """
+    return [open_onnx(raw, path, settings) for settings in ((AS_WRITTEN,) if form == "literal" else (AS_WRITTEN, {}))]
+
+
 def read_graph(raw: bytes, path: str | Path) -> Any:
     """The ONNX model of a file's bytes. Raises InputError where they are no ONNX file."""
     import onnx

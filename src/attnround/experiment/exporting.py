@@ -26,7 +26,7 @@ from attnround.deploy.openvino import kernels as kernels_of_ir
 from attnround.deploy.preprocessing import described, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.qdq import NARROW, check_form, shifted, storage_bits, wanted_form, wanted_opset
-from attnround.deploy.runtime import about_onnx, checked_opset, onnx_file, open_onnx, read_graph, with_steps
+from attnround.deploy.runtime import about_onnx, checked_opset, onnx_file, open_onnx, opened, read_graph, with_steps
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import any_image, latency, medians_ms, need_onnx, session
 from attnround.deploy.static import need_nncf
@@ -41,7 +41,7 @@ from attnround.table import text_table
 from attnround.zoo import Blueprint
 
 log = logging.getLogger(__name__)
-RIVALS = {"onnx": "onnxruntime", "openvino": "nncf"}  # of a format: whose own static quantizer is compared with
+RIVALS = {"onnxruntime": "onnx", "nncf": "openvino"}  # whose own static quantizer is compared with: of which format
 PREPROCESSING = ("beside", "graph")
 RUNTIMES = {"onnx": "onnxruntime", "openvino": "OpenVINO"}  # what has default options that are compared too
 FORMATS = {"onnx": ".onnx", "torch": ".pt2", "openvino": ".xml"}
@@ -116,7 +116,7 @@ def export(
     for path, raw in files.items():
         write_atomically(path, raw)
     if compare_with:
-        beside = {"onnx": beside_onnxruntime, "openvino": beside_nncf}[format]
+        beside = {"onnxruntime": beside_onnxruntime, "nncf": beside_nncf}[compare_with]
         report["compared_with"] = _rivals(lambda: beside(exported[-1], num_bytes, model, data))
     if steps:
         text = json_text(described(quantized.preprocessing, steps), indent=2)
@@ -141,16 +141,15 @@ def check_rival(compare_with: str | None, taken: tuple[str, str], model: Bluepri
     """
     if compare_with is None:
         if model is not None:
-            named = " or ".join(RIVALS.values())
+            named = " or ".join(RIVALS)
             raise InputError(f"model is what compare_with={named} compares with: give that too, or leave model out")
         return
-    if compare_with not in RIVALS.values():
-        raise InputError(choice("compare_with", compare_with, list(RIVALS.values())))
-    (its_format,) = (key for key, rival in RIVALS.items() if rival == compare_with)
-    if taken != (its_format, "beside"):
+    if compare_with not in RIVALS:
+        raise InputError(choice("compare_with", compare_with, list(RIVALS)))
+    if taken != (RIVALS[compare_with], "beside"):
         raise InputError(
-            f"compare_with={compare_with}: give format={its_format} and preprocessing=beside, files that take the "
-            "same images"
+            f"compare_with={compare_with}: give format={RIVALS[compare_with]} and preprocessing=beside, files that "
+            "take the same images"
         )
     if model is None:
         raise InputError(f"compare_with={compare_with} needs the float model: give model={record['choices']['model']}")
@@ -197,14 +196,12 @@ def _as_onnx(
     form = wanted_form(weights, content.placement)
     facts |= _storage(layers, chosen, form)
     raw, floats = onnx_file(model, content, about, chosen, weights)
-    exported = [open_onnx(raw, target)]
-    if form != "literal":
-        exported.append(open_onnx(raw, target, {}))
+    exported = opened(raw, target, form)
     facts |= _kernels(raw, content, target)
     facts |= {"latency": _latency(floats, exported, model.preprocessing["input_size"])}
     if head:
         raw, same_size = with_steps(raw, head, about)
-        exported = [open_onnx(same_size, target), *(open_onnx(same_size, target, {}) for _ in exported[1:])]
+        exported = opened(same_size, target, form)
         say("graph", f"takes pixels, uint8 [batch, height, width, {model.preprocessing['input_size'][0]}]")
     return {target: raw}, exported, facts | {"sha256": about_onnx(read_graph(raw, target), target)["sha256"]}
 

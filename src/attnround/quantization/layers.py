@@ -43,28 +43,30 @@ class QuantizedLayer(nn.Module):
 
     @torch.no_grad()
     def bake(self, levels: Real[Tensor, " O *rest"], bias: Float[Tensor, " O"] | None = None) -> None:
-        """Take these levels, and this bias if one is given, and rebuild the float weight from them.
-
-        Where kernels add integers the bias is rounded to one.
+        """Take these levels, and this bias if one is given as `take_bias` does, and rebuild the float weight from them.
 
         Raises InputError where a rounding method gives what is no level of the grid.
         """
         if levels.is_floating_point():
             self._check(levels)
         self.levels.copy_(levels)
-        if bias is not None:
-            self.layer.bias.copy_(bias)
-        if self.rounds_bias:
-            self._round_bias()
+        self.take_bias(self.layer.bias if bias is None else bias)
         self.layer.weight.copy_(dequantize(self.levels, self.scale, self.zero_point))
 
-    def _round_bias(self) -> None:
-        """To whole steps of the sums. Of a channel without weights these are as small as the bias allows."""
-        bias, of_input = self.layer.bias.double(), self.activation.scale.double()
-        empty = (self.levels == per_channel(self.zero_point, self.levels)).flatten(1).all(1) & (bias != 0)
-        self.scale.copy_(torch.where(empty, bias.abs() / (LARGEST_BIAS * of_input), self.scale))
+    @torch.no_grad()
+    def take_bias(self, bias: Float[Tensor, " O"]) -> None:
+        """Take this bias, where kernels add integers in whole steps of the sums.
+
+        Of a channel without weights, which any scale leaves zero, these are as small as the bias allows.
+        """
+        self.layer.bias.copy_(bias)
+        if not self.rounds_bias:
+            return
+        wanted, of_input = self.layer.bias.double(), self.activation.scale.double()
+        empty = (self.levels == per_channel(self.zero_point, self.levels)).flatten(1).all(1) & (wanted != 0)
+        self.scale.copy_(torch.where(empty, wanted.abs() / (LARGEST_BIAS * of_input), self.scale))
         step = self.scale.double() * of_input
-        self.layer.bias.copy_(bias.div(step).round() * step)
+        self.layer.bias.copy_(wanted.div(step).round() * step)
 
     def with_room(self, scale: Float[Tensor, " O"], bias: Float[Tensor, " O"]) -> Float[Tensor, " O"]:
         """The scales, raised where this bias is more than `LARGEST_BIAS` steps of the sums, which int32 may not hold.

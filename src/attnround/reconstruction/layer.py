@@ -190,8 +190,7 @@ class LayerUnit(UnitWork):
         """Take these levels and scales, and the bias that then keeps the float layer's mean output."""
         self.layer.scale.copy_(scale)
         self.layer.bake(levels)
-        bias = corrected_bias(self.float_bias, self.rows, self._quantized_rows(), self.moments)
-        self.layer.bake(self.layer.levels, bias)
+        self.layer.take_bias(corrected_bias(self.float_bias, self.rows, self._quantized_rows(), self.moments))
 
     def _held_out_error(self) -> float:
         return output_error(self.rows, self._quantized_rows(), self.held_out)
