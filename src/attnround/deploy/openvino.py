@@ -20,6 +20,7 @@ from torch import Tensor
 from attnround.deploy.file import StoredLayer
 from attnround.deploy.kernels import Kernel
 from attnround.deploy.opened import Opened
+from attnround.deploy.openvino_graph import slim
 from attnround.deploy.qdq import shifted
 from attnround.deploy.runtime import read_graph
 from attnround.deploy.seal import ENTRY, check_seal, describe, read_about, read_bytes, seal
@@ -64,7 +65,7 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
 
     model = onnx.inliner.inline_local_functions(read_graph(raw, "the model"))  # the marks of a float graph
     model.ClearField("metadata_props")  # what the ONNX says of itself
-    _take_biases_apart(model.graph)
+    slim(model.graph)
     try:
         model = openvino.Core().read_model(model.SerializeToString())
     except RuntimeError as error:
@@ -75,13 +76,14 @@ def sealed_ir(raw: bytes, about: dict) -> tuple[bytes, bytes]:
 
 
 def saved(model: Any) -> tuple[bytes, bytes]:
-    """The .xml and the .bin of one of OpenVINO's models, whose weights stay in their types."""
+    """The .xml, without line breaks, and the .bin of one of OpenVINO's models, whose weights stay in their types."""
     import openvino
 
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "quantized.xml"
         openvino.save_model(model, file, compress_to_fp16=False)
-        return file.read_bytes(), file.with_suffix(".bin").read_bytes()
+        xml = b"".join(line.strip() for line in file.read_bytes().splitlines())
+        return xml, file.with_suffix(".bin").read_bytes()
 
 
 class OpenVinoModel(Opened):
@@ -211,34 +213,6 @@ def _reached(operation: Any) -> Iterator[Any]:
                 yield from _reached(node)
             elif node.get_type_name() != "ShapeOf":  # which the reader adds of a grouped convolution's weight
                 yield node
-
-
-def _take_biases_apart(graph: Any) -> None:
-    """Make constant biases of convolutions sums of their own: in the .xml the reader has them shaped at each inference.
-
-    A convolution keeps its name, and the sum the name of the result.
-    """
-    import onnx
-    from onnx import numpy_helper
-
-    constants = {each.name: each for each in graph.initializer}
-    nodes = []
-    for node in graph.node:
-        nodes.append(node)
-        strides = next((each.ints for each in node.attribute if each.name == "strides"), ())
-        if node.op_type != "Conv" or len(node.input) < 3 or node.input[2] not in constants or not strides:
-            continue
-        bias, result = node.input[2], node.output[0]
-        shaped, alone = f"{bias}/shaped", f"{result}/without_bias"
-        if shaped not in constants:
-            values = numpy_helper.to_array(constants[bias]).reshape(1, -1, *[1] * len(strides))
-            constants[shaped] = numpy_helper.from_array(values, shaped)
-            graph.initializer.append(constants[shaped])
-        del node.input[2]
-        node.output[0] = alone
-        nodes.append(onnx.helper.make_node("Add", [alone, shaped], [result], f"{node.name}/bias"))
-    del graph.node[:]
-    graph.node.extend(nodes)
 
 
 def _entry(xml: bytes) -> str | None:

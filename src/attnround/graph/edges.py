@@ -6,17 +6,20 @@ A runtime runs an operation in integers where it finds quantizers at the right p
                   concatenations, average pools and sigmoids. What only passes values on, such as a maximum pool, wants
                   the same scale before and after.
     tensorrt      the skip operand of a residual sum; a quantizer on the convolution's own branch would break the fusion
-    openvino      the operands of sums, products, concatenations and average pools
+    openvino      the operands of sums, products, concatenations and average pools, but for a convolution's result that
+                  is added to something: it takes the sum into that convolution, whose own result is never rounded
 
 Operations with a constant operand are left alone. So are those of transformers: an operation counts where an operand,
 for openvino all of them, comes from a convolution. Of these what attention's products take is quantized where asked,
 whatever the runtime.
 
-Sources: onnxruntime's core/optimizer/qdq_transformer; NVIDIA's Model-Optimizer, pull request 2024; NNCF's placement.
+Sources: onnxruntime's core/optimizer/qdq_transformer; NVIDIA's Model-Optimizer, pull request 2024; NNCF's placement,
+and FuseConvolutionSumAndConvolutionSumActivation in OpenVINO's graph_optimizer.cpp, which of two convolutions takes the
+one whose result is not quantized.
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from torch import fx, nn
 
@@ -155,23 +158,36 @@ def _onnxruntime(model: Captured) -> Iterator[fx.Node]:
 
 
 def _tensorrt(model: Captured) -> Iterator[fx.Node]:
-    depth: dict[fx.Node, int] = {}  # the most layers on a way to this node
+    branches = _branches(model)
     for node, operands in _joining(model.graph, {"add"}):
-        before = max((depth[each] for each in node.all_input_nodes), default=0)
-        depth[node] = before + is_layer(node, model)
-        branches = [each for each in operands if _is_convolution(_behind(each, model), model)]
-        if branches:
-            branch = max(branches, key=depth.__getitem__)
-            yield from (each for each in operands if each is not branch)
+        if node in branches:
+            yield from (each for each in operands if each is not branches[node])
 
 
 def _openvino(model: Captured) -> Iterator[fx.Node]:
     convolved: set[fx.Node] = set()  # nodes for whose value the last layers are convolutions
+    branches = _branches(model, FUSED)
     for node, operands in _joining(model.graph, JOINING | POOLS):
         if _is_convolution(node, model) or (not is_layer(node, model) and convolved & set(node.all_input_nodes)):
             convolved.add(node)
         if operands and convolved >= set(operands):
-            yield from operands
+            yield from (each for each in operands if each is not branches.get(node) or len(each.users) > 1)
+
+
+def _branches(model: Captured, fused: Collection[str] = ()) -> dict[fx.Node, fx.Node]:
+    """Residual sum -> of its operands the convolution's result, the one of most layers, that the sum is computed with.
+
+    fused: activations that may lie between convolution and sum.
+    """
+    found: dict[fx.Node, fx.Node] = {}
+    depth: dict[fx.Node, int] = {}  # the most layers on a way to this node
+    for node, operands in _joining(model.graph, {"add"}):
+        before = max((depth[each] for each in node.all_input_nodes), default=0)
+        depth[node] = before + is_layer(node, model)
+        convolutions = [each for each in operands if _is_convolution(_behind(each, model, fused), model)]
+        if convolutions:
+            found[node] = max(convolutions, key=depth.__getitem__)
+    return found
 
 
 def _joining(graph: fx.Graph, operations: set[str]) -> Iterator[tuple[fx.Node, list[fx.Node]]]:
@@ -202,9 +218,9 @@ def _with_activation(node: fx.Node, model: Captured) -> fx.Node:
     return node
 
 
-def _behind(node: fx.Node, model: Captured) -> fx.Node:
-    """The node that a value comes from, past modules that do nothing."""
-    while _does_nothing(node, model):
+def _behind(node: fx.Node, model: Captured, fused: Collection[str] = ()) -> fx.Node:
+    """The node that a value comes from, past modules that do nothing and past these activations."""
+    while _does_nothing(node, model) or operation(node) in fused:
         node = node.args[0]
     return node
 
