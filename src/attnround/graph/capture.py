@@ -24,6 +24,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils import _pytree as pytree
 
 from attnround.errors import InputError, listed, reason
+from attnround.graph.inplace import out_of_place
 from attnround.graph.kinds import BY_OPERATION, KINDS
 from attnround.graph.outputs import Output, named_leaves, tensors
 
@@ -147,6 +148,7 @@ def capture(model: nn.Module, image: Tensor) -> Captured:
             fake_tensors.setLevel(logging.CRITICAL)  # it would print a traceback
             shapes = ({0: Dim.DYNAMIC},)
             program = torch.export.export(net, (torch.cat([image, image]),), dynamic_shapes=shapes, strict=False)
+            out_of_place(program.graph)
             program = program.run_decompositions({})
     except Exception as error:  # a forward that meets no values but shapes may fail in any way
         raise InputError(f"{kind} cannot be handled: torch.export cannot follow its forward ({_why(error)})") from error
