@@ -171,19 +171,24 @@ def plain(text: str) -> Table:
     return Table("one", text, text, [text, "b"], 1, [text], {"one_a": text}, lines)
 
 
-def test_a_picture_that_is_missing_is_named(tmp_path):
+def test_a_picture_that_is_missing_or_damaged_is_named(tmp_path):
     (tmp_path / "one.jsonl").write_text(json_lines(plain("x")))
     with pytest.raises(InputError, match=r"one_a\.svg is missing"):
         report(tmp_path)
+    for content in (b"", b"\xff", b"<svg><g></svg>"):
+        (tmp_path / "one_a.svg").write_bytes(content)
+        with pytest.raises(InputError, match=r"one_a\.svg is damaged: make tables writes it anew"):
+            report(tmp_path)
 
 
 @pytest.mark.parametrize(
     "content",
     [
         b"", b"\xff\n", b"3\n", json_lines(plain("x"))[:-20].encode(), json_lines(plain("x")).split("\n")[0].encode(),
+        "".join(json_lines(plain("x")).splitlines(keepends=True)[:-1]).encode(),
         json_lines(plain("x")).replace('"x"', "4").encode(),
     ],
-    ids=["empty", "no text", "no table", "cut off", "without a line", "no words"],
+    ids=["empty", "no text", "no table", "cut off", "without a line", "a line short", "no words"],
 )  # fmt: skip
 def test_a_table_that_is_damaged_is_named(tmp_path, content):
     (tmp_path / "one.jsonl").write_bytes(content)

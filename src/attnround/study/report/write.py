@@ -7,6 +7,7 @@ import base64
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from xml.etree import ElementTree
 
 from jinja2 import Environment, StrictUndefined
 
@@ -39,11 +40,15 @@ def report(folder: Path) -> str:
 
 
 def picture(path: Path) -> str:
-    """A picture as an address. Raises InputError where it is not there."""
+    """A picture as an address. Raises InputError where it is not there, or not whole."""
     try:
-        return data(path.read_text(encoding="utf-8"), "image/svg+xml")
+        text = path.read_text(encoding="utf-8")
+        ElementTree.fromstring(text)
     except OSError as error:
         raise InputError(f"{path} is missing: make tables writes it anew") from error
+    except (UnicodeDecodeError, ElementTree.ParseError) as error:
+        raise InputError(f"{path} is damaged: make tables writes it anew") from error
+    return data(text, "image/svg+xml")
 
 
 def data(text: str, kind: str) -> str:

@@ -10,7 +10,7 @@ from attnround.typed import check, parsed
 
 HEAD = {
     "name": str, "caption": str, "command": str, "header": [str], "num_labels": int, "notes": [str],
-    "pictures": {str: str},
+    "pictures": {str: str}, "num_lines": int,
 }  # fmt: skip
 LINE = {
     "entries": [{"text": str, "spread": str, "mark": str, "bold": bool, "fields": {}}], "about": {}, "kind": str,
@@ -68,9 +68,10 @@ class Table:
 
 
 def json_lines(table: Table) -> str:
-    """All of a table for a program: a line of JSON about it, then one for each of its lines."""
+    """All of a table for a program: a line of JSON about it, how many lines it has too, then one for each of these."""
     head = asdict(table)
-    return "".join(f"{json_text(each)}\n" for each in (head, *head.pop("lines")))
+    lines = head.pop("lines")
+    return "".join(f"{json_text(each)}\n" for each in (head | {"num_lines": len(lines)}, *lines))
 
 
 def read_table(path: Path) -> Table:
@@ -85,8 +86,8 @@ def read_table(path: Path) -> Table:
 def _table(head: dict, *lines: list) -> Table:
     """Raises ValueError or TypeError where these are not what `json_lines` writes."""
     check(head, HEAD)
-    if not lines:
-        raise ValueError("it has no line")
+    if not lines or len(lines) != head.pop("num_lines"):
+        raise ValueError("it has not all lines")
     return Table(**head, lines=[_line(*each) for each in lines])
 
 
