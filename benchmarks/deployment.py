@@ -10,6 +10,8 @@ one thread: with more, those of sessions that wait would keep the cores busy. Th
 images that were not calibrated on: the test images, or the labelled photographs. The others have random weights, and
 are judged on noise. written_agrees, default_agrees: percent of the images on which the file as it is written, and in
 that session, gives the simulation's class; default_db: SQNR of that session's logits against the simulation's;
+floor_agrees, floor_db: the same of the simulation itself with PyTorch's own convolutions in place of oneDNN's, which
+round float sums otherwise, so that a code at a tie falls to its other side;
 over_budget: percent by which the file is larger than the run's budget. What onnxruntime made is quantize_static on the
 same float network and images, QDQ, a scale a channel: S8S8 is what its documentation recommends first, U8S8 has
 unsigned activations.
@@ -61,6 +63,7 @@ NUM_TEST = 2000  # test images that an embedded network is judged on
 NUM_NOISE = 64  # images that a network of random weights is judged on
 JUDGED = [
     "sqnr_db", "agreement", "top1", "fp32_top1", "over_budget", "written_agrees", "default_agrees", "default_db",
+    "floor_agrees", "floor_db",
 ]  # fmt: skip
 HEADER = [
     "network", "pixels", "weights", "inputs", "made_by", "placement", "form", "mib", "layers",
@@ -130,13 +133,20 @@ def ours(case: Case, settings: list[tuple]) -> Iterator[tuple[dict[str, object],
 
 def followed(case: Case, found: Quantized, files: Sequence[Callable[[Tensor], Tensor]], num_bytes: int) -> dict:
     """How a file as it is written, and by default, follows the simulation, and its bytes the budget."""
+
+    def itself(images: Tensor) -> Tensor:
+        with torch.backends.mkldnn.flags(enabled=False):
+            return found.model(images)
+
     batches = ((batch.contiguous(), None) for batch in case.judged.split(64))
-    written, default = compare(found.model, files, batches)
+    written, default, floor = compare(found.model, [*files, itself], batches)
     return {
         "over_budget": f"{100 * (num_bytes / sum(stored_bytes(found.model).values()) - 1):.2f}",
         "written_agrees": f"{written.agreement:.2f}",
         "default_agrees": f"{default.agreement:.2f}",
         "default_db": f"{decibels(default):.2f}",
+        "floor_agrees": f"{floor.agreement:.2f}",
+        "floor_db": f"{decibels(floor):.2f}",
     }
 
 

@@ -63,12 +63,14 @@ def _apart(node: Any, constants: dict[str, Any], rank: int) -> Iterator[Any]:
 
 
 def _shaped(constants: dict[str, Any], name: str, shape: list[int]) -> str:
-    """The name of a constant of this shape, in floats."""
+    """The name of a constant of this shape, in floats; a single number where all are the same."""
     from onnx import numpy_helper
 
     shaped = f"{name}/shaped"
     if shaped not in constants:
-        constants[shaped] = numpy_helper.from_array(_array(constants[name]).reshape(shape), shaped)
+        values = _array(constants[name])
+        same = values.size > 0 and (values == values.flat[0]).all()
+        constants[shaped] = numpy_helper.from_array(values.flat[0] if same else values.reshape(shape), shaped)
     return shaped
 
 
