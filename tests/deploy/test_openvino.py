@@ -232,3 +232,25 @@ def test_the_library_writes_it_and_several_outputs_have_their_names(tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["q.bin", "q.xml"]
     found = open_model(str(tmp_path / "q.xml"))(torch.randn(2, 3, 8, 8))
     assert {name: tuple(each.shape) for name, each in found.items()} == {"0": (2, 4, 6, 6), "1": (2, 2)}
+
+
+@slow
+def test_one_bias_of_convolutions_of_different_dimensions_has_a_shape_for_each():
+    """The exporter writes equal constants once."""
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.last = nn.Conv1d(3, 12, 3, padding=1), nn.Conv2d(12, 12, 3), nn.Linear(12, 5)
+            self.two.bias = nn.Parameter(self.one.bias.detach().clone())
+
+        def forward(self, x):
+            x = self.one(x.flatten(2)).relu().unflatten(2, (9, 9))
+            return self.last(self.two(x).relu().mean((2, 3)))
+
+    torch.manual_seed(0)
+    images = torch.randn(8, 3, 9, 9)
+    found = attnround.quantize(Net(), images, bits=7, rounding="nearest", progress=False)
+    raw, _ = onnx_file(found.model, found._content(), ABOUT, OPSET)
+    given = open_ir(*sealed_ir(raw, ABOUT), "x", AS_WRITTEN)(images)
+    assert logit_sqnr_db(found.model(images).detach(), given) > 60

@@ -66,7 +66,7 @@ def _shaped(constants: dict[str, Any], name: str, shape: list[int]) -> str:
     """The name of a constant of this shape, in floats; a single number where all are the same."""
     from onnx import numpy_helper
 
-    shaped = f"{name}/shaped"
+    shaped = f"{name}/shaped_{len(shape)}"
     if shaped not in constants:
         values = _array(constants[name])
         same = values.size > 0 and (values == values.flat[0]).all()
