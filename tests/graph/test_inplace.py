@@ -27,6 +27,15 @@ def of_another_type(x):
     return x.add_(torch.ones(1, 4, 1, 1, dtype=torch.float64)).relu_()
 
 
+def compared(x):
+    return x.gt_(0) + x
+
+
+def raised(x):
+    x **= 2
+    return x
+
+
 class Net(nn.Module):
     def __init__(self, change):
         super().__init__()
@@ -38,7 +47,14 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize(
     ("change", "left"),
-    [(chained, []), (read_again, []), (seen_by_a_view, ["relu6_"]), (of_another_type, ["add_", "relu_"])],
+    [
+        (chained, []),
+        (read_again, []),
+        (seen_by_a_view, ["relu6_"]),
+        (of_another_type, ["add_", "relu_"]),
+        (compared, ["gt_"]),
+        (raised, ["pow_"]),
+    ],
 )
 @torch.no_grad()
 def test_only_what_nothing_else_sees_is_replaced(change, left):

@@ -6,8 +6,9 @@ A runtime runs an operation in integers where it finds quantizers at the right p
                   concatenations, average pools and sigmoids. What only passes values on, such as a maximum pool, wants
                   the same scale before and after.
     tensorrt      the skip operand of a residual sum; a quantizer on the convolution's own branch would break the fusion
-    openvino      the operands of sums, products, concatenations and average pools, but for a convolution's result that
-                  is added to something: it takes the sum into that convolution, whose own result is never rounded
+    openvino      the operands of sums, products, concatenations and average pools, but for a convolution's result,
+                  perhaps past a ReLU or clamp, that only a sum takes: the sum becomes a part of that convolution, whose
+                  own result is not rounded then
 
 Operations with a constant operand are left alone. So are those of transformers: an operation counts where an operand,
 for openvino all of them, comes from a convolution. Of these what attention's products take is quantized where asked,

@@ -15,30 +15,27 @@ FRESH = {
     aten.conv3d.padding, aten.linear.default, aten.batch_norm.default, aten.group_norm.default, aten.layer_norm.default,
     aten.add.Tensor, aten.mul.Tensor, aten.cat.default,
 }  # fmt: skip
+# What takes a tensor in both forms by the same arguments, and of floats gives floats.
+ALIKE = {
+    aten.relu_.default: aten.relu.default, aten.relu6_.default: aten.relu6.default,
+    aten.hardtanh_.default: aten.hardtanh.default, aten.leaky_relu_.default: aten.leaky_relu.default,
+    aten.elu_.default: aten.elu.default, aten.silu_.default: aten.silu.default, aten.mish_.default: aten.mish.default,
+    aten.hardswish_.default: aten.hardswish.default, aten.hardsigmoid_.default: aten.hardsigmoid.default,
+    aten.add_.Tensor: aten.add.Tensor, aten.mul_.Tensor: aten.mul.Tensor,
+}  # fmt: skip
 
 
 def out_of_place(graph: fx.Graph) -> None:
-    """Replace operations in place whose operand nothing else reads, and that do not convert another to its type."""
+    """Replace activations, sums and products in place whose operand nothing else reads, all floats of one type."""
     fresh = {node for node in graph.nodes if node.target in FRESH}
     for node in graph.nodes:
-        given = node.args[0] if node.args else None
-        if given in fresh and set(given.users) == {node} and len(set(map(_type, node.all_input_nodes))) == 1:
-            alike = _out_of_place(node.target)
-            if alike is not None:
-                node.target = alike
+        given = node.args[0] if node.target in ALIKE else None
+        if given in fresh and set(given.users) == {node}:
+            types = {_type(each) for each in node.all_input_nodes}
+            if len(types) == 1 and all(each is not None and each.is_floating_point for each in types):
+                node.target = ALIKE[node.target]
                 fresh.add(node)
 
 
 def _type(node: fx.Node) -> torch.dtype | None:
     return getattr(node.meta["val"], "dtype", None)
-
-
-def _out_of_place(operator: object) -> torch._ops.OpOverload | None:
-    """aten.relu.default for aten.relu_.default; None for what is not in place."""
-    if not isinstance(operator, torch._ops.OpOverload):
-        return None
-    namespace, _, name = operator._schema.name.partition("::")
-    if namespace != "aten" or not name.endswith("_") or name.startswith("_"):
-        return None
-    packet = getattr(aten, name.removesuffix("_"), None)
-    return getattr(packet, operator._overloadname, None)
