@@ -159,10 +159,8 @@ def _onnxruntime(model: Captured) -> Iterator[fx.Node]:
 
 
 def _tensorrt(model: Captured) -> Iterator[fx.Node]:
-    branches = _branches(model)
-    for node, operands in _joining(model.graph, {"add"}):
-        if node in branches:
-            yield from (each for each in operands if each is not branches[node])
+    for node, branch in _branches(model).items():
+        yield from (each for each in node.args[:2] if each is not branch)
 
 
 def _openvino(model: Captured) -> Iterator[fx.Node]:

@@ -31,8 +31,8 @@ def out_of_place(graph: fx.Graph) -> None:
     for node in graph.nodes:
         given = node.args[0] if node.target in ALIKE else None
         if given in fresh and set(given.users) == {node}:
-            types = {_type(each) for each in node.all_input_nodes}
-            if len(types) == 1 and all(each is not None and each.is_floating_point for each in types):
+            kind = _type(given)
+            if kind.is_floating_point and all(_type(each) == kind for each in node.all_input_nodes):
                 node.target = ALIKE[node.target]
                 fresh.add(node)
 

@@ -86,7 +86,8 @@ def read_table(path: Path) -> Table:
 def _table(head: dict, *lines: list) -> Table:
     """Raises ValueError or TypeError where these are not what `json_lines` writes."""
     check(head, HEAD)
-    if not lines or len(lines) != head.pop("num_lines"):
+    num_lines = head.pop("num_lines")
+    if not lines or len(lines) != num_lines:
         raise ValueError("it has not all lines")
     return Table(**head, lines=[_line(*each) for each in lines])
 
