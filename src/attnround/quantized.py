@@ -173,7 +173,7 @@ class Quantized:
         for place, raw in files.items():
             write_atomically(place, raw)
         for each in by_default:
-            fault = each.fault(quantized_inputs=True)  # of floats OpenVINO may make bfloat16
+            fault = each.fault(quantized_inputs=True, by_class=False)  # of floats OpenVINO may make bfloat16
             if fault:
                 runtime = "onnxruntime" if path.suffix == ".onnx" else "openvino"
                 better = "" if content.placement == runtime else f"; placement={runtime} quantizes what it runs"

@@ -12,7 +12,9 @@ from attnround.graph import Output, joined, logits_in, tensors
 
 ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
 LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
-LEAST_DB = 20.0  # of every output that is not judged by its classes; integer kernels and bfloat16 leave 40 and more
+LEAST_DB = (
+    20.0  # of every output that is not judged by its classes; ties in deep networks leave 30, other faults 3 to 13
+)
 
 
 @dataclass
@@ -81,18 +83,18 @@ class Comparison:
         """The largest difference in units of the largest logit."""
         return self.logit_difference / max(self.largest_logit, 1e-30)
 
-    def fault(self, quantized_inputs: bool) -> str | None:
+    def fault(self, quantized_inputs: bool, by_class: bool = True) -> str | None:
         """Why the exported model is not the one that was measured, if so.
 
         Where inputs are quantized, float rounding decides ties between two codes, each a whole step of the next layer,
-        so that the logits alone are no measure.
+        so that logits are judged by their classes, as of any device; not by_class: as other outputs are, too.
         """
         if math.isinf(self.logit_difference):
             return "it gives NaN or infinity where the simulation does not"
         if self.agreement < LEAST:
             return f"it agrees with the simulation on {self.agreement:.2f} % of the images, {LEAST} % is asked"
         for name, (signal, noise) in self.energies.items():
-            if name != self.by_class and not noise <= signal * 10 ** (-LEAST_DB / 10):
+            if not (by_class and name == self.by_class) and not noise <= signal * 10 ** (-LEAST_DB / 10):
                 what = f"its output {name}" if name else "its output"
                 db = 10 * math.log10(signal / noise) if signal and math.isfinite(noise) else -math.inf
                 return f"{what} follows the simulation's by {db:.1f} dB, {LEAST_DB:g} dB are asked"

@@ -38,7 +38,7 @@ AS_WRITTEN = {
 BIN = "bin_digest"
 CPU = "CPU"
 ENDING = ".levels"  # of the names of layers' integers
-UNPACKING = {"Convert", "Subtract", "Multiply", "Reshape", "Transpose", "Unsqueeze"}  # of levels, to a weight
+UNPACKING = {"Convert", "Add", "Subtract", "Multiply", "Reshape", "Transpose", "Unsqueeze"}  # of levels, to a weight
 
 
 def need_openvino(what: str) -> None:
@@ -158,6 +158,8 @@ def _why(layer: StoredLayer, form: str, in_integers: bool) -> str | None:
         return "its input is float"
     if shifted(layer, form):
         return "its weight is UINT8"
+    if not layer.grid.symmetric:
+        return "its weight is on an asymmetric grid"
     return "OpenVINO leaves it in floats"
 
 

@@ -2,6 +2,9 @@
 
 OpenVINO's reader shapes the bias of a convolution, and the scales and zero points of a DequantizeLinear, by operations
 of their own. Here they come as constants that have their shape, and zero points that are zero do not come at all.
+
+OpenVINO 2026.4's default options take the zero points of a transposed convolution's weight along the wrong axis, where
+they find Convert, Subtract, Multiply. There the negative is added, which computes the same and is no such pattern.
 """
 
 from collections.abc import Iterator
@@ -18,6 +21,9 @@ def slim(graph: Any) -> None:
     constants = {each.name: each for each in graph.initializer}
     added: dict[str, Any] = {}
     ranks = {name: len(each.dims) for name, each in constants.items()}
+    turned = {node.output[0]: node.input[0] for node in graph.node if node.op_type == "Transpose"}
+    weights = [node.input[1] for node in graph.node if node.op_type == "ConvTranspose"]
+    of_transposed = {turned.get(name, name) for name in weights}
     nodes: list[Any] = []
     for node in graph.node:
         if node.op_type == "Cast" and node.input[0] in ranks:
@@ -26,7 +32,8 @@ def slim(graph: Any) -> None:
         if node.op_type == "Conv" and strides and len(node.input) > 2 and node.input[2] in constants:
             nodes.extend(_without_bias(node, [1, -1, *[1] * len(strides)], constants, added))
         elif node.op_type == "DequantizeLinear":
-            nodes.extend(_apart(node, ranks.get(node.input[0], 0), constants, added))
+            shift = "Add" if node.output[0] in of_transposed else "Sub"
+            nodes.extend(_apart(node, ranks.get(node.input[0], 0), shift, constants, added))
         else:
             nodes.append(node)
     del graph.node[:]
@@ -45,8 +52,8 @@ def _without_bias(node: Any, shape: list[int], constants: dict[str, Any], added:
     yield helper.make_node("Add", [node.output[0], shaped], [result], f"{node.name}/bias")
 
 
-def _apart(node: Any, rank: int, constants: dict[str, Any], added: dict[str, Any]) -> Iterator[Any]:
-    """(codes - zero point) * scale in floats. rank: of codes that have a scale a channel."""
+def _apart(node: Any, rank: int, shift: str, constants: dict[str, Any], added: dict[str, Any]) -> Iterator[Any]:
+    """(codes - zero point) * scale in floats. rank: of codes that have a scale a channel; shift: Sub, or an Add."""
     from onnx import TensorProto, helper
 
     codes, (scale, zero_point) = node.input[0], (constants[name] for name in node.input[1:])
@@ -56,17 +63,18 @@ def _apart(node: Any, rank: int, constants: dict[str, Any], added: dict[str, Any
     yield helper.make_node("Cast", [codes], [values], values, to=TensorProto.FLOAT)
     if _array(zero_point).any():
         values, numbers = f"{result}/steps", values
-        yield helper.make_node("Sub", [numbers, _shaped(zero_point, shape, added)], [values], values)
+        shaped = _shaped(zero_point, shape, added, -1 if shift == "Add" else 1)
+        yield helper.make_node(shift, [numbers, shaped], [values], values)
     yield helper.make_node("Mul", [values, _shaped(scale, shape, added)], [result], result)
 
 
-def _shaped(constant: Any, shape: list[int], added: dict[str, Any]) -> str:
+def _shaped(constant: Any, shape: list[int], added: dict[str, Any], sign: int = 1) -> str:
     """The name of a constant in this shape, in floats; a single number where all are the same. added: takes it up."""
     from onnx import numpy_helper
 
-    name = f"{constant.name}/shaped_{len(shape)}"
+    name = f"{constant.name}/shaped_{len(shape)}{'_negative' if sign < 0 else ''}"
     if name not in added:
-        values = _array(constant)
+        values = sign * _array(constant)
         same = values.size > 0 and (values == values.flat[0]).all()
         added[name] = numpy_helper.from_array(values.flat[0] if same else values.reshape(shape), name)
     return name

@@ -17,7 +17,7 @@ from torch import nn
 
 from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, read
-from attnround.deploy.comparison import LEAST, compare_of_pixels
+from attnround.deploy.comparison import compare_of_pixels
 from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.kernels import HEADER, Kernel, kernels, num_quantized
 from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
@@ -126,8 +126,8 @@ def export(
     say("size", f"{num_bytes / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
     say("classes", f"the simulation's on {found.agreement:.2f} % of {found.images} images")
     for other in others:
-        below = f", less than the {LEAST} % that verify asks of a device" if other.agreement < LEAST else ""
-        say("default", f"with {RUNTIMES[format]}'s default options on {other.agreement:.2f} %{below}")
+        wrong = other.fault(quantized_inputs=True, by_class=False)
+        say("default", f"with {RUNTIMES[format]}'s default options {wrong or f'on {other.agreement:.2f} %'}")
     if "latency" in report:
         log.info("\n%s\n", text_table(READINGS, readings(report)))
     say("export", f"{', '.join(map(str, reversed(files)))}, export_{format}.json, model_card.md")
