@@ -4,6 +4,7 @@ The entries, which read the environment as they are imported, are left to the ru
 """
 
 import gc
+import multiprocessing.forkserver
 
 import hydra.core.plugins
 import PIL.Image
@@ -20,3 +21,13 @@ PIL.Image.init()
 hydra.core.plugins.Plugins.instance()
 gc.collect()
 gc.freeze()  # no later collection looks through what is here already
+
+
+def _running_already() -> None:
+    """In a process that was forked here nothing is started: what it forks in turn comes from the same process.
+
+    CPython says so of its own, and starts another, which imports the libraries again (as of 3.11).
+    """
+
+
+multiprocessing.forkserver._forkserver.ensure_running = _running_already
