@@ -5,6 +5,7 @@ and again. The library and the runs that tests fork read a network that was capt
 session. `capture` itself, which tests of graphs call, captures whatever it is given.
 """
 
+import copy
 import functools
 import hashlib
 import os
@@ -16,6 +17,8 @@ from types import BuiltinFunctionType, FunctionType
 
 import torch
 from torch import Tensor, nn
+from torch.onnx._internal.exporter import _constants
+from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import attnround.deploy.loading
 import attnround.prepared
@@ -97,8 +100,23 @@ def remembered(capture: Callable[[nn.Module, Tensor], Captured]) -> Callable[[nn
     return found
 
 
+def registry(made: Callable[[int], ONNXRegistry]) -> Callable[[int], ONNXRegistry]:
+    """The same translations of torch's operations to ONNX, which take a second to read, for every export."""
+    kept: dict[int, ONNXRegistry] = {}
+
+    def found(opset_version: int = _constants.TORCHLIB_OPSET) -> ONNXRegistry:
+        if opset_version not in kept:
+            kept[opset_version] = made(opset_version)
+        own = copy.copy(kept[opset_version])
+        own.functions = {target: list(each) for target, each in own.functions.items()}  # an export adds its own
+        return own
+
+    return found
+
+
 def install() -> None:
-    """Let the library remember."""
+    """Let the library remember, and torch's exporter."""
+    ONNXRegistry.from_torchlib = staticmethod(registry(ONNXRegistry.from_torchlib))
     module = sys.modules["attnround.graph.capture"]  # the package's attribute of this name is the function
     capture = remembered(module.capture)
     for each in (module, attnround.prepared, attnround.deploy.loading):

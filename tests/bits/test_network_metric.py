@@ -196,7 +196,7 @@ def test_the_metric_is_summed_over_places(generator):
     assert metric.diagonal(dim1=1, dim2=2) == pytest.approx(16 / 16**2)
 
 
-@pytest.mark.parametrize("kind", ["logits", "fisher"])
+@pytest.mark.parametrize("kind", ["logits", pytest.param("fisher", marks=pytest.mark.slow)])
 def test_joint_moments_are_those_of_each_images_gradient(kind, generator, monkeypatch):
     """Of one output the projection is its sign alone, so that a batch of one image gives its gradient exactly."""
     net = nn.Sequential(nn.Conv2d(4, 4, 3, groups=2), nn.ReLU(), nn.Conv2d(4, 6, 1), nn.AdaptiveAvgPool2d(1))

@@ -1,14 +1,11 @@
 """The model card says what the record says, in the form of the Hugging Face Hub."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 from huggingface_hub import ModelCard
-from tests.conftest import ROOT
+from tests import processes
 
 from attnround.experiment.card import card, write_card
 from attnround.experiment.schema import read_provided
@@ -170,6 +167,6 @@ def test_its_code_runs_beside_the_file_of_a_run(train, tmp_path):
     assert str(tmp_path) not in text
     assert ModelCard(text).data.license == "apache-2.0"
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
-    here = {"cwd": tmp_path / "run", "env": os.environ | {"PYTHONPATH": str(ROOT / "src")}}
-    ran = subprocess.run([sys.executable, "-c", code], **here, capture_output=True, text=True)
+    (tmp_path / "code.py").write_text(code)
+    ran = processes.run([str(tmp_path / "code.py")], tmp_path / "run")
     assert re.fullmatch(r"tensor\(\[\d\]\)\n", ran.stdout), ran.stderr

@@ -271,7 +271,8 @@ def test_what_a_scale_of_nearly_zero_leaves_alone_is_not_made_up_for():
 
 @pytest.mark.parametrize(("name", "num_layers"), [
     ("resnet18", 4), ("densenet121", 0), ("convnext_atto", 4), ("test_vit", 12), ("swin_tiny_patch4_window7_224", 8),
-    ("Levit", 8), ("vgg11_bn", 0), pytest.param("mobilenetv3_small_050", 7, marks=pytest.mark.slow),
+    pytest.param("Levit", 8, marks=pytest.mark.slow), pytest.param("vgg11_bn", 0, marks=pytest.mark.slow),
+    pytest.param("mobilenetv3_small_050", 7, marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_layers_of_real_networks(name, num_layers):
     model = captured(name)

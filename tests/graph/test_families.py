@@ -90,10 +90,11 @@ FAMILIES = {  # name: (arguments, units of the blocks)
 SLOW = {  # the deep ones, of whose blocks a smaller network has the like
     "mobilenetv2_050", "mobilenetv2_100", "mobilenetv3_large_100", "efficientnet_b0", "efficientnet_lite0",
     "tf_efficientnet_lite0", "regnetx_006", "regnetx_032", "regnety_002", "mnasnet_100", "test_maxvit", "test_vit3",
-    "mobilenetv3_small_050", "test_vit_relpos", "deit_tiny_distilled_patch16_224", "resnet50",
+    "mobilenetv3_small_050", "test_vit_relpos", "deit_tiny_distilled_patch16_224", "resnet50", "resnext50_32x4d",
+    "test_convnext", "test_mambaout",
 }  # fmt: skip
 SLOW_TO_RECONSTRUCT = SLOW | {  # whose layers a smaller network has the like of as well
-    "test_resnet", "test_convnext", "test_byobnet", "VGG", "resnext50_32x4d", "test_mambaout",
+    "test_resnet", "test_byobnet", "VGG", "test_vit", "swin_tiny_patch4_window7_224",
 }  # fmt: skip
 BRANCHES = {  # how many layers have something added to their output that is final before they run
     "resnet18": 4, "resnet50": 4, "resnext50_32x4d": 4, "mobilenetv2_050": 10, "mobilenetv2_100": 10,

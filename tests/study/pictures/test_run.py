@@ -40,7 +40,7 @@ def test_what_moved_and_what_stayed_fill_the_bar(drawn):
     assert [text.get_text() for text in axes.texts] == ["25", "0"]
 
 
-@pytest.mark.parametrize("count", [1, 5, 21, 60])
+@pytest.mark.parametrize("count", [1, 5, 21, pytest.param(60, marks=pytest.mark.slow)])
 def test_a_panel_a_unit(drawn, count):
     units = [{"name": f"unit{i}", "objective": "layer", "losses": [1.0, 0.1, 0.02]} for i in range(count)]
     panels = [axes for axes in drawn(draw_losses, units).axes if axes.get_visible()]
