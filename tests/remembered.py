@@ -17,7 +17,6 @@ from types import BuiltinFunctionType, FunctionType
 
 import torch
 from torch import Tensor, nn
-from torch.onnx._internal.exporter import _constants
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 
 import attnround.deploy.loading
@@ -100,14 +99,12 @@ def remembered(capture: Callable[[nn.Module, Tensor], Captured]) -> Callable[[nn
     return found
 
 
-def registry(made: Callable[[int], ONNXRegistry]) -> Callable[[int], ONNXRegistry]:
+def registry(made: Callable[..., ONNXRegistry]) -> Callable[..., ONNXRegistry]:
     """The same translations of torch's operations to ONNX, which take a second to read, for every export."""
-    kept: dict[int, ONNXRegistry] = {}
+    kept = functools.cache(made)
 
-    def found(opset_version: int = _constants.TORCHLIB_OPSET) -> ONNXRegistry:
-        if opset_version not in kept:
-            kept[opset_version] = made(opset_version)
-        own = copy.copy(kept[opset_version])
+    def found(**options: int) -> ONNXRegistry:
+        own = copy.copy(kept(**options))
         own.functions = {target: list(each) for target, each in own.functions.items()}  # an export adds its own
         return own
 

@@ -12,9 +12,7 @@ from attnround.graph import Output, joined, logits_in, tensors
 
 ALIKE = 1e-4  # of the largest logit: what float operations in another order may differ by
 LEAST = 99.9  # percent of images of which both must say the same, where a code may fall to a tie's other side
-LEAST_DB = (
-    20.0  # of every output that is not judged by its classes; ties in deep networks leave 30, other faults 3 to 13
-)
+LEAST_DB = 20.0  # of every output that is not judged by its classes; ties in deep networks leave 30, faults 3 to 13
 
 
 @dataclass

@@ -53,7 +53,7 @@ def _without_bias(node: Any, shape: list[int], constants: dict[str, Any], added:
 
 
 def _apart(node: Any, rank: int, shift: str, constants: dict[str, Any], added: dict[str, Any]) -> Iterator[Any]:
-    """(codes - zero point) * scale in floats. rank: of codes that have a scale a channel; shift: Sub, or an Add."""
+    """(codes - zero point) * scale in floats. rank: of codes that have a scale a channel; shift: by Sub or Add."""
     from onnx import TensorProto, helper
 
     codes, (scale, zero_point) = node.input[0], (constants[name] for name in node.input[1:])
