@@ -2,7 +2,8 @@
 
 torch.export takes one to four seconds of a network, half of many a test, and tests quantize the same few networks again
 and again. The library and the runs that tests fork read a network that was captured before from a folder of the
-session. `capture` itself, which tests of graphs call, captures whatever it is given.
+session. `capture` itself, which tests of graphs call, captures whatever it is given. torch's table of translations to
+ONNX is read once a process.
 """
 
 import copy

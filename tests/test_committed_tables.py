@@ -37,14 +37,14 @@ def check(grid: Grid, hashes: list[str]) -> None:
 
 
 @functools.cache
-def hashes_of(name: str) -> list[str]:
-    """Of the configs of a table's runs, whose composition takes a third of a second each."""
-    return [run.config_hash for run in plan(name, grid_of(name).jobs, name)]
+def grid_of(name: str) -> Grid:
+    return read_grid(ROOT / f"conf/table/{name}.yaml", read_models(ROOT / "conf/table/models/embedded.yaml"))
 
 
 @functools.cache
-def grid_of(name: str) -> Grid:
-    return read_grid(ROOT / f"conf/table/{name}.yaml", read_models(ROOT / "conf/table/models/embedded.yaml"))
+def hashes_of(name: str) -> list[str]:
+    """Of the configs of a table's runs, whose composition takes a third of a second each."""
+    return [run.config_hash for run in plan(name, grid_of(name).jobs, name)]
 
 
 @pytest.mark.parametrize("name", parameters([path.stem for path in COMMITTED], SLOW))

@@ -24,9 +24,9 @@ gc.freeze()  # no later collection looks through what is here already
 
 
 def _running_already() -> None:
-    """In a process that was forked here nothing is started: what it forks in turn comes from the same process.
+    """Start nothing: what a process that was forked from this one forks in turn comes from this one too.
 
-    CPython says so of its own, and starts another, which imports the libraries again (as of 3.11).
+    multiprocessing would start another server there, which imports the libraries again (Python 3.11).
     """
 
 

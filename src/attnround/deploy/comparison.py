@@ -85,7 +85,7 @@ class Comparison:
         """Why the exported model is not the one that was measured, if so.
 
         Where inputs are quantized, float rounding decides ties between two codes, each a whole step of the next layer,
-        so that logits are judged by their classes, as of any device; not by_class: as other outputs are, too.
+        so that logits are judged by their classes. by_class: False asks `LEAST_DB` of them too, as of others.
         """
         if math.isinf(self.logit_difference):
             return "it gives NaN or infinity where the simulation does not"

@@ -32,8 +32,8 @@ def slim(graph: Any) -> None:
         if node.op_type == "Conv" and strides and len(node.input) > 2 and node.input[2] in constants:
             nodes.extend(_without_bias(node, [1, -1, *[1] * len(strides)], constants, added))
         elif node.op_type == "DequantizeLinear":
-            shift = "Add" if node.output[0] in of_transposed else "Sub"
-            nodes.extend(_apart(node, ranks.get(node.input[0], 0), shift, constants, added))
+            sign = -1 if node.output[0] in of_transposed else 1
+            nodes.extend(_apart(node, ranks.get(node.input[0], 0), sign, constants, added))
         else:
             nodes.append(node)
     del graph.node[:]
@@ -52,8 +52,11 @@ def _without_bias(node: Any, shape: list[int], constants: dict[str, Any], added:
     yield helper.make_node("Add", [node.output[0], shaped], [result], f"{node.name}/bias")
 
 
-def _apart(node: Any, rank: int, shift: str, constants: dict[str, Any], added: dict[str, Any]) -> Iterator[Any]:
-    """(codes - zero point) * scale in floats. rank: of codes that have a scale a channel; shift: by Sub or Add."""
+def _apart(node: Any, rank: int, sign: int, constants: dict[str, Any], added: dict[str, Any]) -> Iterator[Any]:
+    """(codes - zero point) * scale in floats.
+
+    rank: of codes that have a scale a channel; sign: 1 to subtract the zero point, -1 to add its negative.
+    """
     from onnx import TensorProto, helper
 
     codes, (scale, zero_point) = node.input[0], (constants[name] for name in node.input[1:])
@@ -63,13 +66,16 @@ def _apart(node: Any, rank: int, shift: str, constants: dict[str, Any], added: d
     yield helper.make_node("Cast", [codes], [values], values, to=TensorProto.FLOAT)
     if _array(zero_point).any():
         values, numbers = f"{result}/steps", values
-        shaped = _shaped(zero_point, shape, added, -1 if shift == "Add" else 1)
-        yield helper.make_node(shift, [numbers, shaped], [values], values)
+        shaped = _shaped(zero_point, shape, added, sign)
+        yield helper.make_node("Sub" if sign > 0 else "Add", [numbers, shaped], [values], values)
     yield helper.make_node("Mul", [values, _shaped(scale, shape, added)], [result], result)
 
 
 def _shaped(constant: Any, shape: list[int], added: dict[str, Any], sign: int = 1) -> str:
-    """The name of a constant in this shape, in floats; a single number where all are the same. added: takes it up."""
+    """The name of a constant times the sign in this shape, in floats; a single number where all are the same.
+
+    added: takes it up.
+    """
     from onnx import numpy_helper
 
     name = f"{constant.name}/shaped_{len(shape)}{'_negative' if sign < 0 else ''}"
