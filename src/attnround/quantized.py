@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnround.bits import Allocation
 from attnround.data.images import NUM_IMAGES, Labelled, check_labels, check_shape, gather_images
 from attnround.deploy import prove, read, save
-from attnround.deploy.comparison import compare
+from attnround.deploy.comparison import Ties, compare
 from attnround.deploy.file import Content
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, need_openvino, open_ir, sealed_ir
 from attnround.deploy.preprocessing import plain_config, steps_of
@@ -167,13 +167,14 @@ class Quantized:
             files = {path.with_suffix(".bin"): packed, path: xml}
             exported = [open_ir(xml, packed, path, AS_WRITTEN), open_ir(xml, packed, path)]
         found, *by_default = compare(self.model, exported, _unlabelled(self.images))
-        fault = found.fault(content.quantizes_values)
+        ties = Ties(self.model, lambda: _unlabelled(self.images))
+        fault = ties.fault(found, content.quantizes_values)
         if fault:
             raise InputError(f"{path} is not written: {fault}")
         for place, raw in files.items():
             write_atomically(place, raw)
         for each in by_default:
-            fault = each.fault(quantized_inputs=True, by_class=False)  # of floats OpenVINO may make bfloat16
+            fault = ties.fault(each, quantized_inputs=True, by_class=False)  # of floats OpenVINO may make bfloat16
             if fault:
                 runtime = "onnxruntime" if path.suffix == ".onnx" else "openvino"
                 better = "" if content.placement == runtime else f"; placement={runtime} quantizes what it runs"

@@ -17,7 +17,7 @@ from torch import nn
 
 from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, read
-from attnround.deploy.comparison import compare_of_pixels
+from attnround.deploy.comparison import Ties, compare_of_pixels
 from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.kernels import HEADER, Kernel, kernels, num_quantized
 from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
@@ -91,9 +91,11 @@ def export(
     files, exported, facts = writer(quantized, content, about, target)
     num_bytes = sum(map(len, files.values()))
     found, *others = compare(quantized, exported, watched(data, "export"))
-    fault = found.fault(content.quantizes_values)
+    ties = Ties(quantized, lambda: watched(data, "ties"))
+    fault = ties.fault(found, content.quantizes_values)
     if fault:
         raise InputError(f"{target} is not written: {fault}")
+    faults = [ties.fault(other, quantized_inputs=True, by_class=False) for other in others]
     if head and isinstance(data, ImageFiles):
         whole = compare_of_pixels(quantized, open_onnx(files[target], target).of_pixels, data.pixels())
         say("graph", f"resizing image files itself the same class on {whole.agreement:.2f} % of {whole.images}")
@@ -113,6 +115,8 @@ def export(
         **about,
         **facts,
     }
+    if ties.itself:
+        report["beside_itself"] = asdict(ties.itself)
     for path, raw in files.items():
         write_atomically(path, raw)
     if compare_with:
@@ -125,8 +129,7 @@ def export(
     write_card(Path(folder))
     say("size", f"{num_bytes / 2**20:.3f} MiB; the run's budget is {budget / 2**20:.3f} MiB")
     say("classes", f"the simulation's on {found.agreement:.2f} % of {found.images} images")
-    for other in others:
-        wrong = other.fault(quantized_inputs=True, by_class=False)
+    for other, wrong in zip(others, faults, strict=True):
         say("default", f"with {RUNTIMES[format]}'s default options {wrong or f'on {other.agreement:.2f} %'}")
     if "latency" in report:
         log.info("\n%s\n", text_table(READINGS, readings(report)))

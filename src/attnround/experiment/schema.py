@@ -66,13 +66,13 @@ EXPORTED = {
     "source": str, "sha256": str, "file": str, "bytes": Count, "opset": int, "weights": str, "onnxruntime": str,
     "processor": str, "agreement": Percent, "comparison": READING, "layers_with_quantized_inputs": int,
     "layers_in_integers": [str], "with_default_options": [READING], "latency": LATENCY | {"default_ms?": float},
-    "kernels": [KERNEL], "compared_with?": [RIVAL],
+    "kernels": [KERNEL], "compared_with?": [RIVAL], "beside_itself?": READING,
 }  # fmt: skip
 EXPORTED_IR = {
     "source": str, "sha256": str, "file": str, "bytes": Count, "openvino": str, "processor": str, "agreement": Percent,
     "comparison": READING, "layers_with_quantized_inputs": int, "layers_in_integers": [str],
     "with_default_options": [READING], "latency": LATENCY | {"default_ms": float},
-    "kernels": [KERNEL], "compared_with?": [RIVAL],
+    "kernels": [KERNEL], "compared_with?": [RIVAL], "beside_itself?": READING,
 }  # fmt: skip
 PROVIDED = {
     "sha256": str, "provider": str, "session": str, "date": str, "data": str, "processor": str, "agreement": Percent,

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, openvino, read
 from attnround.deploy.changes import changes
-from attnround.deploy.comparison import Comparison, compare_of_pixels
+from attnround.deploy.comparison import Comparison, Ties, compare_of_pixels
 from attnround.deploy.file import Content
 from attnround.deploy.kernels import in_integers, num_quantized
 from attnround.deploy.marked import float_graph
@@ -199,18 +199,18 @@ def verify_file(
     """Compare an exported file, as it is run, with the simulation of its run; return the agreement.
 
     Writes verify_<provider>.json beside the file, and the run's card. Raises InputError, after these are written, where
-    the classes differ on more images than `LEAST` allows, or nothing runs in that provider.
+    the file is further from the simulation than ties explain, or nothing runs in that provider.
     """
     path, provider, session = runtime.path, runtime.provider, runtime.session
     _, source = checks.of_run(folder, factory)
     content = read(source)
     runtime.open(content, source)
     model = checks.simulation(content, source, factory, arguments, data)
-    found = _compared(model, runtime.exported, data, run)
+    found, ties = _compared(model, runtime.exported, data, run)
     operators = runtime.operators(model)
-    fault, name = _fault(found, operators, provider), runtime.label.format(provider.name)
+    fault, name = _fault(found, ties, operators, provider), runtime.label.format(provider.name)
     float_ms, ms = runtime.latency(model)
-    report = {
+    report: dict = {
         "file": path.name,
         "sha256": runtime.exported.about["sha256"],
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -229,26 +229,29 @@ def verify_file(
         "layers_in_integers": runtime.in_integers(),
         "latency": {"threads": torch.get_num_threads(), "float_ms": float_ms, "ms": ms},
     }
+    if ties.itself:
+        report["beside_itself"] = asdict(ties.itself)
     ending = "" if session == "default" else f"_{session}"
     beside = path.with_name(f"verify_{name.replace(' ', '_')}{ending}.json")
     write_atomically(beside, json_text(report, indent=2) + "\n")
     write_card(Path(folder))
-    _say(report, found)
+    _say(report, found, ties.itself)
     say("verify", f"{beside}, model_card.md")
     if fault:
         raise InputError(f"{path} in {name}: {fault}")
     return {"agreement": found.agreement}
 
 
-def _compared(model: Captured, exported: Opened, data: ImageData, run: Run) -> Comparison:
+def _compared(model: Captured, exported: Opened, data: ImageData, run: Run) -> tuple[Comparison, Ties]:
     """The file with the simulation, on the evaluation images, or on their pixels where the file resizes images."""
     if isinstance(exported, OnnxModel) and exported.resizes:
         if not isinstance(data, ImageFiles):
             raise InputError(f"data={run.choices['data']}: {exported.source} resizes image files: give data=photos")
-        return compare_of_pixels(model, exported.of_pixels, data.pixels())
+        ties = Ties(model, lambda: ((image, None) for image, _ in data.pixels()))
+        return compare_of_pixels(model, exported.of_pixels, data.pixels()), ties
     size = list(model.preprocessing["input_size"])
     (found,) = compare(model, [exported], _of_size(size, checks.watched(data, "verify"), run.choices["data"]))
-    return found
+    return found, Ties(model, lambda: checks.watched(data, "ties"))
 
 
 def _check_unchanged(raw: bytes, path: Path, content: Content, source: Path) -> None:
@@ -281,17 +284,17 @@ def _of_size(size: list[int], batches: Iterator, name: str) -> Iterator:
         yield images, labels
 
 
-def _fault(found: Comparison, operators: dict[str, int], provider: Provider) -> str | None:
+def _fault(found: Comparison, ties: Ties, operators: dict[str, int], provider: Provider) -> str | None:
     """Why the provider is not proven to compute what was measured; its floats may round otherwise."""
     if not operators.get(provider.name):
         return (
             f"it runs none of the {sum(operators.values())} operators, what was compared is {' and '.join(operators)}"
         )
-    return found.fault(quantized_inputs=True)
+    return ties.fault(found, quantized_inputs=True)
 
 
-def _say(report: dict, found: Comparison) -> None:
-    """What was found, a line each."""
+def _say(report: dict, found: Comparison, itself: Comparison | None) -> None:
+    """What was found, a line each. itself: the simulation, its floats rounded otherwise, where asked for."""
     others = ", ".join(f"{count} in {name}" for name, count in report["operators"].items())
     say("provider", f"{report['provider']}, session={report['session']}; operators: {others}")
     integer, quantized = report["layers_in_integers"], report["layers_with_quantized_inputs"]
@@ -300,5 +303,7 @@ def _say(report: dict, found: Comparison) -> None:
     say("logits", f"differ by up to {found.relative:.1e} of the largest, on {found.images} images")
     top1 = "" if found.top1 is None else f"top-1 {found.top1:.2f} % ({found.simulation_top1:.2f} % in simulation), "
     say("classes", f"{top1}the same as those of the simulation on {found.agreement:.2f} % of the images")
+    if itself:
+        say("ties", f"its floats rounded otherwise, the simulation has its own class on {itself.agreement:.2f} %")
     ms, float_ms = report["latency"]["ms"], report["latency"]["float_ms"]
     say("latency", f"{ms:.2f} ms an image, {ms / float_ms:.2f} times the {float_ms:.2f} ms of the float graph")
