@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from attnround.bits import Allocation
 from attnround.data.images import NUM_IMAGES, Labelled, check_labels, check_shape, gather_images
 from attnround.deploy import prove, read, save
-from attnround.deploy.comparison import Ties, compare
+from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, need_openvino, open_ir, sealed_ir
 from attnround.deploy.preprocessing import plain_config, steps_of
@@ -24,6 +24,7 @@ from attnround.deploy.qdq import FORMS_OF, check_form
 from attnround.deploy.runtime import onnx_file, opened, with_steps
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import need_onnx
+from attnround.deploy.ties import Ties
 from attnround.errors import InputError, checked_seed, listed
 from attnround.evaluation import fidelity, is_right, kl_nats, logit_sqnr_db, outputs
 from attnround.files import write_atomically

@@ -17,7 +17,7 @@ from torch import nn
 
 from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, read
-from attnround.deploy.comparison import Ties, compare_of_pixels
+from attnround.deploy.comparison import compare_of_pixels
 from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.kernels import HEADER, Kernel, kernels, num_quantized
 from attnround.deploy.openvino import AS_WRITTEN as OPENVINO_AS_WRITTEN
@@ -30,6 +30,7 @@ from attnround.deploy.runtime import about_onnx, checked_opset, onnx_file, open_
 from attnround.deploy.seal import about_export
 from attnround.deploy.session import any_image, latency, medians_ms, need_onnx, session
 from attnround.deploy.static import need_nncf
+from attnround.deploy.ties import Ties
 from attnround.errors import InputError, choice
 from attnround.experiment.beside import beside_nncf, beside_onnxruntime, beside_table
 from attnround.experiment.card import READINGS, readings, write_card

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from attnround.data import ImageData, ImageFiles
 from attnround.deploy import compare, openvino, read
 from attnround.deploy.changes import changes
-from attnround.deploy.comparison import Comparison, Ties, compare_of_pixels
+from attnround.deploy.comparison import Comparison, compare_of_pixels
 from attnround.deploy.file import Content
 from attnround.deploy.kernels import in_integers, num_quantized
 from attnround.deploy.marked import float_graph
@@ -35,6 +35,7 @@ from attnround.deploy.session import (
     operators_by_provider,
     session,
 )
+from attnround.deploy.ties import Ties
 from attnround.errors import InputError, choice
 from attnround.experiment import checks
 from attnround.experiment.card import write_card

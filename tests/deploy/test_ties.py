@@ -8,7 +8,8 @@ from tests.deploy.conftest import exported, images_for
 from torch import Tensor
 
 from attnround.deploy import comparison
-from attnround.deploy.comparison import Comparison, Ties, compare
+from attnround.deploy.comparison import Comparison, compare
+from attnround.deploy.ties import Ties
 
 
 @pytest.fixture(scope="module")
