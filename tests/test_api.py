@@ -285,10 +285,20 @@ def test_an_exported_file_may_take_pixels(own, tmp_path):
     assert np.abs(session.run(None, {"images": pixels.numpy()})[0] - found(found.images).detach().numpy()).max() < 1e-4
     resizing = steps | {"crop_pct": 0.9, "interpolation": "bilinear"}
     assert found.export(tmp_path / "r.onnx", preprocessing=resizing) == 100
+    (tmp_path / "folder.onnx").mkdir()
     photograph = np.zeros((1, 40, 60, 3), np.uint8)
     assert onnxruntime.InferenceSession(tmp_path / "r.onnx").run(None, {"images": photograph})[0].shape == (1, 5)
+    everything = {"crop_mode": "center", "crop_pct": np.float32(0.9), "interpolation": "bilinear", "license": object()}
+    assert found.export(tmp_path / "r.onnx", preprocessing=steps | everything) == 100  # timm's, and more that it has
+    assert found.export(tmp_path / "q.onnx", preprocessing=steps | {"crop_pct": None}) == 100
     for name, given, said in (
-        ("q.onnx", steps | {"mean": (0.9, 0.1, 0.1)}, "is not written: "),
+        ("q.onnx", steps | {"mean": (0.9, 0.1, 0.1)}, r"\d+ % of the values of the calibration images are of no pixel"),
+        ("q.onnx", steps | {"mean": (0.4, np.nan, 0.6)}, "preprocessing mean=nan: give a number"),
+        ("q.onnx", steps | {"std": (0.4, 0, 0.6)}, "preprocessing std=0.0: give a number above 0"),
+        ("q.onnx", resizing | {"crop_pct": 0}, "crop_pct=0.0: give a number of at least 0.1 and of at most 1"),
+        ("q.onnx", resizing | {"crop_pct": "much"}, "crop_pct=much: give a number"),
+        ("q.onnx", "graph", "preprocessing='graph': give a dictionary with mean and std"),
+        ("folder.onnx", None, "folder.onnx is a folder: give the name of a file"),
         ("q.onnx", steps | {"mean": (0.5,)}, r"mean=\[0.5\]: give a value for each of 3 channels"),
         ("q.onnx", {}, "says nothing of how images are normalised"),
         ("q.onnx", {"mean": 0.5, "std": 0.2}, "preprocessing mean=0.5: give a number for each channel"),

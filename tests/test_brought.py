@@ -94,6 +94,39 @@ def test_outputs_have_their_own_names_in_the_file(images, tmp_path):
     assert outputs == {"features": "tensor(float)", "classes": "tensor(int64)", "scores": "tensor(float)"}
 
 
+class Called(Base):
+    """Its outputs have these names: of its scores, of what it adds to them, and of a value that is quantized."""
+
+    def __init__(self, *names):
+        super().__init__()
+        self.gain, self.names = nn.Parameter(torch.ones(8)), names
+
+    def forward(self, x):
+        y = functional.relu(self.first(x))
+        z = functional.relu(self.second(y) + y)
+        return dict(zip(self.names, (self.head(z.mean((2, 3)) * self.gain), z.amax((2, 3)), y), strict=True))
+
+
+@pytest.mark.parametrize("names", [("mean", "gain", "relu"), ("add", "logits", "features")])
+def test_outputs_may_be_called_as_torchs_exporter_calls_values(images, tmp_path, names):
+    """And what of several names OpenVINO gives an output after compilation is not what it is called."""
+    found = quick(Called(*names), images, output=names[0], activation=8, placement="onnxruntime")
+    for ending in ("onnx", "xml"):
+        assert found.export(tmp_path / f"it.{ending}") == 100
+        given = open_model(tmp_path / f"it.{ending}")(images)
+        for name, expected in found.model(images).items():
+            torch.testing.assert_close(given[name], expected, rtol=0, atol=0.1)
+
+
+def test_two_outputs_of_one_name_are_refused(images, tmp_path):
+    class Twice(Base):
+        def forward(self, x):
+            return {"a": {"b": self.scores(x)}, "a.b": 2 * self.scores(x)}
+
+    with pytest.raises(InputError, match=r"the model gives two outputs called a\.b: rename one in the model"):
+        quick(Twice(), images).export(tmp_path / "it.onnx")
+
+
 class Anchored(Named):
     """Its first output has a row for each anchor, not for each image."""
 

@@ -17,7 +17,7 @@ from attnround.deploy import prove, read, save
 from attnround.deploy.comparison import compare
 from attnround.deploy.file import Content
 from attnround.deploy.openvino import AS_WRITTEN, OPSET, need_openvino, open_ir, sealed_ir
-from attnround.deploy.preprocessing import plain_config, steps_of
+from attnround.deploy.preprocessing import as_pixels, plain_config, steps_of
 from attnround.deploy.program import exported_program, open_program, sealed_program
 from attnround.deploy.proof import Proof
 from attnround.deploy.qdq import FORMS_OF, check_form
@@ -35,7 +35,6 @@ from attnround.progress import silent
 from attnround.qat import Lsq, estimate_norms, insert_norms, is_trained_from, settle_layers, train_layers
 from attnround.quantization.grid import quantize
 from attnround.quantization.layers import quantized_layers
-from attnround.quantization.observer import sqnr_db
 from attnround.reconstruction import UnitReport, report_layer
 from attnround.table import plain, text_table
 
@@ -62,7 +61,7 @@ class Report(list):
         self.num_parameters = sum(parameter.numel() for parameter in teacher.parameters())
         self.float_percent = 100 * (1 - num_weights / self.num_parameters)
         expected, found = prepared.outputs, outputs(model, prepared.images)
-        self.outputs_db = {key: sqnr_db(expected[key], found[key]) for key in expected}
+        self.outputs_db = {key: logit_sqnr_db(expected[key], found[key]) for key in expected}
         self.sqnr_db = logit_sqnr_db(*(joined(each, len(prepared.images)) for each in (expected, found)))
         pairs = [(expected[key], found[key]) for key in expected]
         self.kl = kl_nats(*pairs[0]) if len(pairs) == 1 and pairs[0][0].ndim == 2 else None
@@ -147,6 +146,8 @@ class Quantized:
         path = Path(path)
         if not path.parent.is_dir():
             raise InputError(f"{path}: there is no folder {path.parent}: make it first")
+        if path.is_dir():
+            raise InputError(f"{path} is a folder: give the name of a file")
         if path.suffix not in FORMS_OF:
             raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx, .xml or .pt2")
         check_form(weights, path.suffix)
@@ -167,8 +168,11 @@ class Quantized:
             xml, packed = sealed_ir(onnx_file(self.model, content, about, OPSET, weights)[0], about)
             files = {path.with_suffix(".bin"): packed, path: xml}
             exported = [open_ir(xml, packed, path, AS_WRITTEN), open_ir(xml, packed, path)]
-        found, *by_default = compare(self.model, exported, _unlabelled(self.images))
-        ties = Ties(self.model, lambda: _unlabelled(self.images))
+        shown = self.images
+        if preprocessing is not None:
+            shown = as_pixels(shown, plain_config(preprocessing))
+        found, *by_default = compare(self.model, exported, _unlabelled(shown))
+        ties = Ties(self.model, lambda: _unlabelled(shown))
         fault = ties.fault(found, content.quantizes_values)
         if fault:
             raise InputError(f"{path} is not written: {fault}")

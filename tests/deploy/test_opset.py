@@ -46,6 +46,8 @@ def variety() -> nn.Module:
 def test_every_opset_gives_the_same(variety, opset):
     graph, images = float_graph(variety, opset), torch.randn(3, 3, 32, 32)
     assert {each.version for each in graph.opset_import if not each.domain} == {opset}
+    taken = {name for node in graph.graph.node for name in node.input}
+    assert {each.name for each in graph.graph.initializer} <= taken
     found = run(session(graph.SerializeToString(), "x"), images)
     torch.testing.assert_close(found, variety(images), rtol=1e-4, atol=1e-5)
 

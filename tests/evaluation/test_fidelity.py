@@ -67,3 +67,10 @@ def test_size_counts_packed_weights_scales_and_the_rest():
     assert size_mib(quantized) * 2**20 == expected
     asymmetric = swap_layers(model, {"0": 3, "2": 5}, ClipSearch(symmetric=False))
     assert size_mib(asymmetric) * 2**20 == expected + 8 + 4  # a byte of zero point a channel
+
+
+def test_a_class_that_is_masked_in_both_counts_nothing():
+    reference = torch.randn(20, 5, generator=torch.Generator().manual_seed(0))
+    logits = reference + 0.1 * torch.randn(20, 5, generator=torch.Generator().manual_seed(1))
+    masked = fidelity(*(torch.cat([each, torch.full((20, 1), -torch.inf)], 1) for each in (reference, logits)))
+    assert masked == pytest.approx(fidelity(reference, logits), rel=1e-12)

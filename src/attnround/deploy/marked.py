@@ -9,6 +9,7 @@ the operations around them. In the graph they are a function that gives back wha
 
 import contextlib
 import copy
+import itertools
 import logging
 import re
 import warnings
@@ -80,6 +81,9 @@ def float_graph(model: nn.Module, opset: int) -> Any:
         net.set_submodule(name, _MarkedEdge(name))
     images = torch.zeros(2, *model.preprocessing["input_size"])
     names = [key or "logits" for key in keys]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"the model gives two outputs called {twice}: rename one in the model")
     inner = tuple(f"{name}." for name in (*quantized_layers(model), *quantized_edges(model)))
     for name in names:
         if name == "images" or name.startswith(inner):
@@ -90,13 +94,15 @@ def float_graph(model: nn.Module, opset: int) -> Any:
             warnings.simplefilter("ignore")  # of torch's own use of what it deprecates
             shapes = ({0: torch.export.Dim("batch")},)
             program = torch.export.export(net, (images,), dynamic_shapes=shapes)
-            written = torch.onnx.export(
-                program, dynamo=True, opset_version=WRITTEN, input_names=["images"], output_names=names,
-                dynamic_shapes=shapes, verbose=False,
+            found = torch.onnx.export(
+                program, dynamo=True, opset_version=WRITTEN, input_names=["images"], dynamic_shapes=shapes,
+                output_names=[f"{DOMAIN}.output.{i}" for i in range(len(names))], verbose=False,
             )  # fmt: skip
     except Exception as error:  # torch's kinds are many
         raise InputError(f"the model cannot be written as ONNX: {_why(error)}") from error
-    graph = _bare(in_opset(written.model_proto, opset))
+    written = found.model_proto
+    _name_outputs(written.graph, names)
+    graph = _bare(in_opset(written, opset))
     imports = [helper.make_opsetid("", opset)]
     nothing = helper.make_node("Identity", ["given"], ["same"])
     graph.functions.append(
@@ -118,6 +124,22 @@ def _hushed() -> Iterator[None]:
     finally:
         for logger, level in zip(loggers, before, strict=True):
             logger.setLevel(level)
+
+
+def _name_outputs(graph: Any, names: list[str]) -> None:
+    """Give a graph's outputs these names, and values within that have one of them another."""
+    nodes, constants = graph.node, graph.initializer
+    taken = {name for node in nodes for name in node.output} | {each.name for each in constants}
+    others = {}
+    for name in names:
+        if name in taken:
+            others[name] = next(new for i in itertools.count() if (new := f"{name}.{i}") not in taken.union(names))
+    renamed = others | {each.name: name for each, name in zip(graph.output, names, strict=True)}
+    for each in (*constants, *graph.output, *graph.value_info):
+        each.name = renamed.get(each.name, each.name)
+    for node in nodes:
+        for places in (node.input, node.output):
+            places[:] = [renamed.get(name, name) for name in places]
 
 
 def _bare(model: Any) -> Any:

@@ -104,10 +104,11 @@ class OpenVinoModel(Opened):
         super().__init__(about)
         graph, self.compiled = _compiled(xml, weights, source, settings, device)
         self.names: list[str] | None = None
+        names = [each.get_tensor().names for each in graph.outputs]
         if len(self.compiled.outputs) == 1:
             self.logits_at = None
-        elif all(port.get_tensor().names for port in self.compiled.outputs):
-            self.names = [port.get_any_name() for port in self.compiled.outputs]
+        elif all(names):  # of the graph as written: compiled, a tensor may have those of its quantizer too
+            self.names = [each.get_any_name() for each in graph.outputs]
         else:  # NNCF's
             raise InputError(f"{source}: it has several outputs without names, so that they cannot be compared")
         self.operations = _operations(graph)

@@ -49,7 +49,10 @@ def _older(model: Any, opset: int) -> Any:
         )
     graph.ClearField("node")
     graph.node.extend(nodes)
-    graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in added.items())
+    taken = {name for node in nodes for name in node.input} | {each.name for each in graph.output}
+    kept = [each for each in graph.initializer if each.name in taken]  # not the axes that are attributes now
+    graph.ClearField("initializer")
+    graph.initializer.extend([*kept, *(numpy_helper.from_array(value, name) for name, value in added.items())])
     for each in model.opset_import:
         each.version = each.version if each.domain else opset
     return model

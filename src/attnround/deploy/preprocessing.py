@@ -6,6 +6,7 @@ resized image is rounded to whole pixel values after each direction; a few diffe
 100 by more (tests/deploy/test_preprocessing.py).
 """
 
+import contextlib
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -13,23 +14,38 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from attnround.errors import InputError
+from attnround.errors import InputError, check_number
 
 INPUT = "images"
 MODES = {"bilinear": "linear", "bicubic": "cubic"}  # interpolation -> ONNX's word for it
+CONFIG = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
+LEAST_CROP = (
+    0.1  # of an image's side: a smaller part of photographs is no common choice, and of next to 0 fills the memory
+)
+NO_PIXELS = 1.0  # percent of values that may be outside of a pixel's range: resizing overshoots a little
 OLDEST = 18  # the opset from which Resize filters as Pillow does
 PILLOWS_CUBIC = -0.5
 
 
 def plain_config(given: Mapping[str, Any]) -> dict[str, object]:
-    """A data config as a file holds it: mean and std as lists. Raises InputError where they are no numbers."""
-    config = dict(given)
-    for name in ("mean", "std"):
-        if config.get(name) is not None:
-            try:
-                config[name] = [float(each) for each in config[name]]
-            except (TypeError, ValueError) as error:
-                raise InputError(f"preprocessing {name}={given[name]}: give a number for each channel") from error
+    """What of a data config is done to images, as a file holds it. Raises InputError for what cannot be done."""
+    if not isinstance(given, Mapping):
+        raise InputError(
+            f"preprocessing={given!r}: give a dictionary with mean and std, as timm's data config has them"
+        )
+    config = {name: given[name] for name in CONFIG if given.get(name) is not None}
+    for name in {"mean", "std"} & config.keys():
+        try:
+            values = [float(each) for each in given[name]]
+        except (TypeError, ValueError) as error:
+            raise InputError(f"preprocessing {name}={given[name]}: give a number for each channel") from error
+        for each in values:
+            check_number(f"preprocessing {name}", each, **({"above": 0} if name == "std" else {}))
+        config[name] = values
+    if "crop_pct" in config:
+        with contextlib.suppress(TypeError, ValueError):
+            config["crop_pct"] = float(given["crop_pct"])
+        check_number("preprocessing crop_pct", config["crop_pct"], least=LEAST_CROP, most=1)
     return config
 
 
@@ -120,6 +136,19 @@ def pixels_of(images: Tensor, preprocessing: dict) -> Tensor:
     """The pixels, uint8 [N, H, W, C], of normalised images [N, C, H, W]."""
     mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
     return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def as_pixels(images: Tensor, preprocessing: dict) -> Tensor:
+    """Normalised images [N, C, H, W] as whole pixel values make them. Raises InputError where none come near."""
+    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    values = (images * std + mean) * 255
+    outside = 100 * ((values < -0.5) | (values > 255.5)).double().mean().item()
+    if outside > NO_PIXELS:
+        raise InputError(
+            f"preprocessing mean={preprocessing['mean']}, std={preprocessing['std']}: {outside:.0f} % of the values of "
+            "the calibration images are of no pixel then: give those that the images went through"
+        )
+    return (pixels_of(images, preprocessing).permute(0, 3, 1, 2) / 255 - mean) / std
 
 
 class _Head:

@@ -39,14 +39,16 @@ def agreement(reference: Tensor, logits: Tensor) -> float:
 
 
 def logit_sqnr_db(reference: Tensor, logits: Tensor) -> float:
-    """Signal to quantization noise of the logits in dB, over all images."""
-    return sqnr_db(reference, logits)
+    """Signal to quantization noise of the logits in dB, over all images; without what is infinite in both alike."""
+    masked = reference.isinf() & (reference == logits)
+    return sqnr_db(reference.masked_fill(masked, 0), logits.masked_fill(masked, 0))
 
 
 def kl_nats(reference: Tensor, logits: Tensor) -> float:
     """KL(p || q) in nats, p and q the softmax of reference and logits [N, classes, ...], the mean over images."""
     log_p, log_q = (each.double().log_softmax(1) for each in (reference, logits))
-    return (log_p.exp() * (log_p - log_q)).sum(1).mean().item()
+    terms = torch.where(log_p.isneginf(), 0.0, log_p.exp() * (log_p - log_q))  # a class that is masked has none
+    return terms.sum(1).mean().item()
 
 
 def confidence_change(reference: Tensor, logits: Tensor) -> float:
