@@ -125,9 +125,8 @@ class Comparison:
 
     def _classes_are_tied(self, ties: Sequence["Comparison"]) -> bool:
         most = max((each.lost for each in ties), default=-1.0)
-        return self.lost <= NEAR * (1 + most) and self._is_near(
-            ties, [self.by_class] if self.by_class else self.energies
-        )
+        names = list(self.energies) if self.by_class is None else [self.by_class]
+        return self.lost <= NEAR * (1 + most) and self._is_near(ties, names)
 
     def _is_near(self, ties: Sequence["Comparison"], names: Iterable[str]) -> bool:
         """Whether these outputs together are no further off than `NEAR` times what ties make of them at most."""
