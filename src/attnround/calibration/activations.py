@@ -1,5 +1,6 @@
 """Calibrate the quantizers of layers' inputs and of values between layers, in one pass through the float model."""
 
+from collections.abc import Iterable
 from functools import partial
 
 import torch
@@ -26,20 +27,29 @@ def calibrate_activations(
 
     model: the float model, on the CPU, with edges where the search places more quantizers; images: [N, C, H, W]. Ranges
     are those of the float model's activations: one pass of the images serves all layers, and every rounding method
-    starts from the same ranges. What takes an edge's values at its bits has its quantizer, the object itself.
+    starts from the same ranges. What takes an edge's values at its bits has its quantizer, the object itself, and so
+    have all edges that one layer takes: of two quantizers in a row with other scales onnxruntime takes one away.
     Raises InputError that names the layer whose input is not finite.
     """
     edges = find_edges(model).items()
     bit_widths = search.bit_widths(list(find_layers(model)), [name for name, edge in edges if edge.of_product])
     if bit_widths:
         bit_widths |= {name: EDGE_BITS for name, edge in edges if not edge.of_product}
-    taken = {name: edge for name, edge in sources(model).items() if bit_widths.get(name) == bit_widths.get(edge)}
-    histograms = {name: Histogram() for name in bit_widths if name not in taken}
+    taken = {
+        name: edges
+        for name, edges in sources(model).items()
+        if all(bit_widths.get(name) == bit_widths.get(edge) for edge in edges)
+    }
+    first = _first_of_shared(taken, bit_widths)
+    histograms = {first[name]: Histogram() for name in bit_widths}
     if not histograms:
         return {}
     hooks = [
-        model.get_submodule(name).register_forward_pre_hook(partial(_count, name, histogram), with_kwargs=True)
-        for name, histogram in histograms.items()
+        model.get_submodule(name).register_forward_pre_hook(
+            partial(_count, name, histograms[first[name]]), with_kwargs=True
+        )
+        for name in bit_widths
+        if name not in taken
     ]
     batches = in_batches(images, batch_size)
     progress = bar(len(batches), "activation ranges", "batch")
@@ -59,9 +69,20 @@ def calibrate_activations(
     for name in find_edges(model):
         if name in found:
             _keep_within(found[name], histograms[name])
-    for name, edge in taken.items():  # in execution order, so that the edge has its own by now
-        found[name] = found[edge]
-    return {name: found[name] for name in bit_widths}
+    return {name: found[first[name]] for name in bit_widths}
+
+
+def _first_of_shared(taken: dict[str, set[str]], names: Iterable[str]) -> dict[str, str]:
+    """Each of these layers and edges -> the first edge that shares its quantizer, itself where none does.
+
+    taken: layer or edge -> the edges whose values it takes.
+    """
+    groups = {name: [name] for name in names}
+    for name, edges in taken.items():
+        if name in groups:
+            joined = list(dict.fromkeys(each for one in (*sorted(edges), name) for each in groups[one]))
+            groups |= dict.fromkeys(joined, joined)
+    return {name: group[0] for name, group in groups.items()}
 
 
 def united(histograms: dict[str, Histogram]) -> dict[str, Histogram]:

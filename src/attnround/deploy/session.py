@@ -17,7 +17,9 @@ from torch import Tensor
 
 from attnround.errors import InputError, reason
 
-AS_WRITTEN = {"session.disable_quant_qdq": "1"}  # else biases are rounded to int32 for the integer kernels
+AS_WRITTEN = {  # else biases are rounded to int32 for the integer kernels, and of two quantizers in a row one goes
+    "session.disable_quant_qdq": "1", "session.disable_double_qdq_remover": "1",
+}  # fmt: skip
 WARM_UP = 3  # first runs, which allocate
 
 

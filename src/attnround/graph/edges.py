@@ -116,12 +116,12 @@ def has_integer_bias(layer: nn.Module, placement: str) -> bool:
     return placement == "onnxruntime" and layer.weight.ndim > 2
 
 
-def sources(model: Captured) -> dict[str, str]:
-    """Layer or edge -> the edge whose values it takes unchanged, at every call; those that take others are left out."""
+def sources(model: Captured) -> dict[str, set[str]]:
+    """Layer or edge -> the edges whose values it takes unchanged, one a call; what takes others too is left out."""
     found: dict[str, set[str | None]] = {}
     for node in calls(model.graph, model, (*QUANTIZABLE, Edge)):
         found.setdefault(node.target, set()).add(_source(node.args[0], model))
-    return {name: edges.pop() for name, edges in found.items() if len(edges) == 1 and None not in edges}
+    return {name: {edge for edge in edges if edge} for name, edges in found.items() if None not in edges}
 
 
 def _sharing(model: Captured, graph: fx.Graph) -> Captured:
