@@ -300,7 +300,7 @@ def test_an_exported_file_may_take_pixels(own, tmp_path):
         ("q.onnx", "graph", "preprocessing='graph': give a dictionary with mean and std"),
         ("folder.onnx", None, "folder.onnx is a folder: give the name of a file"),
         ("q.onnx", steps | {"mean": (0.5,)}, r"mean=\[0.5\]: give a value for each of 3 channels"),
-        ("q.onnx", {}, "says nothing of how images are normalised"),
+        ("q.onnx", {}, "nothing says how images are normalised: give preprocessing its mean"),
         ("q.onnx", {"mean": 0.5, "std": 0.2}, "preprocessing mean=0.5: give a number for each channel"),
         ("q.onnx", steps | {"crop_pct": 0.9}, "crop_pct=0.9: give interpolation too"),
         ("q.pt2", steps, "preprocessing=.* is of a file that ends in .onnx"),

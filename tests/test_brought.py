@@ -1,7 +1,9 @@
 """Networks as people bring them, at the edges: what they give, hold and are called."""
 
+import dataclasses
 import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -11,7 +13,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import attnround
 from attnround.api import BLOCK
-from attnround.bits import Uniform
+from attnround.bits import Auto, Mixed, Uniform
 from attnround.deploy import open_model
 from attnround.deploy.comparison import Comparison
 from attnround.errors import InputError
@@ -488,3 +490,50 @@ def test_images_of_another_shape_are_told(images):
 def test_a_folder_that_is_not_there_is_told_first(images, tmp_path):
     with pytest.raises(InputError, match=r"it\.onnx: there is no folder .*missing: make it first"):
         quick(Base(), images).export(tmp_path / "missing" / "it.onnx")
+
+
+def test_a_dataclass_that_torch_does_not_know_is_named_with_its_remedy(images):
+    @dataclasses.dataclass
+    class Out:
+        logits: torch.Tensor
+
+    class Net(Base):
+        def forward(self, x):
+            return Out(self.scores(x))
+
+    with pytest.raises(InputError, match=r"that torch does not know: torch.export.register_dataclass makes one known"):
+        quick(Net(), images)
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        (lambda images: {"pixel_values": images}, "images are a dict: give a tensor"),
+        (lambda images: images.numpy(), "images are a NumPy array: give torch.from_numpy of it"),
+    ],
+)
+def test_images_of_another_kind_are_named(images, what, said):
+    with pytest.raises(InputError, match=said):
+        quick(Base(), what(images))
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: Mixed(budget=5, candidates=5), "bits.candidates=5: give a list of bit widths"),
+        (lambda: Auto(allocator=5), "bits.allocator=5: give an allocator with a budget"),
+    ],
+)
+def test_settings_of_another_kind_are_named(make, said):
+    with pytest.raises(InputError, match=said):
+        make()
+
+
+def test_what_is_saved_is_a_file_in_a_folder(images, tmp_path):
+    found = quick(Base(), images, num_images=np.int64(8))
+    for path, said in (
+        (tmp_path, "is a folder: give the name of a file"),
+        (tmp_path / "no/it.x", "there is no folder"),
+    ):
+        with pytest.raises(InputError, match=said):
+            found.save(path)

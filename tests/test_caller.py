@@ -1,8 +1,11 @@
 """What stands around a call of the library: modes that are set, wrappers, pickles, seeds, methods of one's own."""
 
 import dataclasses
+import logging
 import pickle
+import random
 import threading
+import warnings
 
 import numpy as np
 import pytest
@@ -68,6 +71,55 @@ def test_the_callers_generator_stays_where_it_was(images):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_images_that_the_caller_changes_are_refused(images):
+    """They are not copied, and what was measured is of what they were."""
+    given = images.clone()
+    prepared = attnround.Prepared(net(), given)
+    found = quick(prepared, None)
+    moved = pickle.loads(pickle.dumps(prepared))
+    given.mul_(0.1)
+    for change in (lambda: quick(prepared, None), found.trainable, lambda: pickle.dumps(prepared)):
+        with pytest.raises(InputError, match="the calibration images were changed in place since they were given"):
+            change()
+    assert same_state(quick(moved, None).model, found.model)
+
+
+def test_batches_may_come_in_the_same_memory(images):
+    def batches():
+        buffer = torch.empty(8, 3, 8, 8)
+        for part in images.split(8):
+            yield buffer.copy_(part)
+
+    assert torch.equal(attnround.Prepared(net(), batches()).images, images)
+
+
+def test_an_evaluation_is_the_same_whatever_the_caller_set(images):
+    found, data = quick(net(), images), torch.utils.data.TensorDataset(images, torch.arange(32) % 5)
+    expected, before = found.evaluate(data), torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert found.evaluate(data) == expected
+    assert torch.equal(torch.get_rng_state(), before)
+    with torch.inference_mode():
+        trained = found.trainable()
+    trained(images).sum().backward()
+
+
+def test_a_training_leaves_the_callers_warnings_loggers_and_chance_alone(images):
+    """Labels may be any whole numbers."""
+    import pytorch_lightning  # noqa: F401 (which sets its loggers' levels)
+
+    found = quick(net(), images)
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
+
+    def state():
+        return random.getstate(), list(warnings.filters), [logger.level for logger in loggers]
+
+    before = state()
+    for labels in (torch.arange(32, dtype=torch.int32) % 5, torch.arange(32) % 5 > 2):
+        found.finetune(torch.utils.data.TensorDataset(images, labels), epochs=1, progress=False)
+    assert state() == before
+
+
 def test_integers_are_not_trained_by_an_ordinary_loop(images, tmp_path):
     found = quick(net(), images)
     assert not any(layer.layer.weight.requires_grad for layer in quantized_layers(found.model).values())
@@ -89,7 +141,13 @@ def test_a_trained_copy_may_be_wrapped(images, wrapped):
 
 def test_what_is_frozen_is_a_copy_of_this_models(images):
     found = quick(net(), images)
-    for other in (net(), quick(net(7), images).trainable(), found.model, None):
+    for other in (
+        net(),
+        quick(net(7), images).trainable(),
+        quick(net(), images, bits=2).trainable(),
+        found.model,
+        None,
+    ):
         with pytest.raises(InputError, match=r"was not made by this model's trainable\(\)"):
             found.frozen(other)
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import random
 import resource
 import sys
 from collections.abc import Iterator
@@ -62,13 +63,13 @@ def peak_mib() -> float:
 
 @contextlib.contextmanager
 def as_usual() -> Iterator[None]:
-    """Within, torch is as a fresh process has it, whatever the caller set; the global generator's state is given back.
+    """Within, torch is as a fresh process has it, whatever the caller set; global generators' states are given back.
 
     Autocast, another default type, and inference mode would change results or bar gradients.
     """
     import torch  # what reads results alone goes without
 
-    default = torch.get_default_dtype()
+    default, drawn = torch.get_default_dtype(), random.getstate()
     torch.set_default_dtype(torch.float32)
     try:
         with (
@@ -80,6 +81,7 @@ def as_usual() -> Iterator[None]:
             yield
     finally:
         torch.set_default_dtype(default)
+        random.setstate(drawn)
 
 
 @contextlib.contextmanager

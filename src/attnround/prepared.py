@@ -135,7 +135,8 @@ class Prepared:
         architecture: dict[str, object],
         equalization: Equalization,
     ) -> None:
-        self.teacher, self.images, self.architecture = teacher, images, architecture
+        self.teacher, self.architecture = teacher, architecture
+        self._images, self._version = images, images._version
         self.unfolded = {name: weight.clone() for name, weight in find_layers(teacher).items()}
         self.norms = norms_to_fold(teacher)
         self.folded, self.left = fold_batch_norms(teacher)
@@ -147,9 +148,19 @@ class Prepared:
         channels_last(teacher)
         self._measured: dict[tuple, Any] = {}
 
+    @property
+    def images(self) -> Tensor:
+        """The calibration images [N, C, H, W]. Raises InputError where the caller has changed them in place since."""
+        if self._images._version != self._version:
+            raise InputError("the calibration images were changed in place since they were given: give a copy of them")
+        return self._images
+
     def __getstate__(self) -> dict[str, Any]:
         """Without what was measured, which holds functions: so that it goes to another process."""
-        return self.__dict__ | {"_measured": {}}
+        return self.__dict__ | {"_measured": {}, "_images": self.images}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state | {"_version": state["_images"]._version}
 
     @cached_property
     def logits(self) -> Tensor:

@@ -118,8 +118,11 @@ class Quantized:
         return self.model(x)
 
     def save(self, path: str | Path) -> dict[str, object]:
-        """Write the model as integers, a .safetensors file; return its name, bytes and sha256. Raises OSError."""
-        return save(self.model, Path(path), self._about())
+        """Write the model as integers, a .safetensors file; return its name, bytes and sha256.
+
+        Raises InputError where there is no such folder, and OSError where it cannot be written.
+        """
+        return save(self.model, _checked_file(path), self._about())
 
     @as_usual()
     def export(
@@ -143,11 +146,7 @@ class Quantized:
         Raises InputError where the file does not compute what the simulation does, and nothing is written. Warns where
         onnxruntime or OpenVINO does not with its default options, which take integer kernels.
         """
-        path = Path(path)
-        if not path.parent.is_dir():
-            raise InputError(f"{path}: there is no folder {path.parent}: make it first")
-        if path.is_dir():
-            raise InputError(f"{path} is a folder: give the name of a file")
+        path = _checked_file(path)
         if path.suffix not in FORMS_OF:
             raise InputError(f"{path} is of no kind that is exported: give a name that ends in .onnx, .xml or .pt2")
         check_form(weights, path.suffix)
@@ -220,6 +219,7 @@ class Quantized:
         content = self._content()
         return prove(self.model, content.layers, _unlabelled(shown), batch_size)
 
+    @as_usual()
     @torch.no_grad()
     def evaluate(
         self,
@@ -288,7 +288,7 @@ class Quantized:
         pair = LabelledPair(
             data, held_out, settings.held_out, settings.batch_size, seed, images_of, labels_of, logits.shape[1]
         )
-        with tempfile.TemporaryDirectory() as folder, silent(not progress):
+        with tempfile.TemporaryDirectory() as folder, silent(not progress), TrainerSettings.quiet_within():
             torch.manual_seed(seed)
             tuned = finetune(
                 self.prepared.teacher, self._untrained(settings.start), pair, self.images, self.prepared.norms,
@@ -307,6 +307,7 @@ class Quantized:
             layer.bake(levels, held.get("bias", torch.zeros(len(levels))).detach())
         return model
 
+    @as_usual()
     def trainable(self) -> Captured:
         """A copy for a training loop of your own: float weights behind the integers, learned steps, batch norms again.
 
@@ -350,6 +351,16 @@ class Quantized:
 
     def _about(self) -> dict[str, object]:
         return {"model": self.prepared.architecture, "data": "the caller's", "method": self.method}
+
+
+def _checked_file(path: str | Path) -> Path:
+    """The path of a file that can be there. Raises InputError."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path} is a folder: give the name of a file")
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}: make it first")
+    return path
 
 
 def _unlabelled(images: Tensor) -> Iterable[tuple[Tensor, None]]:

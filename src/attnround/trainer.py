@@ -1,7 +1,9 @@
 """Lightning's Trainer as this project uses it: quiet, its progress shown by our own bars."""
 
+import contextlib
 import logging
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +15,7 @@ from attnround.errors import InputError, check_number, reason
 from attnround.progress import bar
 from attnround.ranks import num_ranks, rank
 
+LOGGERS = ("pytorch_lightning", "lightning_fabric")
 PRECISIONS = ("32-true", "bf16-mixed")
 QUIET = (
     "does not have many workers",  # images in memory need none, and image folders set data.num_workers
@@ -65,9 +68,22 @@ class TrainerSettings:
         return self.precision.startswith("bf16")
 
     @staticmethod
+    @contextlib.contextmanager
+    def quiet_within() -> Iterator[None]:
+        """What `quiet` changes is as before, at the end."""
+        loggers = [logging.getLogger(name) for name in LOGGERS]
+        levels = [logger.level for logger in loggers]
+        with warnings.catch_warnings():
+            try:
+                yield
+            finally:
+                for logger, level in zip(loggers, levels, strict=True):
+                    logger.setLevel(level)
+
+    @staticmethod
     def quiet() -> None:
         """Silence what Lightning says of things that are meant so."""
-        for name in ("pytorch_lightning", "lightning_fabric"):
+        for name in LOGGERS:
             logging.getLogger(name).setLevel(logging.WARNING)
         for message in QUIET:
             warnings.filterwarnings("ignore", f".*{message}.*")

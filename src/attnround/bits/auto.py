@@ -24,6 +24,8 @@ class Auto:
     def __post_init__(self) -> None:
         check_number("bits.max_drop", self.max_drop, least=0, most=100)
         check_number("bits.num_trials", self.num_trials, least=1, whole=True)
+        if not isinstance(self.allocator, Budgeted):
+            raise InputError(f"bits.allocator={self.allocator}: give an allocator with a budget, such as Mixed()")
         given, usual = self.allocator.budget, type(self.allocator).budget
         if given not in (None, usual):
             raise InputError(f"bits.allocator.budget={given}: bits=auto finds the budget: leave it out")

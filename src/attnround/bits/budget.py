@@ -79,6 +79,8 @@ class Budgeted(Allocator):
 
     def __post_init__(self) -> None:
         for candidates in self._candidates().values():
+            if not isinstance(candidates, Sequence) or isinstance(candidates, str):
+                raise InputError(f"bits.candidates={candidates}: give a list of bit widths from 2 to 8")
             if not candidates:
                 raise InputError("bits.candidates=[]: name at least one bit width from 2 to 8")
             for candidate in candidates:

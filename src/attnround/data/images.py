@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
@@ -16,10 +17,10 @@ BATCH_SIZE = 64  # in which a data set is read
 def gather_images(source: object, num_images: int, images_of: Callable[[object], Tensor] | None = None) -> Tensor:
     """The first `num_images` images, [N, C, H, W] floats on the CPU; fewer where there are fewer.
 
-    source: a tensor [N, C, H, W], which is not copied, a Dataset, a DataLoader, a LightningDataModule or any iterable
-    of batches. Of a batch that is a tuple the first part is taken, of a dictionary its only tensor of three dimensions
-    or more; images_of: takes them out of any other. Signals and volumes have other dimensions behind N and C. Labels
-    are not looked at.
+    source: a tensor [N, C, H, W], which is not copied and must stay as it is, a Dataset, a DataLoader, a
+    LightningDataModule or any iterable of batches. Of a batch that is a tuple the first part is taken, of a dictionary
+    its only tensor of three dimensions or more; images_of: takes them out of any other. Signals and volumes have other
+    dimensions behind N and C. Labels are not looked at.
     Raises InputError where there is nothing, or nothing that is images.
     """
     check_number("num_images", num_images, least=1, whole=True)
@@ -35,13 +36,14 @@ def gather_images(source: object, num_images: int, images_of: Callable[[object],
         source = source.train_dataloader()
     if isinstance(source, Dataset) and not isinstance(source, DataLoader):
         source = DataLoader(source, BATCH_SIZE, collate_fn=None if images_of else _images_alone)
-    if not isinstance(source, Iterable):
-        raise InputError(f"images are a {type(source).__name__}: give a tensor [N, C, H, W], a Dataset or a DataLoader")
+    if not isinstance(source, Iterable) or isinstance(source, Mapping):
+        kind = type(source).__name__
+        raise InputError(f"images are a {kind}: give a tensor [N, C, H, W], a Dataset, a DataLoader or batches")
     found: list[Tensor] = []
     count = 0
     for batch in source:
         images = _checked(images_of(batch) if images_of else _images_of(batch))
-        found.append(images[: num_images - count])
+        found.append(images[: num_images - count].clone())  # the next batch may come in the same memory
         count += len(found[-1])
         if count == num_images:
             break
@@ -109,6 +111,8 @@ def _images_of(batch: object) -> object:
 
 
 def _checked(images: object) -> Tensor:
+    if isinstance(images, np.ndarray):
+        raise UnclearError("images are a NumPy array", "torch.from_numpy of it", "images_of=<a function>")
     if not isinstance(images, Tensor):
         what = f"a batch gives a {type(images).__name__} for images"
         raise UnclearError(what, "tensors [N, C, H, W]", "images_of=<a function>")
@@ -149,7 +153,7 @@ def labelled(
     labels = labels.flatten() if labels.shape == (len(images), 1) else labels
     if labels.shape != (len(images),) or labels.is_floating_point():
         raise InputError(f"labels are {labels.dtype} of shape {list(labels.shape)}: give a whole number an image")
-    return images, labels
+    return images, labels.long()
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

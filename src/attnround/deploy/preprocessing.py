@@ -56,7 +56,8 @@ def steps_of(preprocessing: dict, are_files: bool) -> list[dict]:
     """
     if preprocessing.get("mean") is None or preprocessing.get("std") is None:
         raise InputError(
-            "the model says nothing of how images are normalised: give model.preprocessing its mean and std"
+            "nothing says how images are normalised: give preprocessing its mean and std, model.preprocessing on the "
+            "command line"
         )
     num_channels, height, width = preprocessing["input_size"]
     channels = {name: list(preprocessing[name]) for name in ("mean", "std")}

@@ -238,6 +238,8 @@ def _why(error: Exception) -> str:
     """Torch's reason, and where it is of no help to who wrote the forward, what to look for."""
     if "specialized it to be a constant" in str(error):
         return "it takes the number of images for a constant, as len(x) does: write x.shape[0]"
+    if "register a pytree" in str(error):
+        return "it takes or gives an object that torch does not know: torch.export.register_dataclass makes one known"
     if "data-dependent" in str(error) or "GuardOnDataDependent" in type(error).__name__:
         return f"what it does depends on values: {reason(error)}"
     return reason(error)

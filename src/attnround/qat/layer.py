@@ -99,10 +99,13 @@ def train_layers(student: nn.Module, teacher: nn.Module) -> None:
 
 
 def is_trained_from(model: nn.Module, student: nn.Module) -> bool:
-    """Whether a model has trained layers where a student has quantized ones, of the same names and shapes."""
-    trained = {name: layer for name, layer in model.named_modules() if isinstance(layer, TrainedLayer)}
-    shapes = {name: layer.weight.shape for name, layer in trained.items()}
-    return shapes == {name: layer.levels.shape for name, layer in quantized_layers(student).items()}
+    """Whether a model has trained layers where a student has quantized ones: of these names, shapes and grids."""
+    trained = {name: layer.quantized for name, layer in model.named_modules() if isinstance(layer, TrainedLayer)}
+    found, wanted = (
+        {name: (layer.levels.shape, layer.grid, layer.activation is None) for name, layer in layers.items()}
+        for layers in (trained, quantized_layers(student))
+    )
+    return found == wanted
 
 
 def keep_positive(student: nn.Module, *_: object) -> None:

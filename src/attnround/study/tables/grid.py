@@ -91,7 +91,9 @@ def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -
         content = yaml.safe_load(path.read_text())
     except FileNotFoundError:
         there = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
-        raise InputError(f"tables={path.stem}: there is no {path}; give one of {there}") from None
+        raise InputError(
+            f"tables={path.stem}: there is no {path}; give one of {there}, or grids=<the folder of your own>"
+        ) from None
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
     try:
@@ -179,7 +181,8 @@ def _axes(given: object, models: Mapping[str, object]) -> Axes:
     for axis, labels in given.items():
         labels = models if labels == MODELS else labels
         if not isinstance(labels, Mapping) or not labels:
-            raise _WrongError(f"the axis {axis} is empty: give {{label: overrides}}, or {MODELS}")
+            what = f"is {labels}" if labels else "is empty"
+            raise _WrongError(f"the axis {axis} {what}: give {{label: overrides}}, or {MODELS}")
         if axis in NOT_AXES:
             raise _WrongError(f"the axis {axis} is called as a column of the CSV is: give it another name")
         axes[str(axis)] = {str(label): _overrides(f"{axis}.{label}", each) for label, each in labels.items()}
