@@ -529,6 +529,12 @@ def test_settings_of_another_kind_are_named(make, said):
         make()
 
 
+@pytest.mark.parametrize("budget", [1, 9])
+def test_a_budget_out_of_reach_says_what_is_within(images, budget):
+    with pytest.raises(InputError, match=r"is out of reach: .* this model takes 2.0 to 8.0"):
+        quick(Base(), images, bits=Mixed(budget=budget))
+
+
 def test_what_is_saved_is_a_file_in_a_folder(images, tmp_path):
     found = quick(Base(), images, num_images=np.int64(8))
     for path, said in (

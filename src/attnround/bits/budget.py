@@ -197,6 +197,7 @@ class Budgeted(Allocator):
         """The budget in whole units of cost. Raises InputError where it is out of reach."""
         low, high = self._reach(slots, fixed, problem)
         if self.budget is not None and not low <= self.budget <= high:
+            low, _ = self._reach(*self.slots(problem, least_last=0), problem)
             raise InputError(
                 f"bits.budget={self.budget} {UNITS[self.unit]} is out of reach: with these bits.candidates and "
                 f"bits.pinned this model takes {_inwards(low, math.ceil)} to {_inwards(high, math.floor)}"

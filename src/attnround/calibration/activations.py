@@ -40,13 +40,13 @@ def calibrate_activations(
         for name, edges in sources(model).items()
         if all(bit_widths.get(name) == bit_widths.get(edge) for edge in edges)
     }
-    first = _first_of_shared(taken, bit_widths)
-    histograms = {first[name]: Histogram() for name in bit_widths}
+    shared = _sharing(taken, bit_widths)
+    histograms = {shared[name]: Histogram() for name in bit_widths}
     if not histograms:
         return {}
     hooks = [
         model.get_submodule(name).register_forward_pre_hook(
-            partial(_count, name, histograms[first[name]]), with_kwargs=True
+            partial(_count, name, histograms[shared[name]]), with_kwargs=True
         )
         for name in bit_widths
         if name not in taken
@@ -69,11 +69,11 @@ def calibrate_activations(
     for name in find_edges(model):
         if name in found:
             _keep_within(found[name], histograms[name])
-    return {name: found[first[name]] for name in bit_widths}
+    return {name: found[shared[name]] for name in bit_widths}
 
 
-def _first_of_shared(taken: dict[str, set[str]], names: Iterable[str]) -> dict[str, str]:
-    """Each of these layers and edges -> the first edge that shares its quantizer, itself where none does.
+def _sharing(taken: dict[str, set[str]], names: Iterable[str]) -> dict[str, str]:
+    """Each of these layers and edges -> that whose quantizer it has: an edge, or itself where no other shares it.
 
     taken: layer or edge -> the edges whose values it takes.
     """

@@ -73,11 +73,10 @@ class OwnData(ImageData):
     def calibration(self) -> Calibration:
         """A seeded draw of the images; of a loader, which has no places to draw, the first."""
         source, name = self._calibration_source()
-        if not _indexed(source) and not isinstance(source, DataLoader):
-            raise InputError(
-                f"data.calibration gives a {type(source).__name__}: it must return a Dataset with a length"
-            )
         option = "data.calibration" if self.calibration_factory else "data.factory"
+        if not _indexed(source) and not isinstance(source, DataLoader):
+            what = f"{option} gives a {type(source).__name__} to calibrate on"
+            raise InputError(f"{what}: it must return a Dataset with a length, or a module with a DataLoader")
         if not _indexed(source):
             with self._said_of(option):
                 images = gather_images(source, self.num_calibration)

@@ -19,9 +19,7 @@ from attnround.errors import InputError, check_number
 INPUT = "images"
 MODES = {"bilinear": "linear", "bicubic": "cubic"}  # interpolation -> ONNX's word for it
 CONFIG = ("mean", "std", "crop_pct", "crop_mode", "interpolation")
-LEAST_CROP = (
-    0.1  # of an image's side: a smaller part of photographs is no common choice, and of next to 0 fills the memory
-)
+LEAST_CROP = 0.1  # of an image's side: next to nothing would make it so large that it fills the memory
 NO_PIXELS = 1.0  # percent of values that may be outside of a pixel's range: resizing overshoots a little
 OLDEST = 18  # the opset from which Resize filters as Pillow does
 PILLOWS_CUBIC = -0.5
@@ -30,11 +28,9 @@ PILLOWS_CUBIC = -0.5
 def plain_config(given: Mapping[str, Any]) -> dict[str, object]:
     """What of a data config is done to images, as a file holds it. Raises InputError for what cannot be done."""
     if not isinstance(given, Mapping):
-        raise InputError(
-            f"preprocessing={given!r}: give a dictionary with mean and std, as timm's data config has them"
-        )
+        raise InputError(f"preprocessing={given!r}: give a dictionary with mean and std, as timm's data config is")
     config = {name: given[name] for name in CONFIG if given.get(name) is not None}
-    for name in {"mean", "std"} & config.keys():
+    for name in [each for each in ("mean", "std") if each in config]:
         try:
             values = [float(each) for each in given[name]]
         except (TypeError, ValueError) as error:
