@@ -123,7 +123,7 @@ def test_integers_are_the_first_ones_where_devices_are_unlike(prepared, monkeypa
 def test_other_images_are_refused(prepared, monkeypatch):
     def work(prepared: Prepared):
         if ranks.rank():
-            prepared._images = prepared.images.flip(0)
+            prepared.__setstate__({"_images": prepared.images.flip(0)})
         return quantized(prepared)
 
     errors = Together(monkeypatch, 2).run(work, prepared)
