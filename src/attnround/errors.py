@@ -95,8 +95,8 @@ def check_number(
     Traceback (most recent call last):
     attnround.errors.InputError: data.batch_size=0: give a whole number of at least 1
     """
-    if isinstance(value, Integral):  # NumPy's too
-        value = value if isinstance(value, bool) else int(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):  # NumPy's too
+        value = int(value)
     if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         most = MOST if most is None and value >= MOST else most
         high_enough = (least is None or value >= least) and (above is None or value > above)

@@ -153,11 +153,16 @@ class Quantized:
         for name, value in (("opset", opset), ("preprocessing", preprocessing)):
             if value is not None and path.suffix != ".onnx":
                 raise InputError(f"{name}={value} is of a file that ends in .onnx: leave it out")
+        shown, head = self.images, None
+        if preprocessing is not None:
+            config = plain_config(preprocessing) | {"input_size": list(shown.shape[1:])}
+            head = config, steps_of(config, are_files="crop_pct" in config)
+            shown = as_pixels(shown, config)
         content = self._content()
         about = about_export(content.about)
         exported: Sequence[nn.Module]
         if path.suffix == ".onnx":
-            files, exported = self._as_onnx(path, content, about, weights, opset, preprocessing)
+            files, exported = self._as_onnx(path, content, about, weights, opset, head)
         elif path.suffix == ".pt2":
             raw, _ = sealed_program(exported_program(self.model), about)
             files, exported = {path: raw}, [open_program(raw, path)]
@@ -167,9 +172,6 @@ class Quantized:
             xml, packed = sealed_ir(onnx_file(self.model, content, about, OPSET, weights)[0], about)
             files = {path.with_suffix(".bin"): packed, path: xml}
             exported = [open_ir(xml, packed, path, AS_WRITTEN), open_ir(xml, packed, path)]
-        shown = self.images
-        if preprocessing is not None:
-            shown = as_pixels(shown, plain_config(preprocessing))
         found, *by_default = compare(self.model, exported, _unlabelled(shown))
         ties = Ties(self.model, lambda: _unlabelled(shown))
         fault = ties.fault(found, content.quantizes_values)
@@ -193,16 +195,16 @@ class Quantized:
         about: dict,
         weights: str,
         opset: int | None,
-        preprocessing: Mapping[str, Any] | None,
+        head: tuple[dict[str, Any], list[dict]] | None,
     ) -> tuple[dict[Path, bytes], Sequence[nn.Module]]:
-        """The file, and the model as `opened` gives it."""
+        """The file, and the model as `opened` gives it. head: what an image goes through first, and its steps."""
         need_onnx(str(path))
         raw, _ = onnx_file(self.model, content, about, opset, weights)
         runs = raw  # what takes images of the model's size
-        if preprocessing is not None:
-            config = plain_config(preprocessing) | {"input_size": list(self.images.shape[1:])}
+        if head is not None:
+            config, steps = head
             about = about | {"model": about["model"] | {"preprocessing": config}}
-            raw, runs = with_steps(raw, steps_of(config, are_files="crop_pct" in config), about)
+            raw, runs = with_steps(raw, steps, about)
         return {path: raw}, opened(runs, path, weights)
 
     @as_usual()

@@ -38,7 +38,7 @@ def calibrate_activations(
     taken = {
         name: edges
         for name, edges in sources(model).items()
-        if all(bit_widths.get(name) == bit_widths.get(edge) for edge in edges)
+        if name in bit_widths and all(bit_widths[name] == bit_widths.get(edge) for edge in edges)
     }
     shared = _sharing(taken, bit_widths)
     histograms = {shared[name]: Histogram() for name in bit_widths}
@@ -79,9 +79,8 @@ def _sharing(taken: dict[str, set[str]], names: Iterable[str]) -> dict[str, str]
     """
     groups = {name: [name] for name in names}
     for name, edges in taken.items():
-        if name in groups:
-            joined = list(dict.fromkeys(each for one in (*sorted(edges), name) for each in groups[one]))
-            groups |= dict.fromkeys(joined, joined)
+        joined = list(dict.fromkeys(each for one in (*sorted(edges), name) for each in groups[one]))
+        groups |= dict.fromkeys(joined, joined)
     return {name: group[0] for name, group in groups.items()}
 
 

@@ -5,6 +5,7 @@ replaced by its definition, as ONNX itself gives it; one that had the same input
 what was added to it are number types; and the few that differ more are rewritten here.
 """
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ def _older(model: Any, opset: int) -> Any:
         model = inliner.inline_selected_functions(model, sorted(later), inline_schema_functions=True)
     graph, constants = model.graph, _constants(model.graph)
     added: dict[str, np.ndarray] = {}
+    before = _taken(graph.node)
     nodes = [each for node in graph.node for each in _rewritten(node, opset, constants, added)]
     unfit = {node.op_type for node in nodes if not (node.domain or _fits(node, opset))}
     if unfit:
@@ -49,13 +51,17 @@ def _older(model: Any, opset: int) -> Any:
         )
     graph.ClearField("node")
     graph.node.extend(nodes)
-    taken = {name for node in nodes for name in node.input} | {each.name for each in graph.output}
-    kept = [each for each in graph.initializer if each.name in taken]  # not the axes that are attributes now
+    left = before - _taken(nodes)  # axes that are attributes now
+    kept = [each for each in graph.initializer if each.name not in left]
     graph.ClearField("initializer")
     graph.initializer.extend([*kept, *(numpy_helper.from_array(value, name) for name, value in added.items())])
     for each in model.opset_import:
         each.version = each.version if each.domain else opset
     return model
+
+
+def _taken(nodes: Iterable[Any]) -> set[str]:
+    return {name for node in nodes for name in node.input}
 
 
 def _constants(graph: Any) -> dict[str, np.ndarray]:

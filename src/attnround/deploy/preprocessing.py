@@ -30,13 +30,15 @@ def plain_config(given: Mapping[str, Any]) -> dict[str, object]:
     if not isinstance(given, Mapping):
         raise InputError(f"preprocessing={given!r}: give a dictionary with mean and std, as timm's data config is")
     config = {name: given[name] for name in CONFIG if given.get(name) is not None}
-    for name in [each for each in ("mean", "std") if each in config]:
+    for name, above in (("mean", None), ("std", 0)):
+        if name not in config:
+            continue
         try:
             values = [float(each) for each in given[name]]
         except (TypeError, ValueError) as error:
             raise InputError(f"preprocessing {name}={given[name]}: give a number for each channel") from error
         for each in values:
-            check_number(f"preprocessing {name}", each, **({"above": 0} if name == "std" else {}))
+            check_number(f"preprocessing {name}", each, above=above)
         config[name] = values
     if "crop_pct" in config:
         with contextlib.suppress(TypeError, ValueError):
@@ -131,21 +133,32 @@ def resizes(steps: list[dict]) -> bool:
 
 def pixels_of(images: Tensor, preprocessing: dict) -> Tensor:
     """The pixels, uint8 [N, H, W, C], of normalised images [N, C, H, W]."""
-    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
-    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    values = _pixel_values(images, *_channels(preprocessing))
+    return values.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
 def as_pixels(images: Tensor, preprocessing: dict) -> Tensor:
     """Normalised images [N, C, H, W] as whole pixel values make them. Raises InputError where none come near."""
-    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
-    values = (images * std + mean) * 255
+    mean, std = _channels(preprocessing)
+    values = _pixel_values(images, mean, std)
     outside = 100 * ((values < -0.5) | (values > 255.5)).double().mean().item()
     if outside > NO_PIXELS:
         raise InputError(
             f"preprocessing mean={preprocessing['mean']}, std={preprocessing['std']}: {outside:.0f} % of the values of "
             "the calibration images are of no pixel then: give those that the images went through"
         )
-    return (pixels_of(images, preprocessing).permute(0, 3, 1, 2) / 255 - mean) / std
+    return (values.round().clamp(0, 255) / 255 - mean) / std
+
+
+def _channels(preprocessing: dict) -> tuple[Tensor, Tensor]:
+    """Mean and std [C, 1, 1]."""
+    mean, std = (torch.tensor(preprocessing[name])[:, None, None] for name in ("mean", "std"))
+    return mean, std
+
+
+def _pixel_values(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """What pixels would make normalised images: 0 to 255, or beyond where none does."""
+    return (images * std + mean) * 255
 
 
 class _Head:
