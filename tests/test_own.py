@@ -269,7 +269,7 @@ def test_a_run_does_not_go_on_with_other_images(entry, tmp_path):
             ["data.calibration=sets.py:Broken", "data.num_calibration=30"],
             "data.calibration: item 7 of 30 raised",
         ),
-        (["data.calibration=sets.py:words"], "data.calibration gives a list: it must return a Dataset"),
+        (["data.calibration=sets.py:words"], "data.calibration gives a list to calibrate on: it must return a Dataset"),
         (["data.factory=sets:Flow", "data.limit=3"], "data.limit=3: the validation images of sets:Flow are no Dataset"),
         (["data.factory=sets:Several"], "data.factory=sets:Several: its val_dataloader gives 2 loaders: give one"),
         (["data.factory=sets:Nothing"], "sets:Nothing: its val_dataloader gives a NoneType: give a loader"),
