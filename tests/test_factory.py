@@ -18,6 +18,11 @@ class Net:
 def small(width=8):
     return width + helpers.ONE
 
+def lazy():
+    from helpers import ONE
+    return ONE
+
+
 def broken():
     raise ValueError("no such file: weights.bin")
 
@@ -36,6 +41,7 @@ def place(tmp_path, monkeypatch):
     (tmp_path / "mine/bad_syntax.py").write_text("def (")
     (tmp_path / "mine/needs.py").write_text("import no_such_library\n")
     before = set(sys.modules)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     yield tmp_path
     for name in set(sys.modules) - before:
         del sys.modules[name]
@@ -44,6 +50,10 @@ def place(tmp_path, monkeypatch):
 @pytest.mark.parametrize("given", ["nets_of_ours", *(f"{each}nets_of_ours.py" for each in ("", "mine/", "{place}/"))])
 def test_a_function_of_a_module_or_a_file_is_called(place, given):
     assert made("model.factory", f"{given.format(place=place)}:small", {"width": 12}) == 13
+
+
+def test_a_function_may_import_a_neighbour_when_it_is_called(place):
+    assert made("model.factory", "mine/nets_of_ours.py:lazy") == 1
 
 
 def test_a_name_may_have_dots(place):

@@ -64,6 +64,12 @@ def test_a_sweep_runs_tells_what_failed_and_goes_on(sweep, small, tmp_path):
     assert "1 runs, 0 to run" in again.stdout
     assert row.stat().st_mtime_ns == written
     assert [each["quantized/sqnr_db"] for each in _rows(folder)] == [rows[0]["quantized/sqnr_db"]]
+    drawn = SWEEP.replace("grid", "random").replace("0.25, -1", "0.25")
+    twice = sweep(drawn.replace("parameters", "run_cap: 3\nparameters"), *small, place)
+    assert "2 of 3 points are runs that others are too" in twice.stdout
+    assert "random search, 1 runs, 0 to run" in twice.stdout
+    assert "±" not in twice.stdout  # one run has no spread
+    assert len(_rows(folder)) == 1
     row.write_text(content[:100])  # as a full disk leaves it
     refused = sweep(SWEEP, *small)
     assert refused.returncode == 1

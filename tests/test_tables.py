@@ -8,7 +8,7 @@ import hydra
 import pytest
 import yaml
 
-from attnround.cli.tables import COMMITTED, write
+from attnround.cli.tables import COMMITTED, made_by, write
 from attnround.graph import captured, find_layers
 from attnround.study.row import read_rows
 from attnround.zoo import TimmModel
@@ -129,8 +129,26 @@ def test_the_quick_profile_is_a_part_of_the_table(command, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "| method" not in (tmp_path / "readme").read_text()
     assert (tmp_path / "results/methods.csv").exists()
-    assert "make tables TABLE=methods PROFILE=quick" in (tmp_path / "results/methods.md").read_text()
+    places = " ".join(f"{name}={tmp_path / name}" for name in ("grids", "rows", "results"))
+    made = f"`python src/tables.py tables=methods profile=quick {places}` makes this table."
+    assert made in (tmp_path / "results/methods.md").read_text()
     assert "0 to run" in run(command, "profile=quick", "dry_run=true").stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "command"),
+    [
+        ([], "make tables TABLE=one"),
+        (["models=imagenet", "profile=quick"], "make tables TABLE=one DATA=imagenet PROFILE=quick"),
+        (["grids='of mine'"], """python src/tables.py tables=one 'grids='"'"'of mine'"'"''"""),
+    ],
+)
+def test_a_table_names_the_command_that_makes_it(options, command):
+    with hydra.initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        cfg = hydra.compose("tables", [f"paths.root={ROOT}", *options])
+    if "profile=quick" in options:  # in their own folders by default
+        cfg.update({"rows": ROOT / "results/rows", "results": ROOT / "results/tables"})
+    assert made_by(cfg, "one") == command
 
 
 @pytest.mark.parametrize("own", ["", "grids", "rows", "results", "readme"])

@@ -27,7 +27,6 @@ from lightning_fabric.plugins.environments.lightning import find_free_network_po
 from lightning_fabric.strategies import DDPStrategy
 
 from attnround.errors import InputError, reason
-from attnround.factory import PLACES
 from attnround.ranks import Ranks, joined
 
 WORK, READY, FAILED, LOG = "work.pt", "{}.ready", "{}.failed", "{}.log"  # files of the folder that they share
@@ -133,7 +132,7 @@ def _connect(accelerator: str, rank: int, size: int, port: int) -> Ranks:
 def _start(
     folder: Path, rank: int, accelerator: str, size: int, port: int, num_threads: int
 ) -> subprocess.Popen[bytes]:
-    paths = os.pathsep.join(each for each in (*sys.path, *sorted(PLACES)) if each)
+    paths = os.pathsep.join(each for each in sys.path if each)
     words = [sys.executable, "-m", __name__, str(folder), str(rank), accelerator, str(size), str(port)]
     with (folder / LOG.format(rank)).open("wb") as log:
         return subprocess.Popen(

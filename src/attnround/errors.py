@@ -61,7 +61,8 @@ def check_identity(path: object, found: str, own: str) -> None:
         )
     if found != own and found.partition("-")[0] == own.partition("-")[0]:
         raise InputError(
-            f"{path} is of this run before a file that its options name changed: start anew without resume"
+            f"{path} is of this run before a file that its options name changed, or where that file was not found: go "
+            "on in the folder that the run was started in, or start anew without resume"
         )
     if found != own:
         raise InputError(

@@ -9,8 +9,6 @@ from types import ModuleType
 
 from attnround.errors import InputError, near, reason
 
-PLACES: set[str] = set()  # folders that modules came from, where another process finds them
-
 
 def made(option: str, given: str, arguments: Mapping[str, object] | None = None) -> object:
     """What the function that an option names returns. arguments: of the call.
@@ -45,7 +43,7 @@ def resolved(option: str, given: str) -> Callable[..., object]:
 
 def _module(option: str, given: str, name: str) -> ModuleType:
     here = str(Path.cwd())
-    PLACES.add(here)
+    _found_in(here)
     sys.path.insert(0, here)
     try:
         return importlib.import_module(name)
@@ -61,11 +59,17 @@ def _module(option: str, given: str, name: str) -> ModuleType:
         sys.path.remove(here)
 
 
+def _found_in(folder: str) -> None:
+    """Let modules be found in the folder too, last of all: a function may import some when it runs."""
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
 def _file(option: str, given: str, path: Path) -> ModuleType:
     if not path.is_file():
         raise InputError(f"{option}={given}: {path} is not there")
     name, folder = path.stem, str(path.resolve().parent)
-    PLACES.add(folder)
+    _found_in(folder)
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path.resolve())

@@ -1,4 +1,4 @@
-"""JSON that comes from elsewhere, as data: before anything of it is used, each field is of the kind that is asked.
+"""JSON and YAML from elsewhere, as data: before anything of it is used, each field is of the kind that is asked.
 
 What is asked is a kind (int, float, str, bool, dict, list, type(None), a class, or one of those below), a tuple of
 kinds of which one is enough, a list of one such for a list, or a dictionary of them: `key?` may be missing, `str:`
@@ -11,11 +11,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from attnround.errors import InputError
 from attnround.files import NON_FINITE, digest_of, load_checked
 
 DEEPEST = 50  # that JSON may be nested; ours is at 7
 LARGEST = 2**63 - 1  # whole number
+MERGE = "tag:yaml.org,2002:merge"  # of a key <<
 
 
 class Number:
@@ -68,6 +71,32 @@ def parsed(text: str | bytes, bare: bool = False) -> Any:
         raise ValueError(f"it is nested more than {DEEPEST} deep")
     json.dumps(content, ensure_ascii=False).encode()  # UnicodeEncodeError is a ValueError
     return content
+
+
+def parsed_yaml(text: str) -> Any:
+    """What a text of YAML says. Raises ValueError, in one line, where it is not YAML or a key is there twice.
+
+    >>> parsed_yaml("bits: 4")
+    {'bits': 4}
+    """
+    try:
+        return yaml.load(text, _EachKeyOnce)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+class _EachKeyOnce(yaml.SafeLoader):
+    """Of a key that is there twice, PyYAML's own keeps the last without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        own = [key for key, _ in node.value if key.tag != MERGE]  # what another's are merged into may overrule them
+        keys = [self.construct_object(key, deep=True) for key in own]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise ValueError(f"{_shown(twice[0])} is there twice, in line {node.start_mark.line + 1} or below")
+        return super().construct_mapping(node, deep)
 
 
 def _inner(value: object) -> Sequence[object]:

@@ -154,6 +154,9 @@ def test_uniform_is_uniform_but_for_its_pins(problem):
     widths = Uniform(bit_width=3, pinned={"first": 8, "block.[23]": 6}).allocate(problem).bit_width
     assert list(widths.values()) == [8, 3, 6, 6, 3, 3]
     assert set(Uniform(budget=5.0).allocate(problem).bit_width.values()) == {5}
+    for wrong in (lambda: Uniform(budget=5.0, bit_width=3), lambda: Auto(allocator=Uniform(bit_width=3))):
+        with pytest.raises(InputError, match=r"bits.bit_width=3: bits.budget says which width it is"):
+            wrong()
     between = Uniform(budget=5.5).allocate(problem).bit_width
     assert set(between.values()) <= {5, 6, 7}
     assert between["block.0"] >= 6 > between["block.4"]
@@ -289,6 +292,7 @@ def test_a_file_of_names_and_bits_is_enough(problem, tmp_path):
         ("block.0: 4\n", "no bits for block.1, block.2, block.3 and 2 more"),
         ("blok.0: 4\n", "the model has no layer blok.0; the nearest is block.0"),
         ("{not yaml", "cannot be read"),
+        ("block.0: 4\nblock.1: 4\nblock.0: 5\n", '"block.0" is there twice'),
         ("[1, 2]", "give an allocation.json"),
         ('{"layers": [{"layer": "block.0"}, {"layer": "block.0"}]}', "block.0 is there twice"),
         ('{"layers": [{"name": "block.0"}]}', "give an allocation.json"),

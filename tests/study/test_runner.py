@@ -24,6 +24,8 @@ if kind == "fails":
     sys.exit("a warning\\nerror: one and a half")
 if kind.startswith("dies"):
     os.kill(os.getpid(), signal.SIGKILL)
+if kind == "raises":
+    raise ValueError("one line\\nand another")
 if kind == "silent":
     sys.exit(3)
 if kind.startswith("meets"):  # each waits for the other to begin, which takes two processes at once
@@ -66,7 +68,7 @@ def run(tmp_path, monkeypatch):
     return run
 
 
-ALL = ["one", "fails", "dies", "silent", "two"]
+ALL = ["one", "fails", "dies", "silent", "raises", "two"]
 
 
 @pytest.mark.parametrize("workers", [Workers(), Workers(2)], ids=["one after another", "two at a time"])
@@ -74,6 +76,7 @@ def test_a_run_that_fails_or_dies_stops_no_other(run, workers, tmp_path):
     rows = run(ALL, workers)
     assert {kind for kind, row in rows.items() if row.error is None} == {"one", "two"}
     assert rows["fails"].error == "one and a half"
+    assert rows["raises"].error == "ValueError: one line"
     assert rows["dies"].error.startswith("its process died (SIGKILL), for want of memory perhaps: ")
     assert rows["silent"].error.startswith("exit status 3 without a word")
     assert [each.name for each in folder_of("one", tmp_path / "runs").iterdir() if each.suffix != ".log"] == [

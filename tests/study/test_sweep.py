@@ -34,6 +34,7 @@ GRID = {
         "${args_no_hyphens}",
     ],
 }
+COMMAND = 'command: ["${program}", "${args_no_hyphens}"]'
 DRAWN = GRID | {
     "method": "bayes",
     "run_cap": 200,
@@ -102,6 +103,12 @@ def test_of_an_option_that_is_named_twice_the_last_holds(read):
     assert _overrides(sweep, points(sweep)[0], more) == ["bits.bit_width=2", "seed=0", *more]
 
 
+def test_what_only_the_server_can_do_is_known(read):
+    given = GRID | {"early_terminate": {"type": "hyperband"}, "metric": GRID["metric"] | {"target": 99}}
+    assert read(given).left_out == ("early_terminate", "metric.target")
+    assert read(GRID).left_out == ()
+
+
 def test_grid_and_bayes_both_occur():
     assert {read_sweep(path).method for path in FILES} == {"grid", "bayes"}
 
@@ -151,6 +158,22 @@ WRONG = {
         "a number of at least 0 for each",
     ),
     "no weight": (DRAWN | {"parameters": {"a": {"values": [1, 2], "probabilities": [0, 0]}}}, "not all 0"),
+    "a key of the file": (GRID | {"runcap": 3}, "runcap is no key of W&B's: give run_cap"),
+    "a key of the metric": (
+        GRID | {"metric": {"name": "x", "gaol": "maximize"}},
+        "metric.gaol is no key of W&B's: give goal",
+    ),
+    "a key of a parameter": (
+        DRAWN | {"parameters": {"a": {"min": 0.1, "max": 0.2, "distributon": "uniform"}}},
+        "a.distributon is no key of W&B's: give distribution",
+    ),
+    "two ways": (GRID | {"parameters": {"a": {"value": 5, "values": [1, 2]}}}, "a: value and values are both there"),
+    "a number that is text": ("parameters: {a: {min: 1e-5, max: 1e-1}}\nmethod: random\n" + COMMAND, "write 0.00001"),
+    "parts of whole numbers": (
+        DRAWN | {"parameters": {"a": {"distribution": "int_uniform", "min": 0.2, "max": 0.9}}},
+        "give whole numbers for int_uniform",
+    ),
+    "a parameter twice": ("method: grid\nparameters:\n  a: {value: 1}\n  a: {value: 2}\n", '"a" is there twice'),
     "q": (
         DRAWN | {"parameters": {"a": {"distribution": "q_uniform", "min": 0, "max": 1, "q": 0}}},
         "q=0: give a number above 0",

@@ -29,6 +29,7 @@ class Auto:
         given, usual = self.allocator.budget, type(self.allocator).budget
         if given not in (None, usual):
             raise InputError(f"bits.allocator.budget={given}: bits=auto finds the budget: leave it out")
+        self.at(4.0)  # raises where the allocator has an option that none with a budget may have
 
     @property
     def unit(self) -> str:

@@ -6,13 +6,11 @@ from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 
-import yaml
-
 from attnround.bits.allocation import Allocation, Allocator, Layer, Problem
 from attnround.errors import InputError, listed, reason
 from attnround.files import json_text
 from attnround.quantization.pins import Pins, check_bit_width, check_pins
-from attnround.typed import Plain, check, parsed
+from attnround.typed import Plain, check, parsed, parsed_yaml
 
 ROWS = {"layers": [{"layer": str, "bits?": Plain, "shape?": [int]}]}
 
@@ -80,8 +78,8 @@ class File(Allocator):
         path = Path(self.path)
         try:
             raw = path.read_bytes()
-            content = parsed(raw) if path.suffix == ".json" else yaml.safe_load(raw.decode())
-        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            content = parsed(raw) if path.suffix == ".json" else parsed_yaml(raw.decode())
+        except (OSError, ValueError) as error:
             raise InputError(f"bits.path={self.path} cannot be read: {reason(error)}") from error
         has_rows = isinstance(content, dict) and isinstance(content.get("layers"), list)
         try:

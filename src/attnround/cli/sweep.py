@@ -56,17 +56,24 @@ def run() -> None:
             raise InputError(f"{each}: a sweep varies what its file says: give one value, or put these into {files[0]}")
     sweep = fixed(sweep, more)
     every = points(sweep)
-    runs = plan(sweep.name, [_overrides(sweep, point, more) for point in every], files[0])
+    runs: dict[str, tuple[dict, Planned]] = {}
+    jobs = [_overrides(sweep, point, more) for point in every]
+    for point, planned in zip(every, plan(sweep.name, jobs, files[0]), strict=True):
+        runs.setdefault(planned.config_hash, (point, planned))  # a run that is drawn twice is one
     rows = read_rows(folder / "rows")
-    missing, cost = missing_of(runs, rows), cost_by(rows, folder / "rows")
+    missing, cost = missing_of((run for _, run in runs.values()), rows), cost_by(rows, folder / "rows")
     kind = "grid" if sweep.method == "grid" else "random search"
     if sweep.method == "bayes":
         kind += " (bayes takes W&B's server, which would learn from run to run)"
+    for each in sweep.left_out:
+        print(f"{sweep.name}: {each} is for W&B's server: here every run is made, to its end")
+    if len(runs) < len(every):
+        print(f"{sweep.name}: {len(every) - len(runs)} of {len(every)} points are runs that others are too")
     estimate = cost.estimate([each.source for each in missing.values()], workers.count)
     print(f"{sweep.name}: {kind}, {len(runs)} runs, {len(missing)} to run{estimate}; to {folder}", flush=True)
     run_rows(missing, folder / "rows", folder / "runs", cost, workers, loggers)
-    rows = read_rows(folder / "rows", {run.config_hash for run in runs})
-    _report(sweep, list(zip(every, runs, strict=True)), rows, folder)
+    rows = read_rows(folder / "rows", runs)
+    _report(sweep, list(runs.values()), rows, folder)
     failed = failed_of(rows.values())
     if failed:
         sys.exit(f"error: {failed} of {len(runs)} runs failed; the same command runs these again")

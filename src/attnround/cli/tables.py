@@ -7,8 +7,11 @@ python src/tables.py dry_run=true                                    what is mis
 python src/tables.py models=imagenet hydra/launcher=submitit_slurm   on a cluster
 """
 
+import re
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from attnround.study.tables.published import Published
 
 STANDARD = ("embedded", "full")  # whose tables are the committed ones
+MAKE = {"models": "DATA", "profile": "PROFILE"}  # option -> make's name of it
+PLAIN = re.compile(r"[\w./-]+")  # what Hydra's command line takes without quotes
 COMMITTED = {"grids": "{shipped}/conf/table", "rows": "{root}/results/rows", "results": "{root}/results/tables"}
 
 
@@ -95,11 +100,10 @@ def write(
     from attnround.study.tables.grid import cells_of
     from attnround.study.tables.write import put_into, write_tables
 
-    special = {"DATA": cfg.models, "PROFILE": cfg.profile}
-    special = {name: each for name, each in special.items() if each not in STANDARD}
-    folder = Path(cfg.results) / (cfg.models if "DATA" in special else "")
+    special = special_of(cfg)
+    folder = Path(cfg.results) / (cfg.models if "models" in special else "")
     tables = [(grid, cells_of(grid, hashes[grid.name], rows)) for grid in grids]
-    write_tables(tables, folder, published, "".join(f" {name}={each}" for name, each in special.items()))
+    write_tables(tables, folder, published, partial(made_by, cfg))
     readme, own, said = Path(cfg.readme), [] if readme_given else own_places(cfg), ""
     if own and not special and readme.exists():
         said = f"; {readme} stays as it is, for {listed(own)} are your own: readme=<file> has these tables put into it"
@@ -107,6 +111,24 @@ def write(
         write_atomically(readme, put_into(readme.read_text(), folder))
         said = f" and into {readme}"
     print(f"{', '.join(grid.name for grid in grids)}: written to {folder}{said}")
+
+
+def special_of(cfg: DictConfig) -> dict[str, str]:
+    """The options that make other tables than the committed ones, without the places."""
+    return {name: cfg[name] for name in ("models", "profile") if cfg[name] not in STANDARD}
+
+
+def made_by(cfg: DictConfig, name: str) -> str:
+    """The command that makes the table of this name."""
+    from attnround.cli.options import FOLDERS
+    from attnround.files import quoted
+
+    special, own = special_of(cfg), own_places(cfg)
+    if not (own or FOLDERS[1:]):
+        return " ".join([f"make tables TABLE={name}", *(f"{MAKE[key]}={each}" for key, each in special.items())])
+    options = {"tables": name, **special, **{place: str(cfg[place]) for place in own}}
+    words = [f"{key}={each if PLAIN.fullmatch(each) else quoted(each)}" for key, each in options.items()]
+    return shlex.join(["python", "src/tables.py", *(f"--config-dir={folder}" for folder in FOLDERS[1:]), *words])
 
 
 def own_places(cfg: DictConfig) -> list[str]:

@@ -142,6 +142,9 @@ def fault(status: int | str, place: Path) -> str:
     if status < 0:
         return f"its process died ({signal.Signals(-status).name}), for want of memory perhaps: {log}"
     lines = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    begun = [i for i, line in enumerate(lines) if line.startswith("Traceback ")]
+    if begun:  # the error stands behind its frames, which are indented; its message may have several lines
+        lines = [line for line in lines[begun[-1] + 1 :] if not line.startswith(" ")][:1] or lines
     return lines[-1].removeprefix("error: ") if lines else f"exit status {status} without a word: {log}"
 
 

@@ -5,11 +5,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from attnround.errors import InputError
+from attnround.errors import InputError, checked_seed
 from attnround.study.row import Row
 from attnround.study.tables.columns import COLUMNS, DIFFERENCES, INTERVALS
+from attnround.typed import parsed_yaml
 
 KEYS = {"caption", "base", "axes", "skip", "seeds", "compare", "reference", "columns", "pictures", "quick", "in_all"}
 PROFILES = ("full", "quick")
@@ -77,28 +76,28 @@ def cells_of(grid: Grid, hashes: Sequence[str], rows: Mapping[str, Row]) -> list
 def read_models(path: Path) -> dict[str, object]:
     """What the axis `models` stands for. Raises InputError where there is no such file, or it cannot be read."""
     try:
-        return yaml.safe_load(path.read_text())
+        return parsed_yaml(path.read_text())
     except OSError:
         there = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
         raise InputError(f"models={path.stem}: give one of {there}") from None
-    except (ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except ValueError as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
 
 
 def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -> Grid:
     """The table of a file. Raises InputError in one line that names the file and what is wrong with it."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = parsed_yaml(path.read_text())
     except FileNotFoundError:
         there = ", ".join(sorted(each.stem for each in path.parent.glob("*.yaml")))
         raise InputError(
             f"tables={path.stem}: there is no {path}; give one of {there}, or grids=<the folder of your own>"
         ) from None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read: {error}") from error
     try:
         return _grid(path.stem, content, models, profile)
-    except _WrongError as error:
+    except (_WrongError, InputError) as error:
         raise InputError(f"{path}: {error}") from None
 
 
@@ -135,11 +134,15 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
     axes = _axes(content["axes"], models)
     asked = {str(axis): labels for axis, labels in content["axes"].items()}
     quick = content.get("quick") or {}
+    if not set(quick) <= {"axes", "seeds"}:
+        raise _WrongError(f"quick: it has {', '.join(map(str, quick))}: give axes and seeds alone")
     if profile == "quick":
         axes = _narrowed(axes, quick)
     seeds = quick.get("seeds", content.get("seeds")) if profile == "quick" else content.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(each) is int for each in seeds):
         raise _WrongError(f"seeds={seeds}: give a list of whole numbers")
+    for seed in seeds:
+        checked_seed(seed)
     if len(set(seeds)) < len(seeds):
         raise _WrongError(f"seeds={seeds}: one stands there twice, which would count a run twice: give others")
     compare, reference = str(content["compare"]), content.get("reference")
@@ -185,6 +188,8 @@ def _axes(given: object, models: Mapping[str, object]) -> Axes:
             raise _WrongError(f"the axis {axis} {what}: give {{label: overrides}}, or {MODELS}")
         if axis in NOT_AXES:
             raise _WrongError(f"the axis {axis} is called as a column of the CSV is: give it another name")
+        if len(set(map(str, labels))) < len(labels):
+            raise _WrongError(f"the axis {axis} has a label twice, once as a number and once as text: give others")
         axes[str(axis)] = {str(label): _overrides(f"{axis}.{label}", each) for label, each in labels.items()}
     return axes
 
@@ -197,6 +202,8 @@ def _overrides(where: str, given: object) -> tuple[str, ...]:
     listed = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else None
     if listed is None or not all(isinstance(each, str) and "=" in each for each in listed):
         raise _WrongError(f"{where}={given}: give option=value, or a list of such")
+    if any(each.lstrip("+").startswith("seed=") for each in listed):
+        raise _WrongError(f"{where}={given}: the seeds of all lines are those of seeds: give them there")
     return tuple(listed)
 
 

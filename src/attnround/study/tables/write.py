@@ -1,7 +1,7 @@
 """Tables and their pictures, written from rows: the same rows give the same bytes."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from attnround.study.tables.table import read_table
 
 
 def texts(
-    grid: Grid, cells: Sequence[Cell], published: Sequence[Published] = (), arguments: str = ""
+    grid: Grid, cells: Sequence[Cell], published: Sequence[Published] = (), command: str | None = None
 ) -> dict[str, str]:
     """Ending -> the table as such a file."""
-    table = fill(grid, cells, published, f"make tables TABLE={grid.name}{arguments}")
+    table = fill(grid, cells, published, command)
     table = replace(table, pictures=titles_of(grid, cells))
     return {ending: form(table) for ending, form in FORMATS.items()}
 
@@ -27,16 +27,17 @@ def write_tables(
     tables: Sequence[tuple[Grid, Sequence[Cell]]],
     folder: Path,
     published: Sequence[Published] = (),
-    arguments: str = "",
+    command: Callable[[str], str] | None = None,
 ) -> list[Path]:
     """Write each table in every form, and its pictures; the paths.
 
-    published: what others published, put beside where a cell's labels match; arguments: of make, named in the table.
+    published: what others published, put beside where a cell's labels match; command: what makes the
+    table of a name, to be named in it; `make` where None.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for grid, cells in tables:
-        for ending, text in texts(grid, cells, published, arguments).items():
+        for ending, text in texts(grid, cells, published, command and command(grid.name)).items():
             paths.append(folder / f"{grid.name}.{ending}")
             write_atomically(paths[-1], text)
         paths += draw_pictures(grid, cells, folder)
