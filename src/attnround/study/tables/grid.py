@@ -97,7 +97,7 @@ def read_grid(path: Path, models: Mapping[str, object], profile: str = "full") -
         raise InputError(f"{path} cannot be read: {error}") from error
     try:
         return _grid(path.stem, content, models, profile)
-    except (_WrongError, InputError) as error:
+    except InputError as error:
         raise InputError(f"{path}: {error}") from None
 
 
@@ -117,46 +117,42 @@ NOT_AXES = {  # columns of the CSV that say where a line comes from
 }  # fmt: skip
 
 
-class _WrongError(Exception):
-    pass
-
-
 def _grid(name: str, content: object, models: Mapping[str, object], profile: str) -> Grid:
     if not isinstance(content, dict) or not set(content) <= KEYS:
         given = ", ".join(sorted(map(str, set(content) - KEYS))) if isinstance(content, dict) else content
-        raise _WrongError(f"{given} is not an option of a table; give {', '.join(sorted(KEYS))}")
+        raise InputError(f"{given} is not an option of a table; give {', '.join(sorted(KEYS))}")
     for key in ("caption", "axes", "compare"):
         if not content.get(key):
-            raise _WrongError(f"{key} is missing")
+            raise InputError(f"{key} is missing")
     for key, (kind, said) in KINDS.items():
         if content.get(key) is not None and not isinstance(content[key], kind):
-            raise _WrongError(f"{key}={content[key]}: give {said}")
+            raise InputError(f"{key}={content[key]}: give {said}")
     axes = _axes(content["axes"], models)
     asked = {str(axis): labels for axis, labels in content["axes"].items()}
     quick = content.get("quick") or {}
     if not set(quick) <= {"axes", "seeds"}:
-        raise _WrongError(f"quick: it has {', '.join(map(str, quick))}: give axes and seeds alone")
+        raise InputError(f"quick: it has {', '.join(map(str, quick))}: give axes and seeds alone")
     if profile == "quick":
         axes = _narrowed(axes, quick)
     seeds = quick.get("seeds", content.get("seeds")) if profile == "quick" else content.get("seeds")
     if not isinstance(seeds, list) or not seeds or not all(type(each) is int for each in seeds):
-        raise _WrongError(f"seeds={seeds}: give a list of whole numbers")
+        raise InputError(f"seeds={seeds}: give a list of whole numbers")
     for seed in seeds:
         checked_seed(seed)
     if len(set(seeds)) < len(seeds):
-        raise _WrongError(f"seeds={seeds}: one stands there twice, which would count a run twice: give others")
+        raise InputError(f"seeds={seeds}: one stands there twice, which would count a run twice: give others")
     compare, reference = str(content["compare"]), content.get("reference")
     reference = None if reference is None else str(reference)
     if compare not in axes:
-        raise _WrongError(f"compare={compare} is none of its axes {', '.join(axes)}")
+        raise InputError(f"compare={compare} is none of its axes {', '.join(axes)}")
     if reference is not None and reference not in _labels(asked, compare, models):
-        raise _WrongError(f"reference={reference} is none of the labels of {compare}: {', '.join(axes[compare])}")
+        raise InputError(f"reference={reference} is none of the labels of {compare}: {', '.join(axes[compare])}")
     columns = tuple(content.get("columns") or ("top1", "drop", "agreement", "sqnr_db", "mib", "seconds"))
     for column in columns:
         if column not in (on_offer := (*COLUMNS, *INTERVALS, *DIFFERENCES)):
-            raise _WrongError(f"columns: {column} is not on offer; give {', '.join(on_offer)}")
+            raise InputError(f"columns: {column} is not on offer; give {', '.join(on_offer)}")
     if reference is None and set(columns) & set(DIFFERENCES):
-        raise _WrongError(f"reference is missing: differences are taken from one of the labels of {compare}")
+        raise InputError(f"reference is missing: differences are taken from one of the labels of {compare}")
     if reference not in axes[compare]:  # of a part of the table alone, where there is nothing to take them from
         reference, columns = None, tuple(each for each in columns if each not in DIFFERENCES) or ("top1",)
     grid = Grid(
@@ -173,23 +169,23 @@ def _grid(name: str, content: object, models: Mapping[str, object], profile: str
         in_all=content.get("in_all", True),
     )
     if not grid.places:
-        raise _WrongError("the grid is empty: skip leaves nothing of its axes")
+        raise InputError("the grid is empty: skip leaves nothing of its axes")
     return grid
 
 
 def _axes(given: object, models: Mapping[str, object]) -> Axes:
     if not isinstance(given, dict):
-        raise _WrongError(f"axes={given}: give axis: {{label: overrides}}")
+        raise InputError(f"axes={given}: give axis: {{label: overrides}}")
     axes = {}
     for axis, labels in given.items():
         labels = models if labels == MODELS else labels
         if not isinstance(labels, Mapping) or not labels:
             what = f"is {labels}" if labels else "is empty"
-            raise _WrongError(f"the axis {axis} {what}: give {{label: overrides}}, or {MODELS}")
+            raise InputError(f"the axis {axis} {what}: give {{label: overrides}}, or {MODELS}")
         if axis in NOT_AXES:
-            raise _WrongError(f"the axis {axis} is called as a column of the CSV is: give it another name")
+            raise InputError(f"the axis {axis} is called as a column of the CSV is: give it another name")
         if len(set(map(str, labels))) < len(labels):
-            raise _WrongError(f"the axis {axis} has a label twice, once as a number and once as text: give others")
+            raise InputError(f"the axis {axis} has a label twice, once as a number and once as text: give others")
         axes[str(axis)] = {str(label): _overrides(f"{axis}.{label}", each) for label, each in labels.items()}
     return axes
 
@@ -201,21 +197,21 @@ def _labels(given: dict, axis: str, models: Mapping[str, object]) -> set[str]:
 def _overrides(where: str, given: object) -> tuple[str, ...]:
     listed = [given] if isinstance(given, str) else list(given) if isinstance(given, list | tuple) else None
     if listed is None or not all(isinstance(each, str) and "=" in each for each in listed):
-        raise _WrongError(f"{where}={given}: give option=value, or a list of such")
+        raise InputError(f"{where}={given}: give option=value, or a list of such")
     if any(each.lstrip("+").startswith("seed=") for each in listed):
-        raise _WrongError(f"{where}={given}: the seeds of all lines are those of seeds: give them there")
+        raise InputError(f"{where}={given}: the seeds of all lines are those of seeds: give them there")
     return tuple(listed)
 
 
 def _places(axes: dict, given: object, models: Mapping[str, object]) -> dict[str, tuple[str, ...]]:
     """axis -> labels, of an entry of skip. Models that these tables are not made on are let pass."""
     if not isinstance(given, dict) or not given:
-        raise _WrongError(f"skip: {given} is no combination of labels, such as {{weights: W4}}")
+        raise InputError(f"skip: {given} is no combination of labels, such as {{weights: W4}}")
     place = {str(axis): tuple(map(str, each if isinstance(each, list) else [each])) for axis, each in given.items()}
     for axis, labels in place.items():
         wrong = axis not in axes or (axes[axis] != MODELS and set(labels) - _labels(axes, axis, models))
         if wrong:
-            raise _WrongError(f"skip: {axis} has no label {', '.join(labels)}")
+            raise InputError(f"skip: {axis} has no label {', '.join(labels)}")
     return place
 
 
@@ -223,15 +219,15 @@ def _narrowed(axes: Axes, quick: dict) -> Axes:
     """What the quick profile keeps of the axes; a model that is not among these is let pass for the first that is."""
     narrow = dict(axes)
     if not isinstance(quick.get("axes") or {}, dict):
-        raise _WrongError(f"quick: axes={quick['axes']}: give {{axis: [labels]}}")
+        raise InputError(f"quick: axes={quick['axes']}: give {{axis: [labels]}}")
     for axis, given in (quick.get("axes") or {}).items():
         axis = str(axis)
         if axis not in axes:
-            raise _WrongError(f"quick: {axis} is none of its axes {', '.join(axes)}")
+            raise InputError(f"quick: {axis} is none of its axes {', '.join(axes)}")
         labels = given if isinstance(given, list) else [given]
         found = {str(label): axes[axis][str(label)] for label in labels if str(label) in axes[axis]}
         if not found and axis != "model":
-            raise _WrongError(f"quick: {axis} has no label {', '.join(map(str, labels))}")
+            raise InputError(f"quick: {axis} has no label {', '.join(map(str, labels))}")
         first = next(iter(axes[axis]))
         narrow[axis] = found or {first: axes[axis][first]}
     return narrow
