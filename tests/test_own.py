@@ -110,6 +110,10 @@ class Several(Flow):
     def val_dataloader(self):
         return [DataLoader(labelled(), 8)] * 2
 
+class Shuffles(Flow):
+    def val_dataloader(self):
+        return DataLoader(labelled(), 8, shuffle=True)
+
 class Nothing(Flow):
     def val_dataloader(self):
         return None
@@ -272,6 +276,7 @@ def test_a_run_does_not_go_on_with_other_images(entry, tmp_path):
         (["data.calibration=sets.py:words"], "data.calibration gives a list to calibrate on: it must return a Dataset"),
         (["data.factory=sets:Flow", "data.limit=3"], "data.limit=3: the validation images of sets:Flow are no Dataset"),
         (["data.factory=sets:Several"], "data.factory=sets:Several: its val_dataloader gives 2 loaders: give one"),
+        (["data.factory=sets:Shuffles"], "sets:Shuffles: its val_dataloader shuffles, and models are compared image"),
         (["data.factory=sets:Nothing"], "sets:Nothing: its val_dataloader gives a NoneType: give a loader"),
         (["data.factory=sets:Raises"], "data.factory=sets:Raises: its setup raised KeyError: 'photos'"),
         (["data.factory=sets.py:none"], "data.factory=sets.py:none gives no image"),

@@ -47,6 +47,7 @@ def test_a_sweep_runs_tells_what_failed_and_goes_on(sweep, small, tmp_path):
     assert "grid, 2 runs, 2 to run" in done.stdout
     assert "2/2  bits=uniform" in done.stdout
     assert "failed: python src/train.py bits=uniform" in done.stdout
+    assert "best quantized/sqnr_db: without 1 of 2 points, of which a run failed or has no finite" in done.stdout
     assert done.stderr == "error: 1 of 2 runs failed; the same command runs these again\n"
     rows = _rows(folder)
     assert [row["quantizer.sigma"] for row in rows] == ["0.25", "-1"]

@@ -249,6 +249,11 @@ def test_auto_finds_the_smallest_budget_that_agrees(drop, problem):
     assert found == min(budget for budget, percent in tried.items() if percent >= 100 - drop)
 
 
+def test_auto_takes_a_drop_that_is_just_as_asked():
+    assert Auto(allocator=Mixed(), max_drop=5.6).accepts(100 * 236 / 250)
+    assert not Auto(allocator=Mixed(), max_drop=5.5).accepts(100 * 236 / 250)
+
+
 def test_auto_says_how_far_the_most_on_offer_falls_short(problem):
     asked = []
     with pytest.raises(InputError, match=r"max_drop=0.5 is out of reach: .* 8 mean bits .* by 3.00"):

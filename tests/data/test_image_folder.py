@@ -44,6 +44,13 @@ def test_calibration_takes_images_at_any_depth_and_counts_the_broken(image_folde
     assert "broken.png is not a readable image" in caplog.text
 
 
+def test_calibration_images_that_are_evaluated_on_are_said(image_folder, caplog):
+    data(image_folder, calibration=str(image_folder / "calibration"), num_calibration=6).calibration()
+    assert "evaluated on" not in caplog.text
+    data(image_folder, calibration=str(image_folder), num_calibration=6).calibration()
+    assert f"6 of its 13 images are below {image_folder / 'val'}, whose images are evaluated on" in caplog.text
+
+
 def test_fewer_readable_images_than_asked_for(image_folder):
     with pytest.raises(InputError, match="only 6 readable images, 1 files are not"):
         data(image_folder, calibration=str(image_folder / "calibration"), num_calibration=7).calibration()

@@ -7,7 +7,7 @@ import PIL
 import pytest
 from PIL import Image
 
-from attnround.data.pixels import Remark, UnreadableError, open_image
+from attnround.data.pixels import Remark, UnreadableError, of_known_range, open_image
 from attnround.errors import InputError
 
 GREY = (np.arange(48)[:, None] * 4 + np.arange(32)).astype(np.uint8)  # [48, 32]
@@ -23,6 +23,15 @@ def test_sixteen_bits_are_the_same_picture_as_eight(tmp_path, kind):
     Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / f"a.{kind}")
     assert np.array_equal(opened(tmp_path / f"a.{kind}"), GREY)
     assert np.array_equal(opened(tmp_path / f"a.{kind}", "RGB")[..., 1], GREY)
+
+
+@pytest.mark.parametrize("kind", ["png", "tif", "pgm"])
+def test_what_somebody_else_opened_is_the_same_picture(tmp_path, kind):
+    Image.fromarray(GREY.astype(np.uint16) * 257).save(tmp_path / f"a.{kind}")
+    with Image.open(tmp_path / f"a.{kind}") as image:
+        assert np.array_equal(np.asarray(of_known_range(image, "RGB", "data.factory"))[..., 1], GREY)
+    with pytest.raises(InputError, match=r"data.factory gives an image of Pillow's mode F, whose range nobody states"):
+        of_known_range(Image.fromarray(GREY.astype(np.float32)), "RGB", "data.factory")
 
 
 def test_big_endian_and_inverted_sixteen_bit_tiffs(tmp_path):

@@ -7,9 +7,10 @@ from torch import nn
 
 from attnround.bits import Allocation, Layer, Uniform, allocation_json
 from attnround.errors import InputError
+from attnround.evaluation import Outputs
 from attnround.experiment.job import Job
 from attnround.experiment.record import Run
-from attnround.experiment.stages import find_start, fold
+from attnround.experiment.stages import compare, find_start, fold
 from attnround.graph import capture
 from attnround.prepared import Prepared
 from attnround.qat import NoTraining
@@ -128,3 +129,11 @@ def test_an_allocation_with_a_score_that_is_not_finite_is_json(score):
     text = allocation_json(Allocation({"a": 4}, {"a": score}), layers)
     (line,) = json.loads(text, parse_constant=pytest.fail)["layers"]
     assert repr(float(line["score"])) == repr(score)
+
+
+def test_images_that_come_in_another_order_each_time_are_refused():
+    logits, labels = torch.eye(4), torch.tensor([0, 1, 2, 2])
+    assert compare("x", Outputs(logits, labels), Outputs(logits, labels))["x/agreement"] == 100
+    with pytest.raises(InputError, match="the evaluation images come in another order each time"):
+        compare("x", Outputs(logits, labels), Outputs(logits, labels.flip(0)))
+    assert compare("x", Outputs(logits, None), Outputs(logits, labels))["x/agreement"] == 100

@@ -8,6 +8,8 @@ from attnround.bits.allocation import Problem
 from attnround.bits.budget import UNITS, Budgeted
 from attnround.errors import InputError, check_number
 
+ROUNDING = 1e-9  # of a percentage
+
 
 @dataclass(frozen=True, kw_only=True)
 class Auto:
@@ -42,7 +44,7 @@ class Auto:
 
     def accepts(self, agreement: float) -> bool:
         """Whether a quantized model agrees well enough. agreement: in percent."""
-        return agreement >= 100 - self.max_drop
+        return agreement + self.max_drop >= 100 - ROUNDING
 
     def smallest(self, agreement: Callable[[float], float], problem: Problem) -> float:
         """The smallest budget found that agrees well enough. agreement: of a budget, in percent.

@@ -16,6 +16,7 @@ from attnround.quantization.pins import Pins, check_bit_width, check_pins, match
 from attnround.quantization.storage import layer_bytes
 
 NOTABLE = 0.2  # the share of the budget from which on what pins take is said
+ULP = 1e-15  # of a budget: `_amount` of a whole number of units, given as a budget, is that number again
 SLACK = 1e-6  # of a bit: 3.1 times the number of weights may come out below the whole number it is
 UNITS = {"mean_bits": "mean bits of a weight", "mib": "MiB", "gbops": "GBOPs"}
 COUNTS = {
@@ -206,7 +207,7 @@ class Budgeted(Allocator):
         if self.unit == "mib":
             return math.floor(budget * 8 * 2**20 + SLACK) - problem.other_bits
         each = 10**9 if self.unit == "gbops" else sum(layer.weight.numel() for layer in problem.layers)
-        return math.floor(budget * each + SLACK)
+        return math.floor(budget * each * (1 + ULP) + SLACK)
 
     def _amount(self, units: int, problem: Problem) -> float:
         """Units of cost in the budget's own."""

@@ -113,17 +113,23 @@ def _report(sweep: "Sweep", runs: Sequence[tuple[dict, "Planned"]], rows: Mappin
         metrics = {name: f"{row.metrics[name]:.6g}" if name in row.metrics else "" for name in names}
         about = {"config_hash": row.config_hash, "git_revision": row.git_revision, "error": row.error or ""}
         lines.append(point | metrics | about)
-        if math.isfinite(row.metrics.get(sweep.metric, math.nan)):
-            values.append((point, row.metrics[sweep.metric]))
+        values.append((point, row.metrics.get(sweep.metric, math.nan)))
     target = folder / f"{sweep.name}.csv"
     write_atomically(target, csv_text(lines))
     print(f"rows: {target}")
-    if values:
+    finite = [each for each in values if math.isfinite(each[1])]
+    if finite:
         for end in (".png", ".svg"):
-            draw_sweep(sweep, values, target.with_suffix(end))
+            draw_sweep(sweep, finite, target.with_suffix(end))
         print(f"picture: {target.with_suffix('.png')}, .svg")
+    places = over_seeds(values)
+    whole = [(point, found) for point, found in places if all(map(math.isfinite, found))]
+    if len(whole) < len(places):
+        what = f"{len(places) - len(whole)} of {len(places)} points, of which a run failed or has no finite number"
+        print(f"best {sweep.metric}: without {what}")
+    if whole:
         best = max if sweep.goal == "maximize" else min
-        point, found = best(over_seeds(values), key=lambda each: statistics.mean(each[1]))
+        point, found = best(whole, key=lambda each: statistics.mean(each[1]))
         spread = f" ± {statistics.stdev(found):.2g} over {len(found)} seeds" if len(found) > 1 else ""
         at = " ".join(["at", *arguments(point)]) if point else ""
         print(f"best {sweep.metric}: {statistics.mean(found):.6g}{spread} {at}".rstrip())

@@ -63,6 +63,11 @@ class ImageFolder(ImageFiles):
         """Files in seeded order until there are enough; unreadable ones are named, skipped and counted."""
         num_files = len(self.calibration_files)
         source = f"{self.calibration_root} ({num_files} files)"
+        place, evaluated = self.calibration_root.resolve(), self.validation.resolve()
+        shared = sum((place / file).is_relative_to(evaluated) for file in self.calibration_files)
+        if shared:
+            text = "%s: %d of its %d images are below %s, whose images are evaluated on: its numbers are too good"
+            log.warning(text, self.calibration_root, shared, num_files, self.validation)
         wanted = self.num_wanted(num_files)
         draw(num_files, wanted, self.seed, source)
         order = draw(num_files, num_files, self.seed, source)

@@ -7,10 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Subset, SubsetRandomSampler, WeightedRandomSampler
 
 from attnround.data.base import Calibration, ImageData, draw, draw_balanced
 from attnround.data.images import Labelled, UnclearError, batch_of, gather_images, labelled
+from attnround.data.pixels import of_known_range
 from attnround.errors import InputError, reason
 from attnround.factory import made
 from attnround.ranks import OwnBatches, own_items
@@ -54,6 +55,11 @@ class OwnData(ImageData):
             for stage in ("fit", "validate"):
                 self._of_module("setup", stage)
             source = self._loader_of_module("val_dataloader")
+            if shuffles(source):
+                raise InputError(
+                    f"data.factory={self.factory}: its val_dataloader shuffles, and models are compared image by "
+                    "image: give shuffle=False"
+                )
         elif not _indexed(source):
             raise InputError(
                 f"data.factory={self.factory} gives a {type(source).__name__}: it must return a Dataset with a length, "
@@ -201,7 +207,7 @@ class Items(Dataset):
         return tuple(self._of(value) for value in item) if isinstance(item, list | tuple) else self._of(item)
 
     def _of(self, value: object) -> object:
-        return self.transform(value.convert(self.mode)) if isinstance(value, Image) else value
+        return self.transform(of_known_range(value, self.mode, self.option)) if isinstance(value, Image) else value
 
 
 class Pairs(Dataset):
@@ -216,6 +222,12 @@ class Pairs(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         images, labels = labelled(batch_of([self.items[index]]))
         return images[0], int(labels[0])
+
+
+def shuffles(source: object) -> bool:
+    """Whether a loader gives its images in another order each time, as far as its sampler says so."""
+    samplers = [getattr(source, "sampler", None), getattr(getattr(source, "batch_sampler", None), "sampler", None)]
+    return any(isinstance(each, RandomSampler | WeightedRandomSampler | SubsetRandomSampler) for each in samplers)
 
 
 def _indexed(source: object) -> bool:

@@ -89,17 +89,29 @@ def open_image(path: Path, mode: str, least: int = SHORT_SIDE) -> tuple[Image.Im
         raise UnreadableError(f"{path} is not a readable image ({reason(error)})") from error
 
 
+def of_known_range(image: Image.Image, mode: str, what: str) -> Image.Image:
+    """An image that somebody else opened, in Pillow's mode L or RGB; Pillow itself shows all above 255 white.
+
+    what: named in the InputError for one whose values have no known range.
+    """
+    if not _has_range(image):
+        raise InputError(
+            f"{what} gives an image of Pillow's mode {image.mode}, whose range nobody states: convert it to 8 bits"
+        )
+    return (image if image.mode in EIGHT_BITS else _eight_bits(image)).convert(mode)
+
+
 def _check_mode(image: Image.Image, path: Path) -> None:
-    if image.mode not in (*EIGHT_BITS, *SIXTEEN_BITS) and not _is_wide_ppm(image):
+    if not _has_range(image):
         raise InputError(
             f"{path} holds {image.format} values of mode {image.mode}, whose range no file states: convert it to 8 or "
             "16 bits, grey or RGB"
         )
 
 
-def _is_wide_ppm(image: Image.Image) -> bool:
-    """Whether Pillow scaled the values to 16 bits, by the file's own maximum, in 32-bit integers."""
-    return image.mode == "I" and image.format == "PPM"
+def _has_range(image: Image.Image) -> bool:
+    """Whether the range of the values is known. Of a PPM Pillow scales them to 16 bits, in 32-bit integers."""
+    return image.mode in (*EIGHT_BITS, *SIXTEEN_BITS) or (image.mode == "I" and image.format == "PPM")
 
 
 def _converted(image: Image.Image, mode: str) -> tuple[Image.Image, Remark]:

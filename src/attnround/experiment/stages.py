@@ -273,7 +273,13 @@ STAGES: Sequence[Callable[[Job], Metrics]] = (find_start, evaluate_start, round_
 
 
 def compare(name: str, outputs: Outputs, reference: Outputs) -> Metrics:
-    """top1 in percent where there are labels, and the measures of `fidelity` to the reference."""
+    """top1 in percent where there are labels, and the measures of `fidelity` to the reference.
+
+    Raises InputError where the two were not given the same images, as far as their labels tell.
+    """
+    labels, others = outputs.labels, reference.labels
+    if labels is not None and others is not None and not torch.equal(labels, others):
+        raise InputError("the evaluation images come in another order each time: models are compared image by image")
     top1 = {} if outputs.top1 is None else {"top1": outputs.top1}
     return {f"{name}/{key}": value for key, value in (top1 | fidelity(reference.logits, outputs.logits)).items()}
 

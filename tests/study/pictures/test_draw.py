@@ -178,6 +178,14 @@ def test_two_pictures_of_one_name_are_refused():
         pictures_of(grid(TIME, TIME))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_seeds_without_a_finite_value_leave_no_point_in_place_of_one_that_flatters(value):
+    of, before = cells(), sum(len(line.points) for panel in panels(LINES) for line in panel.lines)
+    metrics = of[0].rows[1].metrics | {"quantized/top1": value}
+    of[0] = Cell(of[0].place, (of[0].rows[0], row(1, metrics)))
+    assert sum(len(line.points) for panel in panels(LINES, of) for line in panel.lines) == before - 1
+
+
 @pytest.mark.parametrize("label", ["0", "-1", "nan", "inf"])
 def test_a_logarithm_needs_numbers_above_zero(label):
     table = grid(LINES | {"scale": "log2"})

@@ -104,6 +104,7 @@ def test_one_seed_has_no_spread_and_says_what_its_interval_is(grid, cells):
     assert line[3] == "1"
     assert "±" not in line[4]
     assert re.fullmatch(r"-\d+\.\d\d \[.*\] ¹", line[6])
+    assert "each paired 95 % interval above 0, of other images alone where there is one seed." in " ".join(table.notes)
     assert re.fullmatch(r"-\d+\.\d\d ¹", line[7])
     assert any("¹ one seed" in note for note in table.notes)
     assert "¹" not in markdown(fill(grid, cells))

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from attnround.study.tables.statistics import Difference, crossed, paired, paired_top1, spread
+from attnround.study.tables.statistics import Difference, are_same, crossed, paired, paired_top1, spread
 
 
 def right(share: float, shape: tuple[int, int], seed: int) -> dict[int, np.ndarray]:
@@ -70,6 +70,42 @@ def test_coverage_of_crossed_effects(images, seeds, rest, num_seeds):
         got = crossed(table + seeds * rng.normal(size=(num_seeds, 1)) / math.sqrt(n))
         covered += got.low <= 0 <= got.high
     assert covered / trials >= 0.93
+
+
+def test_seeds_that_draw_images_of_their_own_say_no_more_of_images_than_one():
+    """Three seeds draw 90 of 100 images each; two methods that are alike differ by chance in 5 % of the intervals."""
+    rng = np.random.default_rng(0)
+    wrong = dict.fromkeys((True, False), 0)
+    for _ in range(600):
+        images = rng.normal(size=100)
+        table = np.stack([images[np.sort(rng.permutation(100)[:90])] for _ in range(3)])
+        table += 0.3 * rng.normal(size=table.shape)
+        for same_images in wrong:
+            got = crossed(table, same_images)
+            wrong[same_images] += not got.low <= 0 <= got.high
+    assert wrong[False] < 0.06 * 600 < 0.12 * 600 < wrong[True]
+
+
+@pytest.mark.parametrize(("num_seeds", "most"), [(2, 0.14), (3, 0.09)])
+def test_few_seeds_miss_more_than_they_promise(num_seeds, most):
+    """What the docstring of `crossed` says of the worst."""
+    rng, n = np.random.default_rng(0), 60
+    ratio = {2: 5, 3: 2}[num_seeds]
+    tables = rng.normal(size=(1500, 1, n)) + ratio * rng.normal(size=(1500, num_seeds, 1)) * math.sqrt(num_seeds / n)
+    found = map(crossed, tables)
+    missed = sum(not got.low <= 0 <= got.high for got in found) / len(tables)
+    assert 0.06 < missed < most
+
+
+def test_images_are_the_same_where_the_float_model_has_the_same_right():
+    one = np.random.default_rng(0).random(5000) < 0.9
+    other = one.copy()
+    other[:5] = ~other[:5]
+    assert are_same([])
+    assert are_same([one, one, other])
+    other[5] = ~other[5]
+    assert not are_same([one, one, other])
+    assert not are_same([one, one[:-1]])
 
 
 @given(st.integers(1, 4), st.integers(1, 30), st.integers(0, 2**32 - 1))

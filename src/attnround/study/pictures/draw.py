@@ -62,8 +62,8 @@ def panels_of(picture: Picture, grid: Grid, cells: Sequence[Cell]) -> list[Panel
 
 def _point(picture: Picture, grid: Grid, cell: Cell) -> Point | None:
     pairs = [(_x(picture, grid, cell, row), COLUMNS[picture.y].of(row)) for row in cell.rows]
-    pairs = [pair for pair in pairs if None not in pair and all(map(math.isfinite, pair))]  # inf has no place
-    if not pairs:
+    pairs = [pair for pair in pairs if None not in pair]
+    if not pairs or not all(math.isfinite(each) for pair in pairs for each in pair):  # inf and NaN have no place
         return None
     x, y = (spread(values) for values in zip(*pairs, strict=True))
     name = ", ".join(cell.place[axis] for axis in picture.rest(grid))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from attnround.study.row import Row
 from attnround.study.tables.columns import COLUMNS, DIFFERENCES
 from attnround.study.tables.grid import Cell, Grid
-from attnround.study.tables.statistics import Difference, Spread, paired, paired_top1, spread
+from attnround.study.tables.statistics import Difference, Spread, are_same, paired, paired_top1, spread
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,9 @@ def measure(grid: Grid, cells: Sequence[Cell]) -> list[Measured]:
 def difference(a: Cell, b: Cell, column: str) -> Difference | None:
     """a - b in top1 (over images and seeds) or in sqnr_db (over seeds)."""
     if column == "top1":
-        return paired_top1(*(_by_seed(cell, lambda row: row.correct.get("quantized")) for cell in (a, b)))
+        known = [row.correct["fp32"] for cell in (a, b) for row in done(cell) if "fp32" in row.correct]
+        found = (_by_seed(cell, lambda row: row.correct.get("quantized")) for cell in (a, b))
+        return paired_top1(*found, same_images=are_same(known))
     return paired(*(_by_seed(cell, COLUMNS[column].of) for cell in (a, b)))
 
 
