@@ -24,7 +24,7 @@ from attnround.errors import InputError, check_number
 from attnround.graph import class_logits, find_layers, in_batches, joined
 from attnround.graph.patches import Patches
 from attnround.progress import bar
-from attnround.ranks import from_first, is_own, num_ranks
+from attnround.ranks import is_own
 
 NUM_POSITIONS = 49  # output positions of an image that enter the metric
 BATCH_SIZE = 64
@@ -82,8 +82,6 @@ def output_metrics(
                 else:
                     passed.append(len(batch))
                 progress.update(num_projections)
-                if i == 0:
-                    share_scales(sums, images.device)
     finally:
         progress.close()
         for hook in hooks:
@@ -122,15 +120,6 @@ def add_projections(
         places = iter(gradients)
         for each in sums.values():
             each.add([next(places) for _ in each.outputs])
-
-
-def share_scales(sums: Mapping[str, "GradientSums"], device: torch.device) -> None:
-    """Give all processes the scales of the first batch, which is the first one's."""
-    if num_ranks() == 1:
-        return
-    own = {name: each.moment.scale.cpu() for name, each in sums.items() if each.moment.scale is not None}
-    for name, scale in from_first(own).items():
-        sums[name].moment.scale = scale.to(device)
 
 
 @torch.enable_grad()
@@ -229,7 +218,7 @@ class GradientSums:
     def value(self) -> Tensor:
         groups = getattr(self.layer, "groups", 1)
         outputs = len(self.layer.weight) // groups
-        self.moment.unite(groups, outputs)
+        self.moment.unite(groups, outputs, self.layer.weight.device)
         if not self.moment.num_samples:
             return torch.zeros(groups, outputs, outputs)
         return shrunk(self.moment.mean(), self.moment.sampling_share())

@@ -13,57 +13,42 @@ from attnround.calibration.moments import add_product, mirrored
 from attnround.ranks import gathered, num_ranks, summed
 
 TINY = 1e-30  # of the second moment of a value that is always zero
+SOME = 128  # values, evenly spread over all, among whose products the sampling error is found
 
 
 class SampledMoment:
-    """Sums up samples of a second moment [G, n, n], and how much they differ.
+    """Sums up samples of a second moment [G, n, n], and the squares of their entries among some of the values.
 
-    The squares of a sample's entries are those of X^T X, [n, n], or of X X^T, [P, P] and of the same norm, whichever is
-    smaller. For that the values are scaled as in the first batch, in which each then has a mean square of 1. dtype: of
-    the sums over batches.
+    Squares are summed entry by entry, as only all samples say what a value's scale is: one that is zero in the first
+    hundred images may be the largest after them. dtype: of the sums of samples.
     """
 
     def __init__(self, dtype: torch.dtype = torch.float32) -> None:
         self.dtype = dtype
-        self.scale: Tensor | None = None
         self.second: Tensor | None = None  # above the diagonal alone
-        self.square = self.diagonal_square = 0.0
+        self.square: Tensor | None = None  # [G, k, k] of k values
         self.num_samples = 0
 
     def add(self, rows: Tensor) -> None:
         """A batch of N images' rows [G, N, P, n]."""
-        num_places, num_values = rows.shape[2:]
-        few = num_values <= num_places
-        samples = rows.mT @ rows / num_places if few else None  # [G, N, n, n]
-        squares = rows.square().mean(2) if samples is None else samples.diagonal(dim1=2, dim2=3)  # [G, N, n]
-        if self.scale is None:
-            self.scale = squares.mean(1).clamp(min=TINY).rsqrt()
-        if self.second is None:
-            self.second = rows.new_zeros(len(rows), num_values, num_values, dtype=self.dtype)
-        if samples is None:
-            add_product(self.second, rows.flatten(1, 2).div(num_places**0.5))
-        else:
-            self.second += samples.sum(1)
-        self.num_samples += rows.shape[1]
-        if num_values > 1:
-            scale = self.scale[:, None, None]
-            if samples is None:
-                scaled = rows * scale
-                products = scaled @ scaled.mT / num_places
-            else:
-                products = samples * scale * scale.mT
-            self.square += products.square().sum().item()
-            self.diagonal_square += (squares * self.scale[:, None].square()).square().sum().item()
+        (num_groups, num_images, num_places, num_values), some = rows.shape, _some(rows)
+        if self.second is None or self.square is None:
+            self.second = rows.new_zeros(num_groups, num_values, num_values, dtype=self.dtype)
+            self.square = rows.new_zeros(num_groups, some.shape[3], some.shape[3], dtype=torch.float64)
+        add_product(self.second, rows.flatten(1, 2).div(num_places**0.5))
+        self.square += (some.mT @ some / num_places).double().square().sum(1)
+        self.num_samples += num_images
 
-    def unite(self, num_groups: int, num_values: int) -> None:
+    def unite(self, num_groups: int, num_values: int, device: torch.device) -> None:
         """Make the sums those of all processes that have a part of the batches, of G groups of n values."""
         if num_ranks() == 1:
             return
-        device = None if self.scale is None else self.scale.device
-        empty = torch.zeros(num_groups, num_values, num_values, dtype=self.dtype, device=device)
-        self.second = summed({"second": empty if self.second is None else self.second})["second"]
-        counts = gathered((self.square, self.diagonal_square, self.num_samples))
-        self.square, self.diagonal_square, self.num_samples = (sum(each) for each in zip(*counts, strict=True))
+        if self.second is None:
+            self.add(torch.zeros(num_groups, 0, 1, num_values, device=device))
+        assert self.second is not None
+        assert self.square is not None
+        self.second, self.square = summed({"second": self.second, "square": self.square}).values()
+        self.num_samples = sum(gathered(self.num_samples))
 
     def mean(self) -> Tensor:
         """[G, n, n] in float32, of at least one sample."""
@@ -72,12 +57,19 @@ class SampledMoment:
 
     def sampling_share(self) -> float:
         """The share of the squared correlations that is sampling error, from 0 to 1."""
-        assert self.scale is not None, "no sample"
-        scaled = self.mean() * self.scale[:, :, None] * self.scale[:, None, :]
-        total = scaled.square().sum().item() - scaled.diagonal(dim1=1, dim2=2).square().sum().item()
-        squares = (self.square - self.diagonal_square) / self.num_samples
+        assert self.square is not None, "no sample"
+        mean = _some(_some(self.mean()).mT).double()
+        scale = mean.diagonal(dim1=1, dim2=2).clamp(min=TINY).reciprocal()
+        weight = (scale[:, :, None] * scale[:, None, :]).triu_(1)  # of a squared entry: that of a correlation
+        total = (mean.square() * weight).sum().item()
+        squares = (self.square / self.num_samples * weight).sum().item()
         error = (squares - total) / max(self.num_samples - 1, 1)
         return min(max(error / total, 0.0), 1.0) if total > 0 else 1.0
+
+
+def _some(values: Tensor) -> Tensor:
+    """Of the values along the last dimension those among whose products the sampling error is found."""
+    return values[..., :: -(-values.shape[-1] // SOME)]
 
 
 def shrunk(moment: Tensor, share: float) -> Tensor:
