@@ -27,6 +27,19 @@ def test_training_gains(problem, tmp_path, more):
     assert cross_entropy(after.logits, after.labels) < cross_entropy(before.logits, before.labels)
 
 
+@pytest.mark.parametrize("momentum", [0.0, 0.02, 0.9])
+def test_the_momentum_is_the_one_that_is_asked_for(problem, tmp_path, momentum, monkeypatch):
+    seen = []
+
+    def look(self, *_):
+        seen.append(self.trainer.optimizers[0].param_groups[0]["momentum"])
+
+    monkeypatch.setattr(QatModule, "on_train_batch_end", look)
+    problem.tune(tmp_path / "qat", num_epochs=2, momentum=momentum)
+    assert min(seen) == pytest.approx(max(momentum - 0.05, 0), abs=0.02)
+    assert max(seen) == pytest.approx(momentum + 0.05 * (momentum > 0), abs=0.02)
+
+
 def test_batch_norms_train_with_the_statistics_of_their_batches(problem, tmp_path, monkeypatch):
     modes = []
 

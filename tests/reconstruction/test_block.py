@@ -82,6 +82,16 @@ def test_a_worse_result_is_given_up_for_the_start(with_activations):
     assert same_state(student, problem.student)
 
 
+def test_learned_scales_of_activations_stay_positive(with_activations):
+    problem = with_activations(Lsq(4))
+    unit, _ = problem.begin(METHODS["expected"], block(activation_lr=1.0), index=1)
+    before = [scale.item() for scale in unit._learned_scales()]
+    unit._descend(range(20))
+    found = [scale.item() for scale in unit._learned_scales()]
+    assert found != before
+    assert all(0.009 * start < scale for start, scale in zip(before, found, strict=True))
+
+
 @pytest.mark.parametrize("num_images", [1, 5])
 def test_a_few_images_and_a_larger_minibatch_are_no_trouble(two_blocks, problem_of, num_images):
     problem = problem_of(two_blocks, num_images=num_images)

@@ -10,12 +10,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from attnround.quantization.grid import Grid, dequantize, per_channel, quantize, steps
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
-from attnround.quantization.lsq import LearnedStep, gradient_scale
+from attnround.quantization.lsq import LEAST, LearnedStep, gradient_scale
 
 # In steps: so far from its level a weight starts at most, where PTQ moved it. With 0.49 the first steps undo that: at 2
 # bits (resnet18_slim, lr 0.003) an epoch led from a top-1 of 93.57 to 91.96, and with 0.25 to 93.71.
 REACH = 0.25
-LEAST = 1e-2  # of its start: so small a step gets at most, which keeps it positive
 TINY = 1e-12  # so small a batch norm's gain
 
 

@@ -15,6 +15,8 @@ from torch import Tensor
 from attnround.quantization.grid import per_channel
 from attnround.quantization.shapes import Float, Real
 
+LEAST = 1e-2  # of its start: so small a scale gets at most where an optimizer moves it, which keeps it positive
+
 
 def gradient_scale(num_values: int, qmax: int) -> float:
     """1 / sqrt(num_values * qmax), the factor that balances a scale's gradient with the weights' (section 2.2 there).

@@ -29,6 +29,7 @@ from attnround.graph.segment import segment
 from attnround.graph.units import Unit, cut
 from attnround.quantization.grid import dequantize, per_channel, steps
 from attnround.quantization.layers import QuantizedLayer
+from attnround.quantization.lsq import LEAST
 from attnround.quantization.rounding import Rounding, RoundingMethod
 from attnround.reconstruction.block_objective import BlockObjective, LayerError, curvature
 from attnround.reconstruction.checkpoint import layer_state, restore_layer
@@ -156,6 +157,7 @@ class BlockUnit(UnitWork):
         self.roundings = {key: self._start_rounding(key) for key in layers}
         self.curvature = self._curvature()
         self.optimizer = self._optimizer()
+        self.least_scales = [(scale, LEAST * scale.detach().clone()) for scale in self._learned_scales()]
         self.stopping = None if settings.patience is None else EarlyStopping(settings.patience)
 
     def _descend(self, steps: range) -> float:
@@ -201,6 +203,9 @@ class BlockUnit(UnitWork):
         self.optimizer.zero_grad()
         (loss + added).backward()
         self.optimizer.step()
+        with torch.no_grad():
+            for scale, least in self.least_scales:
+                scale.clamp_(min=least)
         for rounding in self.roundings.values():
             rounding.after_step()
         return loss.detach()
@@ -222,10 +227,14 @@ class BlockUnit(UnitWork):
         learned = [parameter for rounding in self.roundings.values() for parameter in rounding.parameters()]
         if not learned:
             return None
-        scales = [layer.activation.scale for layer in self.layers.values() if layer.activation is not None]
-        scales = [scale for scale in scales if scale.requires_grad]
+        scales = self._learned_scales()
         groups = [{"params": learned}, {"params": scales}] if scales else [{"params": learned}]
         return torch.optim.Adam(groups, self.quantizer.lr, fused=True)
+
+    def _learned_scales(self) -> list[Tensor]:
+        """Of activations."""
+        scales = [layer.activation.scale for layer in self.layers.values() if layer.activation is not None]
+        return [scale for scale in scales if scale.requires_grad]
 
     def _bake_decision(self) -> None:
         if self.stopping and self.stopping.best:

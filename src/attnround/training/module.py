@@ -13,6 +13,9 @@ from torch.nn.functional import cross_entropy
 
 from attnround.training.recipe import Recipe
 
+MOMENTUM_CYCLE = 0.05  # by which the momentum is lower at the peak of the rate, and higher at its ends
+USUAL_MOMENTUM = 0.9  # AdamW's, of the gradients
+
 
 class SupervisedModule(pl.LightningModule):
     """Trains `model` on batches (images [N, C, H, W], labels [N]); logs `loss`."""
@@ -38,10 +41,16 @@ class SupervisedModule(pl.LightningModule):
         if recipe.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, recipe.lr, weight_decay=recipe.weight_decay)
         else:
+            moves = recipe.momentum > 0
             optimizer = torch.optim.SGD(
-                groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=True
+                groups, recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay, nesterov=moves
             )
         num_steps = max(4, int(self.trainer.estimated_stepping_batches))  # a cycle of fewer has no two sides
         warmup = max(recipe.warmup, 2 / num_steps)  # torch divides by one step less than that
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, num_steps, pct_start=warmup)
+        momentum = recipe.momentum if recipe.optimizer == "sgd" else USUAL_MOMENTUM
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimizer, recipe.lr, num_steps, pct_start=warmup, cycle_momentum=momentum > 0,
+            base_momentum=max(round(momentum - MOMENTUM_CYCLE, 6), 0.0),
+            max_momentum=min(round(momentum + MOMENTUM_CYCLE, 6), 0.9999),
+        )  # fmt: skip
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

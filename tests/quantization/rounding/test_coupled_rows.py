@@ -56,6 +56,18 @@ def one_by_one(centre, second, coupling, grid, order):
     return levels.round()
 
 
+@pytest.mark.parametrize("least", [0.0, 1e-22, 1e-25])
+def test_a_row_of_next_to_no_scale_is_coupled_to_no_other(least):
+    """A dead filter: float32 does not hold the square of its scale."""
+    centre, second, coupling = case(0)
+    scale = torch.tensor([1, least, 1, 1, 1], dtype=torch.double)
+    levels = round_greedily(centre, second, Grid(3), coupling=(scale[:, None] * coupling * scale).float())
+    others = [0, 2, 3, 4]
+    alone = round_greedily(centre[:, others], second, Grid(3), coupling=coupling[:, others][:, :, others].float())
+    assert torch.equal(levels[:, others], alone)
+    assert torch.equal(levels[:, [1]], round_greedily(centre[:, [1]], second, Grid(3)))
+
+
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("tile", [1, 4, 32])

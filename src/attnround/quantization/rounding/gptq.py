@@ -36,6 +36,7 @@ from attnround.quantization.shapes import Float, Float64, Int
 BLOCK = 128  # columns that wait for one matrix product, as in the paper's lazy batches
 TILE = 32  # coupled rows, and columns, that wait for one matrix product
 ORDERS = ("natural", "activation")
+NEXT_TO_NONE = 1e-30  # of the largest squared scale
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,19 @@ def round_greedily(
     if coupling is None:
         levels = centre + _round_columns(centre, factor, grid)
     else:
+        coupling = _positive(coupling.double())
         rows = _places(coupling, order)
         centre = centre.take_along_dim(rows[:, :, None], 1)
-        levels = centre + _round_tiles(centre, _factor(coupling.double(), rows).mT, factor, grid)
+        levels = centre + _round_tiles(centre, _factor(coupling, rows).mT, factor, grid)
         levels = levels.take_along_dim(rows.argsort(1)[:, :, None], 1)
     return levels.round_().take_along_dim(columns.argsort(1)[:, None, :], 2)
+
+
+def _positive(coupling: Float64[Tensor, "G o o"]) -> Float64[Tensor, "G o o"]:
+    """Rows of next to no scale, of whose squares float32 holds too little, coupled to no other."""
+    diagonal = coupling.diagonal(dim1=1, dim2=2)
+    counts = diagonal > NEXT_TO_NONE * diagonal.amax(1, keepdim=True)
+    return coupling * counts[:, :, None] * counts[:, None, :] + torch.diag_embed((~counts).double())
 
 
 def _places(matrix: Float[Tensor, "G n n"], order: str) -> Int[Tensor, "G n"]:
