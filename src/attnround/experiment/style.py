@@ -58,16 +58,20 @@ styled = plt.style.context(["default", RULES])  # a decorator: what a function d
 
 def line_look(place: int) -> dict[str, object]:
     """How the line at this place of a legend looks."""
-    return {
-        "color": COLOURS[place % len(COLOURS)],
-        "marker": MARKERS[place % len(MARKERS)],
-        "linestyle": DASHES[place % len(DASHES)],
-    }
+    colour, shape = _places(place)
+    return {"color": COLOURS[colour], "marker": MARKERS[shape], "linestyle": DASHES[shape % len(DASHES)]}
 
 
 def bar_look(place: int) -> dict[str, object]:
     """How the bars at this place of a legend look."""
-    return {"color": COLOURS[place % len(COLOURS)], "hatch": HATCHES[place % len(HATCHES)], "edgecolor": "white"}
+    colour, shape = _places(place)
+    return {"color": COLOURS[colour], "hatch": HATCHES[shape], "edgecolor": "white"}
+
+
+def _places(place: int) -> tuple[int, int]:
+    """Of a colour and of a shape, of eight each: where colours begin anew, shapes are others than before."""
+    colour = place % len(COLOURS)
+    return colour, (colour + place // len(COLOURS)) % len(COLOURS)
 
 
 def add_legend(figure: plt.Figure, title: str | None = None, place: str = "outside lower center") -> None:

@@ -100,7 +100,8 @@ class LayerObjective:
         else:
             wanted = (self.coupling * (product @ b.mT)).sum(2)
             matrix = (self.coupling * (product @ a.mT)).double()
-            factor = torch.linalg.lstsq(matrix, wanted.double()[:, :, None]).solution[:, :, 0].to(wanted.dtype)
+            # On the CPU, whose solver takes a matrix that is singular, as where a channel has but zeros.
+            factor = torch.linalg.lstsq(matrix.cpu(), wanted.double().cpu()[:, :, None]).solution[:, :, 0].to(wanted)
         return torch.where((factor > 0) & factor.isfinite(), factor, 1.0).flatten()
 
 

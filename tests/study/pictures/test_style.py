@@ -58,3 +58,8 @@ def test_the_style_holds_within_a_drawing_and_not_after_it(tmp_path):
     for end in ("png", "svg"):
         assert (tmp_path / f"a.{end}").read_bytes() == (tmp_path / f"b.{end}").read_bytes()
         assert b"what it shows" in (tmp_path / f"a.{end}").read_bytes()
+
+
+def test_lines_and_bars_beyond_the_colours_look_otherwise():
+    for look in (line_look, bar_look):
+        assert len({str(look(place)) for place in range(64)}) == 64
