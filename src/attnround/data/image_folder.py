@@ -63,15 +63,23 @@ class ImageFolder(ImageFiles):
         """Files in seeded order until there are enough; unreadable ones are named, skipped and counted."""
         num_files = len(self.calibration_files)
         source = f"{self.calibration_root} ({num_files} files)"
-        place, evaluated = self.calibration_root.resolve(), self.validation.resolve()
-        shared = sum((place / file).is_relative_to(evaluated) for file in self.calibration_files)
-        if shared:
+        if shared := self._num_evaluated():
             text = "%s: %d of its %d images are below %s, whose images are evaluated on: its numbers are too good"
             log.warning(text, self.calibration_root, shared, num_files, self.validation)
         wanted = self.num_wanted(num_files)
         draw(num_files, wanted, self.seed, source)
         order = draw(num_files, num_files, self.seed, source)
         return self.first_readable(self.calibration_root, self.calibration_files, order, wanted)
+
+    def _num_evaluated(self) -> int:
+        """How many of the files to calibrate with are in the folder that is evaluated on."""
+        place, evaluated = self.calibration_root.resolve(), self.validation.resolve()
+        if place.is_relative_to(evaluated):
+            return len(self.calibration_files)
+        if not evaluated.is_relative_to(place):  # as of root/train, which may hold a million
+            return 0
+        below = f"{evaluated.relative_to(place).as_posix()}/"
+        return sum(file.startswith(below) for file in self.calibration_files)
 
     def training_sets(self) -> tuple[LabelledFiles, LabelledFiles]:
         """The images of root/train, whose class folders mean what those of root/val do."""

@@ -78,14 +78,12 @@ def _reading(grid: Grid, measured: Sequence[Measured]) -> str:
         text += f" {ONE_SEED} one seed: {', and '.join(ONE[name] for name in shown)}."
     if any(count < of_line for count, of_line in counts):
         text += f" {FEWER_SEEDS} over fewer seeds than the line has: those that {grid.reference} has too."
-    if any(each.best & {column for column, _ in DIFFERENCES.values()} & set(grid.columns) for each in measured):
+    shown_bold = {column for column, _ in DIFFERENCES.values()} & set(grid.columns)
+    bold = [each for each in measured if each.best & shown_bold]
+    if bold:
         text += f" Bold: better than every other {grid.compare} beside it, each paired 95 % interval above 0"
-        text += ", of other images alone where there is one seed." if _has_one_seed(measured) else "."
+        text += ", of other images alone where there is one seed." if any(len(each.done) == 1 for each in bold) else "."
     return text
-
-
-def _has_one_seed(measured: Sequence[Measured]) -> bool:
-    return any(each.best and len(each.done) == 1 for each in measured)
 
 
 def _float(cells: Sequence[Cell]) -> str:
