@@ -3,6 +3,7 @@
 import sys
 
 import pytest
+import timm  # noqa: F401 (a file of this name would take its place)
 
 from attnround.errors import InputError
 from attnround.factory import made
@@ -39,6 +40,7 @@ def place(tmp_path, monkeypatch):
         (folder / "nets_of_ours.py").write_text(NETS)
         (folder / "helpers.py").write_text("ONE = 1\n")
     (tmp_path / "mine/bad_syntax.py").write_text("def (")
+    (tmp_path / "timm.py").write_text(NETS)
     (tmp_path / "mine/needs.py").write_text("import no_such_library\n")
     before = set(sys.modules)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -70,6 +72,7 @@ def test_a_name_may_have_dots(place):
         ("no_nets:small", "there is no module no_nets, neither installed nor in {place}"),
         ("gone/nets.py:small", "gone/nets.py is not there"),
         ("mine/bad_syntax.py:small", "running mine/bad_syntax.py raised SyntaxError: "),
+        ("timm.py:small", "a module named timm is loaded already, "),
         ("mine/needs.py:small", "running mine/needs.py raised ModuleNotFoundError: No module named 'no_such_library'"),
     ],
 )

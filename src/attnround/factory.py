@@ -9,6 +9,8 @@ from types import ModuleType
 
 from attnround.errors import InputError, near, reason
 
+_FILES: list[ModuleType] = []  # that were run, which a later one of the same name may take the place of
+
 
 def made(option: str, given: str, arguments: Mapping[str, object] | None = None) -> object:
     """What the function that an option names returns. arguments: of the call.
@@ -72,11 +74,14 @@ def _file(option: str, given: str, path: Path) -> ModuleType:
     _found_in(folder)
     if name in sys.modules and getattr(sys.modules[name], "__file__", None) == str(path.resolve()):
         return sys.modules[name]
+    before = sys.modules.get(name)
+    if before is not None and before not in _FILES:
+        there = getattr(before, "__file__", None) or "part of Python"
+        raise InputError(f"{option}={given}: a module named {name} is loaded already, {there}: rename the file")
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     assert spec is not None  # as the name ends in .py
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
     sys.modules[name] = module  # its classes are found by their module's name
     sys.path.insert(0, folder)  # the file may import its neighbours
     try:
@@ -88,4 +93,5 @@ def _file(option: str, given: str, path: Path) -> ModuleType:
         raise InputError(f"{option}={given}: running {path} raised {type(error).__name__}: {reason(error)}") from error
     finally:
         sys.path.remove(folder)
+    _FILES.append(module)
     return module
