@@ -18,7 +18,7 @@ LAYER_OBJECTIVE = {
 NEUTRAL = {
     "activation.placement": "inputs", "activation.attention": False, "bits.places": "apart", "model.weights_key": None,
     "trainer.devices": 1, "data.class_order": None, "data.class_map": None, "data.validation": "val",
-    "qat.optimizer": "sgd", "training.optimizer": "sgd",
+    "quantizer.init": "weight", "qat.optimizer": "sgd", "training.optimizer": "sgd",
     "reconstruction.refine": False, "reconstruction.patience": None,
     "reconstruction.mirrored": False, "reconstruction.layer_first.mirrored": False,
     "reconstruction.mixup": False, "reconstruction.layer_first.mixup": False,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding import AttentionRound, Rounding
+from attnround.quantization.rounding import GPTQ, AttentionRound, Rounding
 from attnround.quantization.rounding.coordinate_descent import descend_coordinates
 from attnround.quantization.rounding.gaussian import GaussianTable
 from attnround.quantization.rounding.mean_field import NUM_GROUPS, MeanField
@@ -96,6 +96,30 @@ def test_a_fixed_point_is_the_best_point_given_the_others(coupled):
     torch.testing.assert_close(centre, wanted, rtol=0.01, atol=0.02)
     loss = MeanField(problem).sweep(centre.clone(), table)
     torch.testing.assert_close(loss, problem(mean, table.variance(centre)), rtol=1e-3, atol=0)
+
+
+def ill_conditioned(coupled: bool) -> Problem:
+    """Inputs of which a few directions hold nearly all of the variance."""
+    problem, num_columns = Problem(24, 120, coupled), 120
+    directions = torch.linalg.qr(problem.second)[0] * torch.arange(1, num_columns + 1) ** -1.0
+    second = directions @ directions.mT
+    problem.second = second + 0.01 * second.diagonal(dim1=1, dim2=2).mean() * torch.eye(num_columns)
+    return problem
+
+
+@pytest.mark.parametrize("coupled", [False, True])
+def test_from_gptqs_levels_sweeps_end_where_gptq_does_where_few_directions_count(coupled):
+    """From the weights they end above: what only many weights together can cancel they hardly move."""
+    problem, grid = ill_conditioned(coupled), Grid(4)
+    u = problem.centre.flatten(0, 1)
+    greedy = problem(GPTQ().start(u, grid, problem, None).decide()).item()
+    errors = {}
+    for init in ("weight", "gptq"):
+        method = AttentionRound(init=init)
+        rounding = method.start(u, grid, problem, None)
+        descend(rounding, problem, None, range(method.num_steps), method.num_steps)
+        errors[init] = problem(rounding.decide()).item()
+    assert errors["gptq"] < 1.02 * greedy < 0.75 * errors["weight"]
 
 
 @pytest.mark.parametrize("coupled", [False, True])

@@ -25,8 +25,11 @@ from attnround.quantization.rounding.base import (
 )
 from attnround.quantization.rounding.coordinate_descent import polish
 from attnround.quantization.rounding.gaussian import GaussianTable, gaussian_moments
+from attnround.quantization.rounding.gptq import greedy_levels
 from attnround.quantization.rounding.mean_field import MeanField
 from attnround.quantization.shapes import Float, UInt8
+
+INITS = ("weight", "gptq")
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,10 @@ class AttentionRound(RoundingMethod):
     gated: clip(round(c)), with the gradient straight through inside the range. Each of Adam's steps on alpha is scaled
     by the Gaussian's mass ahead: Phi(-|alpha|/sigma) away from the weight, Phi(|alpha|/sigma) back to it.
 
+    init: where the sweeps of `expected` start, at the weights or at GPTQ's levels. A sweep moves each weight by itself,
+    and errors that only many weights together can cancel hardly change: where inputs are strongly correlated, GPTQ
+    finds levels far from the weights that sweeps from the weights do not.
+
     sigma, sigma_end: width of the Gaussian in quantization steps at the start and the end, geometric in between;
     lr: Adam's rate for alpha, in steps, where gradients are taken; polish: coordinate descent from the decision, on the
     layer objective only.
@@ -49,6 +56,7 @@ class AttentionRound(RoundingMethod):
     lr: float = 0.05
     num_steps: int = 100
     estimator: str = "expected"
+    init: str = "weight"
     polish: bool = False
 
     def __post_init__(self) -> None:
@@ -58,6 +66,10 @@ class AttentionRound(RoundingMethod):
         check_number("quantizer.num_steps", self.num_steps, least=1, whole=True)
         if self.estimator not in ESTIMATORS:
             raise InputError(f"quantizer.estimator={self.estimator}: give one of {', '.join(ESTIMATORS)}")
+        if self.init not in INITS:
+            raise InputError(f"quantizer.init={self.init}: give one of {', '.join(INITS)}")
+        if self.init == "gptq" and self.estimator != "expected":
+            raise InputError(f"quantizer.init=gptq: estimator={self.estimator} starts at the weights; take expected")
 
     @property
     def layer_only(self) -> bool:
@@ -102,6 +114,18 @@ class _AttentionRound(Rounding):
 
 class _Expected(_AttentionRound):
     field: MeanField | None = None
+
+    def __init__(
+        self,
+        u: Float[Tensor, " O *rest"],
+        grid: Grid,
+        settings: AttentionRound,
+        objective: Objective,
+        generator: Generator,
+    ):
+        super().__init__(u, grid, settings, objective, generator)
+        if settings.init == "gptq" and isinstance(objective, Quadratic):
+            self.alpha.data = greedy_levels(objective, grid).view_as(u).to(u.dtype) - u
 
     def moments(self) -> tuple[Float[Tensor, " O *rest"], Float[Tensor, " O *rest"]]:
         return gaussian_moments(self.u + self.alpha, self.sigma, self.grid)

@@ -20,7 +20,7 @@ from torch import Generator, Tensor
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
 from attnround.quantization.rounding.base import Decided, Objective, Quadratic, Rounding, RoundingMethod, as_quadratic
-from attnround.quantization.rounding.gptq import BLOCK, round_greedily
+from attnround.quantization.rounding.gptq import BLOCK, greedy_levels
 from attnround.quantization.shapes import Float
 
 INITS = ("nearest", "gptq")
@@ -50,8 +50,7 @@ class CoordinateDescent(RoundingMethod):
     ) -> Rounding:
         quadratic = as_quadratic(objective)
         if self.init == "gptq":
-            levels = round_greedily(quadratic.centre, quadratic.second, grid, 0.0, "activation", quadratic.coupling)
-            levels = levels.to(u.dtype)
+            levels = greedy_levels(quadratic, grid).to(u.dtype)
         else:
             levels = u.round().clamp_(grid.qmin, grid.qmax)
         return Decided(polish(levels.reshape(u.shape), grid, quadratic, self.max_sweeps))

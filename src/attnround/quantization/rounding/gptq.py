@@ -30,7 +30,14 @@ from torch.nn.functional import pad
 
 from attnround.errors import InputError, check_number
 from attnround.quantization.grid import Grid
-from attnround.quantization.rounding.base import Decided, Objective, Rounding, RoundingMethod, as_quadratic
+from attnround.quantization.rounding.base import (
+    Decided,
+    Objective,
+    Quadratic,
+    Rounding,
+    RoundingMethod,
+    as_quadratic,
+)
 from attnround.quantization.shapes import Float, Float64, Int
 
 BLOCK = 128  # columns that wait for one matrix product, as in the paper's lazy batches
@@ -64,9 +71,15 @@ class GPTQ(RoundingMethod):
         generator: Generator,
         zero_point: Float[Tensor, " O *ones"] | float = 0.0,
     ) -> Rounding:
-        quadratic = as_quadratic(objective)
-        levels = round_greedily(quadratic.centre, quadratic.second, grid, self.damping, self.order, quadratic.coupling)
+        levels = greedy_levels(as_quadratic(objective), grid, self.damping, self.order)
         return Decided(levels.reshape(u.shape).to(u.dtype))
+
+
+def greedy_levels(
+    objective: Quadratic, grid: Grid, damping: float = 0.0, order: str = "activation"
+) -> Float64[Tensor, "G o n"]:
+    """What GPTQ makes of a quadratic objective."""
+    return round_greedily(objective.centre, objective.second, grid, damping, order, objective.coupling)
 
 
 @torch.no_grad()
