@@ -2,6 +2,9 @@
 
 import dataclasses
 import re
+import subprocess
+import sys
+from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 import attnround
 from attnround.api import BLOCK
-from attnround.bits import Auto, Mixed, Uniform
+from attnround.bits import Auto, File, Mixed, Sensitivity, Uniform
 from attnround.deploy import open_model
 from attnround.deploy.comparison import Comparison
 from attnround.errors import InputError
@@ -127,6 +130,25 @@ def test_two_outputs_of_one_name_are_refused(images, tmp_path):
 
     with pytest.raises(InputError, match=r"the model gives two outputs called a\.b: rename one in the model"):
         quick(Twice(), images).export(tmp_path / "it.onnx")
+
+
+Pair = namedtuple("Pair", "scores features")
+
+
+class Paired(Base):
+    def forward(self, x):
+        y = self.body(x)
+        return Pair(self.head(y.mean((2, 3))), y)
+
+
+def test_a_program_gives_a_dictionary_in_place_of_a_class_that_torch_alone_has_not(images, tmp_path):
+    found = quick(Paired(), images, output="scores")
+    assert found.export(tmp_path / "it.pt2") == 100
+    script = "import torch; print(*torch.export.load('it.pt2').module()(torch.zeros(2, 3, 8, 8)))"
+    done = subprocess.run([sys.executable, "-P", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout.split() == ["scores", "features"], done.stderr
+    given = open_model(tmp_path / "it.pt2")(images)
+    assert torch.equal(given["scores"], found.model(images).scores)
 
 
 class Anchored(Named):
@@ -262,6 +284,57 @@ def test_names_that_the_captured_model_needs_are_told(images):
     assert "edges" in quick(Edges(), images).allocation.bit_width
     with pytest.raises(InputError, match=r"placement=onnxruntime: the model has a submodule called edges"):
         quick(Edges(), images, activation=8, placement="onnxruntime")
+
+    class Caps(Base):
+        def __init__(self):
+            super().__init__()
+            self.caps = nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x):
+            y = self.caps(functional.relu6(self.first(x)))
+            return self.head(functional.relu6(y).mean((2, 3)))
+
+    with pytest.raises(InputError, match=r"equalization: the model has a submodule called caps"):
+        quick(Caps(), images, equalization="cross_layer")
+
+
+def numbered() -> nn.Sequential:
+    """Layers called 0.0 to 0.10."""
+    return nn.Sequential(nn.Sequential(*(nn.Conv2d(3, 3, 1) for _ in range(11))), nn.Flatten(), nn.Linear(192, 4))
+
+
+def test_a_name_that_reads_as_a_number_is_one_layers(images, tmp_path):
+    wanted = {f"0.{i}": 4 for i in range(10)} | {"0.10": 8, "2": 4}
+    with pytest.raises(InputError, match=re.escape("could be 0.1 or 0.10: put a digit in brackets, as in 0.1[0]")):
+        quick(numbered(), images, bits=Uniform(bit_width=4, pinned={0.10: 8}))
+    assert quick(numbered(), images, bits=Uniform(bit_width=4, pinned={"0.1[0]": 8})).allocation.bit_width == wanted
+    assert quick(numbered(), images, bits=Uniform(bit_width=4, pinned={0.2: 5})).allocation.bit_width["0.2"] == 5
+    (tmp_path / "bits.yaml").write_text("".join(f"{name}: {bits}\n" for name, bits in wanted.items()))
+    assert quick(numbered(), images, bits=File(path=str(tmp_path / "bits.yaml"))).allocation.bit_width == wanted
+
+
+class Masked(Base):
+    """One class is never given."""
+
+    def forward(self, x):
+        return self.scores(x).masked_fill(torch.arange(5) == 2, -torch.inf)
+
+
+@pytest.mark.parametrize("bits", [Mixed(budget=4), Sensitivity(budget=4, measure="network")], ids=["mixed", "network"])
+def test_a_masked_class_leaves_bits_and_forecast_finite(images, tmp_path, bits):
+    found = quick(Masked(), images, bits=bits)
+    foretold = found.allocation.predicted_sqnr_db
+    assert foretold is None or abs(foretold - found.report.sqnr_db) < 10
+
+
+@pytest.mark.parametrize(
+    "bits", [Mixed(budget=4, relative_to="fisher"), Sensitivity(budget=4, measure="network")], ids=["fisher", "network"]
+)
+def test_logits_that_are_all_zero_have_bits(images, bits):
+    net = Base()
+    nn.init.zeros_(net.head.weight)
+    nn.init.zeros_(net.head.bias)
+    assert quick(net, images, bits=bits).allocation.bit_width.keys() == {"first", "second", "head"}
 
 
 class Blurred(Base):

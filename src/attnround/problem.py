@@ -75,7 +75,12 @@ def bit_problem(
         second_moments=cache(lambda: {name: each.second for name, each in covariances().items()}),
         shrunk_moments=cache(lambda: {name: each.shrunk() for name, each in covariances().items()}),
         output_metrics=cache(summed_metrics),
-        logit_energy=cache(lambda: logits(model, few).double().square().sum().item() / len(few)),
+        logit_energy=cache(lambda: _finite(logits(model, few)).double().square().sum().item() / len(few)),
         fisher_traces=lambda num_probes: fisher_traces(model, names, shown, num_probes, seed),
         logit_noise=lambda name, weight: logit_noise(model, name, weight, shown, reference()),
     )
+
+
+def _finite(values: Tensor) -> Tensor:
+    """Zero where a class is masked, as with minus infinity."""
+    return values.masked_fill(values.isinf(), 0)

@@ -79,9 +79,11 @@ class Report(list):
         return "\n".join(lines)
 
     def dataframe(self) -> object:
-        """The rows as a pandas DataFrame."""
-        import pandas as pd
-
+        """The rows as a pandas DataFrame. Raises InputError where pandas is not installed."""
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise InputError("dataframe() needs pandas: pip install pandas, or take the rows as they are") from error
         return pd.DataFrame(list(self))
 
 
@@ -169,6 +171,7 @@ class Quantized:
         else:
             need_onnx(str(path))
             need_openvino(str(path))
+            _checked_file(path.with_suffix(".bin"))
             xml, packed = sealed_ir(onnx_file(self.model, content, about, OPSET, weights)[0], about)
             files = {path.with_suffix(".bin"): packed, path: xml}
             exported = [open_ir(xml, packed, path, AS_WRITTEN), open_ir(xml, packed, path)]

@@ -18,7 +18,7 @@ from attnround.files import NON_FINITE, digest_of, load_checked
 
 DEEPEST = 50  # that JSON may be nested; ours is at 7
 LARGEST = 2**63 - 1  # whole number
-MERGE = "tag:yaml.org,2002:merge"  # of a key <<
+MERGE, FRACTION, TEXT = (f"tag:yaml.org,2002:{kind}" for kind in ("merge", "float", "str"))  # merge: of a key <<
 
 
 class Number:
@@ -88,10 +88,13 @@ def parsed_yaml(text: str) -> Any:
 
 
 class _EachKeyOnce(yaml.SafeLoader):
-    """Of a key that is there twice, PyYAML's own keeps the last without a word."""
+    """Of a key that is there twice, PyYAML's own keeps the last without a word, and takes 0.10 for 0.1."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         own = [key for key, _ in node.value if key.tag != MERGE]  # what another's are merged into may overrule them
+        for key in own:
+            if key.tag == FRACTION:
+                key.tag = TEXT
         keys = [self.construct_object(key, deep=True) for key in own]
         twice = [key for key in keys if keys.count(key) > 1]
         if twice:

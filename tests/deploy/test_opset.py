@@ -57,6 +57,15 @@ class Sampled(nn.Module):
         return functional.grid_sample(x, x[:, :2].movedim(1, -1))
 
 
+def test_a_graph_that_no_file_can_hold_is_told(monkeypatch):
+    monkeypatch.setattr("attnround.deploy.opset.MOST_BYTES", 10_000)
+    model = nn.Conv2d(3, 1000, 1)
+    model.preprocessing = SMALL
+    for opset in (17, 18, 21):
+        with pytest.raises(InputError, match=r"the float graph has 0\.0 GiB, and a file of ONNX at most 2: use \.pt2"):
+            float_graph(model, opset)
+
+
 def test_what_an_opset_lacks_is_named():
     model = capture(Sampled(), torch.zeros(1, 3, 32, 32))
     model.preprocessing = SMALL

@@ -67,5 +67,26 @@ def test_inverted_residuals_meet_where_there_is_a_shortcut():
     assert not {"conv_stem", "classifier"} & {name for group in groups for name in group}
 
 
+class Mixing(nn.Module):
+    """Attention with a bias on its scores, and a sum whose one term is scaled as by squeeze-and-excitation."""
+
+    def __init__(self):
+        super().__init__()
+        for name in ("stem", "query", "key", "value", "branch", "reduce"):
+            self.add_module(name, nn.Linear(6, 6))
+        self.bias = nn.Parameter(torch.zeros(4, 4))
+
+    def forward(self, x):
+        x = self.stem(x.flatten(2).mT)
+        scores = self.query(x) @ self.key(x).mT + self.bias
+        x = x + scores.softmax(-1) @ self.value(x)
+        y = self.branch(x)
+        return x + y * self.reduce(y.mean(1, keepdim=True)).sigmoid()
+
+
+def test_scores_and_gates_are_not_what_a_sum_adds():
+    assert residual_groups(capture(Mixing(), torch.zeros(1, 6, 2, 2))) == [["stem", "branch"]]
+
+
 def test_a_plain_network_has_none():
     assert residual_groups(built("vgg11_bn")) == []

@@ -36,7 +36,7 @@ def allocation_json(allocation: Allocation, layers: Sequence[Layer]) -> str:
     }
     if allocation.predicted_sqnr_db is not None:
         about["predicted_sqnr_db"] = round(allocation.predicted_sqnr_db, 2)
-    head = "".join(f"  {json.dumps(key)}: {json.dumps(value)},\n" for key, value in about.items())
+    head = "".join(f"  {json.dumps(key)}: {json_text(value)},\n" for key, value in about.items())
     return f'{{\n{head}  "layers": [\n    ' + ",\n    ".join(lines) + "\n  ]\n}\n"
 
 

@@ -113,7 +113,7 @@ def _fisher_units(problem: Problem, num_probes: int) -> dict[str, float]:
     h = fisher_information(problem, num_probes)
     mean = sum(h[layer.name] * variance(layer.weight) * layer.weight.numel() for layer in problem.layers)
     mean /= sum(layer.weight.numel() for layer in problem.layers)
-    return {name: math.sqrt(mean / max(each, TINY)) for name, each in h.items()}
+    return {name: math.sqrt(max(mean, TINY) / max(each, TINY)) for name, each in h.items()}
 
 
 def _spectra(convention: Convention, problem: Problem) -> dict[str, Spectrum]:

@@ -18,6 +18,7 @@ from attnround.progress import bar
 NUM_POSITIONS = 49  # output positions of an image that enter the second moments
 BATCH_SIZE = 64
 SHARED = 4  # images that share a backward pass
+NEXT_TO_NONE = 1e-30  # of the logits' variance, where all are the same
 NUM_ROWS = 32  # of a layer's gradient, or random sums of more, which have the same moments
 
 
@@ -239,7 +240,7 @@ def logits(model: nn.Module, images: Tensor) -> Tensor:
 def logit_noise(model: nn.Module, name: str, weight: Tensor, images: Tensor, reference: Tensor) -> float:
     """Mean square change of the logits over their variance, where this layer has this weight [O, *rest].
 
-    reference: the float model's logits of the images.
+    reference: the float model's logits of the images. What is infinite there is a masked class, and does not count.
     """
     layer = model.get_submodule(name)
     before = layer.weight.detach().clone()
@@ -248,4 +249,6 @@ def logit_noise(model: nn.Module, name: str, weight: Tensor, images: Tensor, ref
         noisy = logits(model, images)
     finally:
         layer.weight.copy_(before)
-    return ((noisy - reference).square().mean() / reference.var()).item()
+    counts = reference.isfinite()
+    change = (noisy - reference)[counts].square().mean()
+    return (change / reference[counts].var().clamp(min=NEXT_TO_NONE)).item()

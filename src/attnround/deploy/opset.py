@@ -18,13 +18,22 @@ AXES_IN_AN_ATTRIBUTE = {  # before opset 18
     "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin", "ReduceProd",
     "ReduceSumSquare",
 }  # fmt: skip
+MOST_BYTES = 2**31 - 1  # of a protobuf message
 SHAPE_IN_PARTS = 15  # the first whose Shape may give some of the sizes
 
 
 def in_opset(model: Any, opset: int) -> Any:
-    """The model, of opset 18, in another. Raises InputError where an operation cannot be written in it."""
+    """The model, of opset 18, in another.
+
+    Raises InputError where an operation cannot be written in it, or the model is larger than a file of ONNX can be.
+    """
     from onnx import version_converter
 
+    if model.ByteSize() > MOST_BYTES:
+        raise InputError(
+            f"the float graph has {model.ByteSize() / 2**30:.1f} GiB, and a file of ONNX at most 2: use .pt2, "
+            "format=torch"
+        )
     if opset < WRITTEN:
         return _older(model, opset)
     try:

@@ -22,6 +22,7 @@ from torch.nn.utils import parametrize
 from attnround.deploy.opened import Opened
 from attnround.deploy.seal import check_seal, describe, read_about, read_bytes, seal
 from attnround.errors import InputError, reason
+from attnround.graph.capture import Captured
 from attnround.quantization.grid import dequantize
 from attnround.quantization.layers import QuantizedLayer, quantized_layers
 
@@ -46,8 +47,11 @@ class _Dequantized(nn.Module):
 
 @torch.no_grad()
 def exported_program(model: nn.Module) -> torch.export.ExportedProgram:
-    """The program of a quantized model, for batches of any size. Raises InputError where torch cannot export it."""
-    net = copy.deepcopy(model)
+    """The program of a quantized model, for batches of any size. Raises InputError where torch cannot export it.
+
+    It gives what the model gives, as `returning_builtins` has it.
+    """
+    net = model.returning_builtins() if isinstance(model, Captured) else copy.deepcopy(model)
     for layer in quantized_layers(net).values():
         layer.layer.weight = nn.Parameter(layer.levels, requires_grad=False)
         parametrize.register_parametrization(layer.layer, "weight", _Dequantized(layer), unsafe=True)

@@ -13,6 +13,7 @@ import inspect
 import logging
 import re
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -46,7 +47,7 @@ WRAPPERS = (nn.DataParallel, nn.parallel.DistributedDataParallel, AveragedModel)
 NORMS = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d, 5: nn.BatchNorm3d}  # by its input's dimensions
 RESERVED = (
     "graph", "kinds", "form", "remarks", "logits_at", "placement", "quantizes_attention", "about", "preprocessing",
-    "num_classes", "_run", "compile_graph", "returning_tensors",
+    "num_classes", "_run", "compile_graph", "returning_tensors", "self",
 )  # fmt: skip
 KEPT = ("num_classes", "num_features", "default_cfg", "pretrained_cfg", "preprocessing", "licence", "weights_from")
 
@@ -122,6 +123,29 @@ class Captured(nn.Module):
         model.form = None
         model.compile_graph()
         return model, [names[i] for i in kept]
+
+    def returning_builtins(self) -> "Captured":
+        """A copy that returns what Python and torch alone know.
+
+        That is a dictionary of its tensors, under their names, in place of a namedtuple, a dataclass or the like.
+        """
+        if self.form is None or _is_builtin(pytree.tree_unflatten([0] * self.form.num_leaves, self.form)):
+            return copy.deepcopy(self)
+        model, names = self.returning_tensors()
+        (output,) = (node for node in model.graph.nodes if node.op == "output")
+        if len(names) == 1:
+            output.args = (output.args,)
+        model.form = pytree.tree_structure(dict.fromkeys(names, 0))
+        model.compile_graph()
+        return model
+
+
+def _is_builtin(value: object) -> bool:
+    """Whether it is put together of tuples, lists and dictionaries alone, down to numbers."""
+    if isinstance(value, int | None):
+        return True
+    inner = value.values() if isinstance(value, dict) else value
+    return type(value) in (tuple, list, dict, OrderedDict) and all(map(_is_builtin, inner))
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from torch import Tensor, fx, nn
 from attnround.graph.branches import terms
 from attnround.graph.capture import Captured
 from attnround.graph.kinds import QUANTIZABLE, kind_of
+from attnround.graph.layers import PRODUCTS, operation
 
 
 @torch.no_grad()
@@ -46,12 +47,13 @@ def _summed(
 def residual_groups(model: Captured) -> list[list[str]]:
     """Names of the layers whose outputs meet in one residual sum, in execution order; sums that share one are joined.
 
-    The layer behind a term is the last one before it on each path: activations, pools and norms are looked through.
+    The layer behind a term is the last one before it on each path: activations, pools, norms and what is scaled are
+    looked through, not matrix products nor the scale, as of squeeze-and-excitation; a parameter is no term.
     """
     order = [node.target for node in model.graph.nodes if is_layer(node, model)]
     group_of: dict[str, set[str]] = {}
     for node in model.graph.nodes:
-        if terms(node):
+        if terms(node) and not any(term.op == "get_attr" for term in terms(node)):
             layers = set().union(*(_layers_behind(term, model) for term in terms(node)))
             joined = layers.union(*(group_of.get(name, set()) for name in layers))
             group_of |= dict.fromkeys(joined, joined)
@@ -70,8 +72,9 @@ def _layers_behind(node: fx.Node, model: nn.Module) -> set[str]:
         seen.add(node)
         if is_layer(node, model):
             found.add(node.target)
-        else:
-            waiting.extend(node.all_input_nodes)
+        elif operation(node) not in PRODUCTS:
+            scaled = [each for each in node.all_input_nodes if each.meta.get("shape") == node.meta.get("shape")]
+            waiting.extend(scaled if operation(node) == "mul" else node.all_input_nodes)
     return found
 
 

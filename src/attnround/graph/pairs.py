@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
+from attnround.errors import InputError
 from attnround.graph.capture import Captured
 from attnround.graph.costs import is_layer
 from attnround.graph.edges import pads_zeros
@@ -66,8 +67,12 @@ def find_pairs(model: Captured) -> list[Pair]:
 def cap_channels(model: Captured, names: list[str]) -> None:
     """Give the ReLU6 behind each layer of these names a limit a channel, 6 in all; in place.
 
-    Raises LookupError for a layer that has none behind it.
+    Raises LookupError for a layer that has none behind it, and InputError for a submodule of the name they get.
     """
+    if names and PREFIX in model._modules and not find_caps(model):
+        raise InputError(
+            f"equalization: the model has a submodule called {PREFIX}, as the limits that this adds: rename it"
+        )
     caps = {pair.first: pair.cap for pair in find_pairs(model) if pair.cap is not None}
     for name in names:
         _cap_channels(model, name, caps[name])

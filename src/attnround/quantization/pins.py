@@ -1,5 +1,6 @@
 """Bit widths that are set by hand, by patterns of layer names (pins)."""
 
+import re
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -52,8 +53,18 @@ def pinned_bits(option: str, pinned: Pins, names: Sequence[str], others: Sequenc
 def matches(option: str, pattern: object, names: Sequence[str], others: Sequence[str] = ()) -> list[str]:
     """The names that a pattern fits, or the `first` or `last` of them. Raises InputError, with near names, for none.
 
-    A number is a name too: torch calls the modules of a Sequential so.
+    A number is a name too: torch calls the modules of a Sequential so. Where it was read as one, of which 0.1 and 0.10
+    are the same, it has to fit a single name.
     """
+    if isinstance(pattern, float):
+        alike = [name for name in (*names, *others) if _reads_as(name, pattern)]
+        if len(alike) > 1:
+            pattern_of_last = f"{alike[-1][:-1]}[{alike[-1][-1]}]"
+            raise InputError(
+                f"{option}: {pattern:g} is read as a number, and could be {' or '.join(alike)}: put a digit in "
+                f"brackets, as in {pattern_of_last}"
+            )
+        pattern = alike[0] if alike else pattern
     pattern = str(pattern)
     places = {"first": names[:1], "last": names[-1:]}
     found = places.get(pattern, [name for name in (*names, *others) if fnmatchcase(name, pattern)])
@@ -63,3 +74,8 @@ def matches(option: str, pattern: object, names: Sequence[str], others: Sequence
         near = get_close_matches(pattern, [*names, *others], n=3, cutoff=0.4) or names[:3]
         raise InputError(f"{option}: no layer is called {pattern}; near that are {', '.join(near)}")
     return list(found)
+
+
+def _reads_as(name: str, number: float) -> bool:
+    """Whether YAML reads this name as that number."""
+    return re.fullmatch(r"\d+\.\d+", name) is not None and float(name) == number
