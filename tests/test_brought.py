@@ -7,6 +7,7 @@ import sys
 from collections import namedtuple
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -121,6 +122,23 @@ def test_outputs_may_be_called_as_torchs_exporter_calls_values(images, tmp_path,
         given = open_model(tmp_path / f"it.{ending}")(images)
         for name, expected in found.model(images).items():
             torch.testing.assert_close(given[name], expected, rtol=0, atol=0.1)
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_what_tensorrt_takes_has_signed_codes_and_no_zero_point(images, tmp_path, bits):
+    """Its parser refuses any other, NVIDIA/TensorRT#4698, and it clips no integers."""
+    found = quick(Called("a", "b", "c"), images, output="a", activation=bits, placement="tensorrt")
+    assert found.export(tmp_path / "it.onnx") == 100
+    assert not found.verify().faults
+    graph = onnx.load(tmp_path / "it.onnx").graph
+    held = {each.name: onnx.numpy_helper.to_array(each) for each in graph.initializer}
+    zeros = {node.input[2] for node in graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear")}
+    assert len(zeros) > 4
+    assert all(held[name].dtype == np.int8 and not held[name].any() for name in zeros)
+    codes = {node.output[0] for node in graph.node if node.op_type == "QuantizeLinear"}
+    clips = [node for node in graph.node if node.op_type == "Clip"]
+    assert bool(clips) == (bits < 8)
+    assert not any(node.input[0] in codes for node in clips)
 
 
 def test_two_outputs_of_one_name_are_refused(images, tmp_path):

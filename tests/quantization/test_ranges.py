@@ -33,6 +33,23 @@ def error(values: torch.Tensor, scale: float, zero_point: int, grid: Grid) -> fl
 
 
 @pytest.mark.parametrize("name", SIGNALS)
+@pytest.mark.parametrize("kind", [MinMax, Percentile, Mse])
+def test_tensorrts_ranges_are_the_same_on_both_sides_of_zero(kind, name):
+    x, method = SIGNALS[name], kind(placement="tensorrt")
+    for bit_width in (4, 8):
+        quantizer = method.quantizer(histogram_of(x), bit_width)
+        assert quantizer.levels == (-(2 ** (bit_width - 1)), 2 ** (bit_width - 1) - 1)
+        grid, whole = quantizer.grid, x.abs().max().item() / quantizer.levels[1]
+        assert quantizer.scale.item() <= whole * (1 + 1e-6)
+        if kind is MinMax:
+            assert quantizer.scale.item() == pytest.approx(whole)
+        elif kind is Mse:
+            found = error(x, quantizer.scale.item(), quantizer.zero_point, grid)
+            tried = [error(x, whole * 2 ** (-i / 24), quantizer.zero_point, grid) for i in range(144)]
+            assert found <= 1.02 * min(tried)
+
+
+@pytest.mark.parametrize("name", SIGNALS)
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: type(method).__name__)
 def test_signed_as_the_data_asks_and_zero_exact(method, name):
     x = SIGNALS[name]

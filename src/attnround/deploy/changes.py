@@ -9,6 +9,7 @@ from attnround.deploy.file import Content, StoredLayer
 from attnround.deploy.seal import ENTRY
 from attnround.errors import listed
 from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.ranges import middle
 
 PRODUCER = "pytorch"  # whose exporter writes the float part
 
@@ -64,9 +65,11 @@ def _differing(constants: dict[str, Any], layer: StoredLayer) -> Iterator[str]:
 
 def _requantized(constants: dict[str, Any], name: str, quantizer: ActivationQuantizer) -> Iterator[str]:
     """The names of an input's scale and zero point that are not those of the run; inputs that are one share theirs."""
-    from onnx import numpy_helper
+    from onnx import TensorProto, numpy_helper
 
     for part, expected in (("input_scale", quantizer.scale.item()), ("input_zero_point", quantizer.zero_point)):
         held = constants.get(f"{name}.{part}")
+        if held is not None and held.data_type == TensorProto.INT8:  # codes less their middle
+            expected -= middle(quantizer.grid)
         if held is not None and numpy_helper.to_array(held).item() != expected:
             yield held.name

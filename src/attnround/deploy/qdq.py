@@ -32,11 +32,11 @@ from attnround.deploy.file import StoredLayer
 from attnround.deploy.marked import DOMAIN
 from attnround.errors import InputError, choice, listed, reason
 from attnround.quantization.activation import ActivationQuantizer
+from attnround.quantization.ranges import SYMMETRIC, middle
 
 NARROW = {2: 25, 4: 21}  # bits of a storage type: the opset that brought it
 FORMS = ("runtime", "signed", "literal")  # of the weights
 FORMS_OF = {".onnx": FORMS, ".xml": FORMS[:2], ".pt2": FORMS[:1]}  # those that files have, by the ends of their names
-SIGNED = ("tensorrt",)  # placements of runtimes that want signed weights and have no such sums
 
 
 def storage_bits(bit_width: int, opset: int) -> int:
@@ -63,7 +63,7 @@ def wanted_form(weights: str, placement: str) -> str:
     """The form of weights in a file. weights: of `FORMS`; the runtime's own is signed where values are quantized so."""
     if weights not in FORMS:
         raise InputError(choice("weights", weights, FORMS))
-    return "signed" if weights == "runtime" and placement in SIGNED else weights
+    return "signed" if weights == "runtime" and placement in SYMMETRIC else weights
 
 
 def shifted(layer: StoredLayer, form: str) -> bool:
@@ -78,16 +78,19 @@ def quantized_graph(
     opset: int,
     weights: str = "runtime",
     edges: Mapping[str, ActivationQuantizer] | None = None,
+    placement: str = "inputs",
 ) -> Any:
     """The graph of `float_graph` with the stored layers' integers, and their inputs' codes, in the places of the marks.
 
-    weights: one of `FORMS`; edges: by name, the quantizers of values between layers.
+    weights: one of `FORMS`; edges: by name, the quantizers of values between layers; placement: which those are: the
+    codes of one that is of `SYMMETRIC` are signed, without a zero point.
     """
     import onnx
 
     model = copy.deepcopy(floats)
     graph = model.graph
-    quantized = _Quantized(layers, edges or {}, _takers(graph.node), _zeros(graph.initializer), opset, weights)
+    takers, zeros = _takers(graph.node), _zeros(graph.initializer)
+    quantized = _Quantized(layers, edges or {}, takers, zeros, opset, weights, placement in SYMMETRIC)
     for node in graph.node:
         quantized.take(node)
     missing = [layer.name for layer in layers if layer.name not in quantized.weights]
@@ -150,10 +153,11 @@ class _Quantized:
         zeros: set[str],
         opset: int,
         form: str,
+        signed_codes: bool,
     ):
         self.layers, self.takers = {layer.name: layer for layer in layers}, takers
         self.quantizers = {layer.name: layer.activation for layer in layers} | dict(edges)
-        self.opset, self.form, self.zeros = opset, form, zeros
+        self.opset, self.form, self.zeros, self.signed_codes = opset, form, zeros, signed_codes
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
         self.instead: dict[str, str] = {}  # of a tensor that goes: which takes its place
@@ -239,13 +243,18 @@ class _Quantized:
         if key not in self.inputs:
             self.num_inputs[name] += 1
             name += f".call_{self.num_inputs[name]}" if self.num_inputs[name] > 1 else ""
-            zero = torch.tensor(activation.zero_point)
+            signed = self.signed_codes and activation.zero_point == middle(activation.grid)
+            zero = torch.tensor(0 if signed else activation.zero_point)
             grid = [
                 self._floats(f"{name}.input_scale", activation.scale),
-                self._integers(f"{name}.input_zero_point", zero, 8, False),
+                self._integers(f"{name}.input_zero_point", zero, 8, signed),
             ]
+            if signed and activation.bit_width < 8:  # of floats, since TensorRT clips no integers
+                lowest, highest = (activation.scale * level for level in activation.levels)
+                limits = [self._floats(f"{name}.input_lowest", lowest), self._floats(f"{name}.input_highest", highest)]
+                tensor = self._node("Clip", [tensor, *limits], f"{name}.input_clipped")
             codes = self._node("QuantizeLinear", [tensor, *grid], f"{name}.input_codes")
-            if activation.bit_width < 8:
+            if activation.bit_width < 8 and not signed:
                 ends = [("lowest", activation.grid.qmin), ("highest", activation.grid.qmax)]
                 clip = [self._integers(f"{name}.input_{end}", torch.tensor(code), 8, False) for end, code in ends]
                 codes = self._node("Clip", [codes, *clip], f"{name}.input_clipped")

@@ -106,7 +106,8 @@ def onnx_file(
     form = wanted_form(weights, content.placement)
     opset = opset or min(wanted_opset(content.layers), newest)
     floats = float_graph(model, opset)
-    return sealed_onnx(quantized_graph(floats, content.layers, opset, form, content.edges), about)[0], floats
+    graph = quantized_graph(floats, content.layers, opset, form, content.edges, content.placement)
+    return sealed_onnx(graph, about)[0], floats
 
 
 def with_steps(raw: bytes, steps: list[dict], about: dict) -> tuple[bytes, bytes]:

@@ -17,6 +17,7 @@ from attnround.quantization.pins import Pins, check_bit_width, check_pins, pinne
 from attnround.quantization.shapes import Float64, Real
 
 PLACEMENTS = ("inputs", "onnxruntime", "tensorrt", "openvino")
+SYMMETRIC = ("tensorrt",)  # of those, for a runtime that has signed codes alone, without a zero point
 TINY = 1e-30  # a narrower range counts as zeros only
 # Ranges that Mse tries: 12 sizes an octave from the whole range down to 1/64 of it, each at up to 9 places; then 8 more
 # sizes and 4 more places to either side of the best of them.
@@ -31,7 +32,8 @@ class RangeSearch(ABC):
     bit_width: of every input but the pinned ones; pinned: `first`, `last` or a name pattern of a layer -> the bits of
     its input, so that `first` is the image, or of a value of attention, as `*.probability`; drop: QDrop's probability
     that a value stays float, in block training; placement: of `PLACEMENTS`: the layers' inputs alone, or more values,
-    at 8 bits, as a runtime wants them; attention: whether what products of two values take is quantized as well, at
+    at 8 bits, as a runtime wants them, with ranges that are the same on both sides of zero where it is of `SYMMETRIC`;
+    attention: whether what products of two values take is quantized as well, at
     bit_width: queries, keys, probabilities, values.
     """
 
@@ -60,8 +62,12 @@ class RangeSearch(ABC):
     def quantizer(self, histogram: Histogram, bit_width: int) -> ActivationQuantizer:
         """The quantizer of inputs with this histogram."""
         scale, zero_point = 1.0, 0
+        grid = Grid(bit_width, symmetric=False)
+        if self.placement in SYMMETRIC:
+            zero_point = middle(grid)
         if histogram.high - histogram.low > TINY:
-            scale, zero_point = self.search(histogram, Grid(bit_width, symmetric=False))
+            found = self.search_symmetric if self.placement in SYMMETRIC else self.search
+            scale, zero_point = found(histogram, grid)
         return ActivationQuantizer(
             scale, zero_point, bit_width, learned=self.learned, scale_gradient=self.scale_gradient, drop=self.drop
         )
@@ -74,6 +80,11 @@ class RangeSearch(ABC):
     @abstractmethod
     def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
         """Scale and zero point for a histogram whose range is not empty."""
+
+    def search_symmetric(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        """The same with the zero point in the middle: the range that is found, as far as it reaches on either side."""
+        scale, zero_point = self.search(histogram, grid)
+        return symmetric(scale * max(zero_point, grid.qmax - zero_point), grid)
 
 
 @dataclass(frozen=True)
@@ -95,15 +106,30 @@ class Float(RangeSearch):
 
 
 @dataclass(frozen=True)
-class MinMax(RangeSearch):
-    """The range of all values seen."""
+class _Ends(RangeSearch):
+    """Base of those that say where a range ends, whatever the grid."""
+
+    @abstractmethod
+    def ends(self, histogram: Histogram) -> tuple[float, float]:
+        """The lowest and the highest value."""
 
     def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
-        return affine(histogram.low, histogram.high, grid)
+        return affine(*self.ends(histogram), grid)
+
+    def search_symmetric(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        return symmetric(max(map(abs, self.ends(histogram))), grid)
 
 
 @dataclass(frozen=True)
-class Percentile(RangeSearch):
+class MinMax(_Ends):
+    """The range of all values seen."""
+
+    def ends(self, histogram: Histogram) -> tuple[float, float]:
+        return histogram.low, histogram.high
+
+
+@dataclass(frozen=True)
+class Percentile(_Ends):
     """The range within these percentiles: 99.99 clips a value in 10,000 at each end that is not zero."""
 
     percentile: float = 99.99
@@ -112,11 +138,11 @@ class Percentile(RangeSearch):
         super().__post_init__()
         check_number("activation.percentile", self.percentile, above=50, most=100)
 
-    def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+    def ends(self, histogram: Histogram) -> tuple[float, float]:
         low, high = (histogram.quantile(percent / 100) for percent in (100 - self.percentile, self.percentile))
         if max(high, 0) - min(low, 0) <= 2 * histogram.width:  # hardly a value is not zero, but those count
             low, high = histogram.low, histogram.high
-        return affine(low, high, grid)
+        return low, high
 
 
 @dataclass(frozen=True)
@@ -126,6 +152,12 @@ class Mse(RangeSearch):
     def search(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
         best = least(histogram, *coarse(histogram.low, histogram.high, grid), grid)
         return least(histogram, *fine(*best, grid), grid)
+
+    def search_symmetric(self, histogram: Histogram, grid: Grid) -> tuple[float, int]:
+        largest, zero_point = symmetric(max(-histogram.low, histogram.high), grid)
+        zero = torch.tensor([float(zero_point)], dtype=torch.float64)
+        best, _ = least(histogram, *pairs(sizes(largest), zero), grid)
+        return least(histogram, *pairs(nearby(best), zero), grid)
 
 
 @dataclass(frozen=True)
@@ -158,6 +190,26 @@ def affine(low: float, high: float, grid: Grid) -> tuple[float, int]:
     return scale, round(-low / scale)
 
 
+def middle(grid: Grid) -> int:
+    """The zero point of a grid from 0 whose codes less it are signed integers."""
+    return (grid.qmax + 1) // 2
+
+
+def symmetric(reach: float, grid: Grid) -> tuple[float, int]:
+    """Scale and zero point of the range -reach..reach, for a grid from 0."""
+    return reach / (grid.qmax - middle(grid)), middle(grid)
+
+
+def sizes(largest: float) -> Float64[Tensor, " K"]:
+    """Scales from the largest down."""
+    return largest * 2 ** (-torch.arange(OCTAVE * NUM_OCTAVES + 1, dtype=torch.float64) / OCTAVE)
+
+
+def nearby(scale: float) -> Float64[Tensor, " K"]:
+    """Scales around this one."""
+    return scale * 2 ** (torch.arange(-NUM_FINE, NUM_FINE + 1, dtype=torch.float64) / (NUM_FINE * OCTAVE))
+
+
 def coarse(low: float, high: float, grid: Grid) -> tuple[Float64[Tensor, " K"], Float64[Tensor, " K"]]:
     """Scales and zero points of ranges within low..high, of falling size, each size at several places.
 
@@ -165,7 +217,7 @@ def coarse(low: float, high: float, grid: Grid) -> tuple[Float64[Tensor, " K"], 
     negative, only the first is tried.
     """
     largest, _ = affine(low, high, grid)
-    scale = largest * 2 ** (-torch.arange(OCTAVE * NUM_OCTAVES + 1, dtype=torch.float64) / OCTAVE)
+    scale = sizes(largest)
     places = torch.linspace(0, 1, NUM_PLACES if low < 0 < high else 1, dtype=torch.float64)
     all_below = (-low / scale).round_().clamp_(0, grid.qmax)[:, None]
     all_above = (grid.qmax - high / scale).round_().clamp_(0, grid.qmax)[:, None]
@@ -174,9 +226,8 @@ def coarse(low: float, high: float, grid: Grid) -> tuple[Float64[Tensor, " K"], 
 
 def fine(scale: float, zero_point: int, grid: Grid) -> tuple[Float64[Tensor, " K"], Float64[Tensor, " K"]]:
     """Scales and zero points around these; an end of the range that is zero stays zero."""
-    scales = scale * 2 ** (torch.arange(-NUM_FINE, NUM_FINE + 1, dtype=torch.float64) / (NUM_FINE * OCTAVE))
     shifts = torch.arange(-4, 5) * math.ceil(grid.qmax / 64) if 0 < zero_point < grid.qmax else torch.zeros(1)
-    return pairs(scales[:, None], (zero_point + shifts).clamp_(0, grid.qmax).double())
+    return pairs(nearby(scale)[:, None], (zero_point + shifts).clamp_(0, grid.qmax).double())
 
 
 def pairs(
