@@ -5,21 +5,25 @@ OMP_NUM_THREADS=1 python benchmarks/defaults.py pins                    # into r
 OMP_NUM_THREADS=1 python benchmarks/defaults.py ridge --networks resnet18_slim mobilenetv2_050 --rows results/ridges.csv
 OMP_NUM_THREADS=1 python benchmarks/defaults.py mirrored --seeds 0 1 --rows results/mirrored.csv
 OMP_NUM_THREADS=1 python benchmarks/defaults.py mixup --seeds 0 1 --rows results/mixup.csv
+OMP_NUM_THREADS=1 python benchmarks/defaults.py inits --seeds 0 1 2 --rows results/inits.csv
 python benchmarks/defaults.py ridge --smoke                             # one small setting, into outputs
 
 lite0 is calibrated on photographs and judged on others; the embedded models are judged on 2,048 training images outside
-the calibration set. SQNR of the logits in dB, agreement with FP32 and top-1 in percent, KL divergence in nats; bits:
-W4 is uniform with the first and last layer at 8, 4.0 is mixed; ridges: one of 0.01 for all layers, shared: chosen layer
-by layer for the target and taken for its rounding too, chosen: for each by itself. A row that is there is not run
-again.
+the calibration set, the transformers of small_transformers.py, which trains them, on the test images. SQNR of the
+logits in dB, agreement with FP32 and top-1 in percent, KL divergence in nats; bits: W4 is uniform with the first and
+last layer at 8, 4.0 is mixed; ridges: one of 0.01 for all layers, shared: chosen layer by layer for the target and
+taken for its rounding too, chosen: for each by itself. A row that is there is not run again.
 """
 
 import argparse
 import itertools
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import judged as judged_on
+import small_transformers
 import torch
 import tuning
 from torch import Tensor
@@ -33,13 +37,16 @@ from attnround.graph import Captured
 from attnround.machine import processor
 from attnround.prepared import Prepared, start
 from attnround.quantization.ranges import Float
+from attnround.quantization.rounding import AttentionRound
 from attnround.reconstruction import reconstruct
 
 PINS = {"none": {}, "first": {"first": 8}, "first, last": ENDS}
-EMBEDDED = ["resnet18_slim", "mobilenetv2_050"]
-NETWORKS = ["lite0", *EMBEDDED]
+EMBEDDED, TRANSFORMERS = ["resnet18_slim", "mobilenetv2_050"], list(small_transformers.NETWORKS)
+NETWORKS = ["lite0", *EMBEDDED, *TRANSFORMERS]
 KEYS = ("network", "images", "seed", "method", "bits", "pins", "ridge", "copies")
 METHODS = ["gptq", "attention_round"]
+FROM_GPTQ = "attention_round from gptq"
+ALL_METHODS = {**ROUNDINGS, FROM_GPTQ: partial(AttentionRound, init="gptq")}
 GRIDS = {
     "ridge": [
         *product(
@@ -65,6 +72,20 @@ GRIDS = {
         *product(
             network=EMBEDDED, images=[256, 64], method=["attention_round"], bits=["W4", "W2"], pins=["first, last"],
             ridge=["chosen"], copies=["none", "mixup"],
+        ),
+    ],
+    "inits": [
+        *product(
+            network=["lite0"], images=[202], method=[*METHODS, FROM_GPTQ], bits=["4.0", "3.0"], pins=["none"],
+            ridge=["chosen"],
+        ),
+        *product(
+            network=EMBEDDED, images=[1024], method=[*METHODS, FROM_GPTQ], bits=["W4", "W3", "W2"],
+            pins=["first, last"], ridge=["chosen"],
+        ),
+        *product(
+            network=TRANSFORMERS, images=[256], method=[*METHODS, FROM_GPTQ], bits=["W4", "W3", "W2"],
+            pins=["first, last"], ridge=["chosen"],
         ),
     ],
     "pins": [
@@ -106,6 +127,9 @@ def case_of(network: str, num_images: int, seed: int) -> Case:
     if network in EMBEDDED:
         embedded = tuning.Case(network, seed, num_images)
         return Case(embedded.prepared, embedded.held_out, None, seed)
+    if network in TRANSFORMERS:
+        trained = judged_on.case_of(small_transformers.model_of(network, smoke=False), num_images, None, seed, "none")
+        return Case(trained.prepared, trained.images, trained.labels, seed)
     model = model_of(network)
     net = model.build()
     parts = {"root": PHOTOGRAPHS / "calibration", "evaluation": PHOTOGRAPHS / "evaluation"}
@@ -129,7 +153,7 @@ def run(case: Case, method: str, bits: str, pins: str, ridge: str, copies: str) 
     found = start(case.prepared, kind, Float(), settings, device="cpu", seed=case.seed)
     begun = time.perf_counter()
     reconstruct(
-        case.prepared.teacher, found.student, case.prepared.images, ROUNDINGS[method](), settings, seed=case.seed
+        case.prepared.teacher, found.student, case.prepared.images, ALL_METHODS[method](), settings, seed=case.seed
     )
     seconds = time.perf_counter() - begun
     return judge(case, found.student) | {"mib": f"{size_mib(found.student):.3f}", "seconds": f"{seconds:.1f}"}
@@ -147,7 +171,7 @@ def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     arguments.add_argument("grid", choices=GRIDS)
     arguments.add_argument("--networks", nargs="+", default=NETWORKS, choices=NETWORKS)
-    arguments.add_argument("--methods", nargs="+", default=list(ROUNDINGS), choices=ROUNDINGS)
+    arguments.add_argument("--methods", nargs="+", default=list(ALL_METHODS), choices=ALL_METHODS)
     arguments.add_argument("--bits", nargs="+", default=BITS, help="of the grid's")
     arguments.add_argument("--seeds", nargs="+", type=int, default=[0])
     arguments.add_argument("--rows", type=Path, default=ROOT / "results/defaults.csv")
