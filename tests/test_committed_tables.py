@@ -16,7 +16,10 @@ TABLES = sorted((ROOT / "conf/table").glob("*.yaml"))
 RESULTS = ROOT / "results/tables"
 COMMITTED = sorted(RESULTS.glob("*.md"))
 # A changed default or identity changes those tables too that are looked at always.
-SLOW = {"activations", "allocators", "calibration", "estimator", "granularity", "metric", "qat", "rounding", "sigma"}
+SLOW = {
+    "activations", "allocators", "calibration", "estimator", "granularity", "metric", "qat", "rounding", "seeds",
+    "sigma",
+}  # fmt: skip
 
 
 def test_the_headline_is_committed():
