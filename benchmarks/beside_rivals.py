@@ -55,7 +55,7 @@ class Rival:
 RIVALS = {
     "attnround": Rival(("nearest", "gptq", "attention_round")),
     "brevitas": Rival(("nearest", "gptq", "qronos", "learned_round"), ("brevitas==0.13.4", "accelerate")),
-    "aimet": Rival(("adaround",), ("aimet-torch==2.42.0",)),
+    "aimet": Rival(("adaround", "adaround_1500", "adaround_75"), ("aimet-torch==2.42.0",)),
     "mct": Rival(("ptq", "gptq"), ("model-compression-toolkit==2.6.1",)),
     "onnxruntime": Rival(
         ("min_max", "percentile", "entropy"), ("onnxruntime==1.32.0", "onnx==1.23.2", "onnxscript==0.7.2"), ("W8A8",)
