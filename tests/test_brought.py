@@ -16,13 +16,14 @@ from torch.utils.data import TensorDataset
 from torchvision.ops import FrozenBatchNorm2d
 
 import attnround
-from attnround.api import BLOCK
+from attnround.api import BLOCK, LAYER
 from attnround.bits import Auto, File, Mixed, Sensitivity, Uniform
 from attnround.deploy import open_model
 from attnround.deploy.comparison import Comparison
 from attnround.errors import InputError
 from attnround.graph import capture, class_logits
 from attnround.graph.costs import count_macs, count_places
+from attnround.quantization.observer import ClipSearch
 
 SIDE = 8
 NEAR = {".onnx": 1e-5, ".pt2": 1e-5, ".xml": 1e-2}  # OpenVINO computes in bfloat16 by default where it can
@@ -139,6 +140,12 @@ def test_what_tensorrt_takes_has_signed_codes_and_no_zero_point(images, tmp_path
     clips = [node for node in graph.node if node.op_type == "Clip"]
     assert bool(clips) == (bits < 8)
     assert not any(node.input[0] in codes for node in clips)
+
+
+def test_weights_with_zero_points_are_none_for_tensorrt(images):
+    layer = LAYER(observer=ClipSearch(symmetric=False))
+    with pytest.raises(InputError, match="has no zero points, of weights neither"):
+        quick(Base(), images, activation=8, placement="tensorrt", reconstruction=layer)
 
 
 def test_two_outputs_of_one_name_are_refused(images, tmp_path):

@@ -42,7 +42,7 @@ from attnround.problem import bit_problem
 from attnround.quantization.activation import ActivationQuantizer
 from attnround.quantization.layers import QuantizedLayer
 from attnround.quantization.observer import ClipSearch
-from attnround.quantization.ranges import RangeSearch
+from attnround.quantization.ranges import SYMMETRIC, RangeSearch
 from attnround.reconstruction import Reconstruction
 from attnround.zoo import Blueprint
 
@@ -331,6 +331,14 @@ def start_at_smallest(
 def _of_inputs(
     prepared: Prepared, activation: RangeSearch, reconstruction: Reconstruction, device: torch.device | str
 ) -> tuple[dict[str, ActivationQuantizer], dict[str, int]]:
-    """Layer or edge -> the quantizer of its input, and that one's bits."""
+    """Layer or edge -> the quantizer of its input, and that one's bits.
+
+    Raises InputError where the runtime that values are placed for has no zero points and weights are to have some.
+    """
+    if activation.placement in SYMMETRIC and not reconstruction.observer.symmetric:
+        raise InputError(
+            f"activation.placement={activation.placement}: this runtime has no zero points, of weights neither: give "
+            "reconstruction.observer.symmetric=true"
+        )
     found = prepared.activations(activation, reconstruction.batch_size, device)
     return found, {name: each.bit_width for name, each in found.items()}
