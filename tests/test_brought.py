@@ -346,7 +346,7 @@ class Masked(Base):
 
 
 @pytest.mark.parametrize("bits", [Mixed(budget=4), Sensitivity(budget=4, measure="network")], ids=["mixed", "network"])
-def test_a_masked_class_leaves_bits_and_forecast_finite(images, tmp_path, bits):
+def test_a_masked_class_leaves_bits_and_forecast_finite(images, bits):
     found = quick(Masked(), images, bits=bits)
     foretold = found.allocation.predicted_sqnr_db
     assert foretold is None or abs(foretold - found.report.sqnr_db) < 10

@@ -280,7 +280,7 @@ def test_flexround_learns_the_scale_too():
 WRONG = {
     "estimator=soft": lambda: AttentionRound(estimator="soft"),
     "init=nearest": lambda: AttentionRound(init="nearest"),
-    "init=gptq: estimator=gated starts at the weights": lambda: AttentionRound(init="gptq", estimator="gated"),
+    "init=gptq": lambda: AttentionRound(init="gptq", estimator="gated"),
     "order=random": lambda: GPTQ(order="random"),
     "damping=-1": lambda: GPTQ(damping=-1),
     "init=zero": lambda: CoordinateDescent(init="zero"),
@@ -292,7 +292,7 @@ WRONG = {
 
 @pytest.mark.parametrize("given", WRONG)
 def test_a_wrong_option_is_refused_in_a_line(given):
-    with pytest.raises(InputError, match=f"quantizer.{given}(: give|; take)") as caught:
+    with pytest.raises(InputError, match=f"quantizer.{given}: give") as caught:
         WRONG[given]()
     assert "\n" not in str(caught.value)
 

@@ -69,7 +69,7 @@ class AttentionRound(RoundingMethod):
         if self.init not in INITS:
             raise InputError(f"quantizer.init={self.init}: give one of {', '.join(INITS)}")
         if self.init == "gptq" and self.estimator != "expected":
-            raise InputError(f"quantizer.init=gptq: estimator={self.estimator} starts at the weights; take expected")
+            raise InputError(f"quantizer.init=gptq: give estimator=expected; {self.estimator} starts at the weights")
 
     @property
     def layer_only(self) -> bool:
@@ -101,7 +101,10 @@ class _AttentionRound(Rounding):
         self.grid, self.settings, self.generator = grid, settings, generator
         self.quadratic = as_quadratic(objective) if settings.polish else None
         self.register_buffer("u", u)
-        self.alpha = nn.Parameter(torch.zeros_like(u))
+        start = u
+        if settings.init == "gptq" and isinstance(objective, Quadratic):
+            start = greedy_levels(objective, grid).view_as(u).to(u.dtype)
+        self.alpha = nn.Parameter(start - u)
         self.sigma = settings.sigma
 
     def anneal(self, progress: float) -> None:
@@ -114,18 +117,6 @@ class _AttentionRound(Rounding):
 
 class _Expected(_AttentionRound):
     field: MeanField | None = None
-
-    def __init__(
-        self,
-        u: Float[Tensor, " O *rest"],
-        grid: Grid,
-        settings: AttentionRound,
-        objective: Objective,
-        generator: Generator,
-    ):
-        super().__init__(u, grid, settings, objective, generator)
-        if settings.init == "gptq" and isinstance(objective, Quadratic):
-            self.alpha.data = greedy_levels(objective, grid).view_as(u).to(u.dtype) - u
 
     def moments(self) -> tuple[Float[Tensor, " O *rest"], Float[Tensor, " O *rest"]]:
         return gaussian_moments(self.u + self.alpha, self.sigma, self.grid)
