@@ -48,7 +48,7 @@ ADA, OWN, ADAM, GREEDY = "AdaRound", "Attention Round", "Attention Round by Adam
 METHODS: list[tuple[str, RoundingMethod]] = [
     *((ADA, AdaRound(num_steps=steps)) for steps in (2000, 500)),
     *((OWN, AttentionRound(num_steps=steps)) for steps in (25, 100, 400)),
-    *((ADAM, AttentionRound(num_steps=steps)) for steps in (100, 400)),
+    *((ADAM, AttentionRound(num_steps=steps, init="weight")) for steps in (100, 400)),
     (GREEDY, CoordinateDescent(init="gptq")),
 ]
 

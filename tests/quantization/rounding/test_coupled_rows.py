@@ -165,7 +165,8 @@ class Coupled(SimpleNamespace):
         self.gain = self.coupling.diagonal(dim1=1, dim2=2)[:, :, None]
 
     def __call__(self, mean, variance=None):
-        return error(mean.reshape(self.centre.shape), self.centre, self.second, self.coupling).sum()
+        coupling = torch.eye(self.centre.shape[1]).to(self.centre) if self.coupling is None else self.coupling
+        return error(mean.reshape(self.centre.shape), self.centre, self.second, coupling).sum()
 
 
 def decided(method, objective):

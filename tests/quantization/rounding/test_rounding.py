@@ -50,9 +50,12 @@ class Output:
         self.coupling = None
 
     def __call__(self, mean, variance=None):
-        error = mean.flatten(1) - self.centre[0]
-        loss = ((error @ self.second[0]) * error).sum()
-        return loss if variance is None else loss + (variance.flatten(1) * self.second[0].diagonal()).sum()
+        error = mean.reshape(self.centre.shape) - self.centre
+        loss = ((error @ self.second) * error).sum()
+        if variance is None:
+            return loss
+        diagonal = self.second.diagonal(dim1=1, dim2=2)[:, None]
+        return loss + (variance.reshape(self.centre.shape) * diagonal).sum()
 
 
 def covariance(n, generator):
