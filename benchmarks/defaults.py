@@ -44,18 +44,23 @@ PINS = {"none": {}, "first": {"first": 8}, "first, last": ENDS}
 EMBEDDED, TRANSFORMERS = ["resnet18_slim", "mobilenetv2_050"], list(small_transformers.NETWORKS)
 NETWORKS = ["lite0", *EMBEDDED, *TRANSFORMERS]
 KEYS = ("network", "images", "seed", "method", "bits", "pins", "ridge", "copies")
-METHODS = ["gptq", "attention_round"]
-FROM_GPTQ = "attention_round from gptq"
-ALL_METHODS = {**ROUNDINGS, FROM_GPTQ: partial(AttentionRound, init="gptq")}
+FROM_WEIGHT, FROM_GPTQ = "attention_round from weight", "attention_round from gptq"
+ALL_METHODS = {
+    **ROUNDINGS,
+    FROM_WEIGHT: partial(AttentionRound, init="weight"),
+    FROM_GPTQ: partial(AttentionRound, init="gptq"),
+}
+INITS = ["gptq", FROM_WEIGHT, FROM_GPTQ, "attention_round"]
+TARGETS = ["nearest", "gptq", "adaround", "attention_round", FROM_WEIGHT]
 GRIDS = {
     "ridge": [
         *product(
-            network=["lite0"], images=[202, 64], method=METHODS, bits=["4.0"], pins=["none"],
+            network=["lite0"], images=[202, 64], method=["gptq", FROM_WEIGHT], bits=["4.0"], pins=["none"],
             ridge=["0.01", "shared", "chosen"],
         ),
         *product(
-            network=EMBEDDED, images=[1024, 256, 64], method=METHODS, bits=["W4", "W2"], pins=["first, last"],
-            ridge=["0.01", "shared", "chosen"],
+            network=EMBEDDED, images=[1024, 256, 64], method=["gptq", FROM_WEIGHT], bits=["W4", "W2"],
+            pins=["first, last"], ridge=["0.01", "shared", "chosen"],
         ),
     ],
     "mirrored": [
@@ -70,21 +75,21 @@ GRIDS = {
             ridge=["chosen"], copies=["none", "mixup"],
         ),
         *product(
-            network=EMBEDDED, images=[256, 64], method=["attention_round"], bits=["W4", "W2"], pins=["first, last"],
+            network=EMBEDDED, images=[256, 64], method=[FROM_WEIGHT], bits=["W4", "W2"], pins=["first, last"],
             ridge=["chosen"], copies=["none", "mixup"],
         ),
     ],
     "inits": [
         *product(
-            network=["lite0"], images=[202], method=[*METHODS, FROM_GPTQ], bits=["4.0", "3.0"], pins=["none"],
+            network=["lite0"], images=[202], method=INITS, bits=["4.0", "3.0"], pins=["none"],
             ridge=["chosen"],
         ),
         *product(
-            network=EMBEDDED, images=[1024], method=[*METHODS, FROM_GPTQ], bits=["W4", "W3", "W2"],
+            network=EMBEDDED, images=[1024], method=INITS, bits=["W4", "W3", "W2"],
             pins=["first, last"], ridge=["chosen"],
         ),
         *product(
-            network=TRANSFORMERS, images=[256], method=[*METHODS, FROM_GPTQ], bits=["W4", "W3", "W2"],
+            network=TRANSFORMERS, images=[256], method=INITS, bits=["W4", "W3", "W2"],
             pins=["first, last"], ridge=["chosen"],
         ),
     ],
@@ -96,11 +101,11 @@ GRIDS = {
     ],
     "targets": [
         *product(
-            network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
+            network=["lite0"], images=[202], method=TARGETS,
             bits=["4.0", "3.5", "3.0", "2.25"], pins=["none"], ridge=["shared", "chosen"],
         ),
         *product(
-            network=["lite0"], images=[202], method=["nearest", "gptq", "adaround", "attention_round"],
+            network=["lite0"], images=[202], method=TARGETS,
             bits=["W4", "W3"], pins=["first, last"], ridge=["shared", "chosen"],
         ),
     ],
