@@ -111,8 +111,12 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
-    """Write a whole file or none: no reader sees a part of it, whoever writes it too; a full disk leaves nothing."""
-    part = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # of this writer alone
+    """Write a whole file or none: no reader sees a part of it, whoever writes it too; a full disk leaves nothing.
+
+    A symbolic link stays one: the file that it leads to is written.
+    """
+    path = Path(os.path.realpath(path))
+    part = path.with_name(f".{path.name[:50]}.{uuid.uuid4().hex}.part")  # of this writer alone
     try:
         with part.open("wb") as file:
             file.write(content.encode(errors="backslashreplace") if isinstance(content, str) else content)

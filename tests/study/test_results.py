@@ -32,6 +32,21 @@ def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
     assert (tmp_path / "record.json").read_text() == "{}"
 
 
+@pytest.mark.parametrize("name", ["a" * 255, "ä" * 127, "𝄞" * 63])
+def test_as_long_a_name_as_a_file_may_have(tmp_path, name):
+    write_atomically(tmp_path / name, "text")
+    assert [(each.name, each.read_text()) for each in tmp_path.iterdir()] == [(name, "text")]
+
+
+def test_a_symbolic_link_stays_one_and_its_file_is_written(tmp_path):
+    file, link = tmp_path / "file.json", tmp_path / "link.json"
+    file.write_text("before")
+    link.symlink_to(file.name)
+    write_atomically(link, "after")
+    assert link.is_symlink()
+    assert file.read_text() == link.read_text() == "after"
+
+
 def test_two_writers_of_one_file_do_not_meet(tmp_path):
     texts = ["a" * 300_000, "b" * 300_000]
 
