@@ -266,7 +266,9 @@ def test_saved_loaded_exported_and_verified(own, images, tmp_path, activation, p
     assert found.export(tmp_path / "own.onnx") >= 99.9
     assert found.export(tmp_path / "own.pt2") == 100
     assert not found.verify().faults
-    with pytest.raises(InputError, match=r"own\.safetensors is of a module that timm has not, .*Own: give model="):
+    with pytest.raises(
+        InputError, match=r"own\.safetensors holds the weights of a .*Own and not how one is made: give model="
+    ):
         attnround.load(tmp_path / "own.safetensors")
     with pytest.raises(InputError, match=r"the model given differs in head"):
         attnround.load(tmp_path / "own.safetensors", model=lambda: Own(num_classes=6))

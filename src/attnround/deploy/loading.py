@@ -107,8 +107,8 @@ def _timm_model(content: Content, source: str) -> Captured:
     architecture = content.about["model"]
     if "module" in architecture:
         raise InputError(
-            f"{source} is of a module that timm has not, {architecture['module']}: give model=<that module, or a "
-            "function that makes it> to attnround.load, factory=<package.module:function> to an entry"
+            f"{source} holds the weights of a {architecture['module']} and not how one is made: give model=<that "
+            "module, or a function that makes it> to attnround.load, factory=<package.module:function> to an entry"
         )
     if set(architecture) != ARCHITECTURE or ":" in architecture["name"] or READS_FILES & set(architecture["arguments"]):
         raise InputError(f"{source}: its model asks for other files than itself ({architecture}): refused")
