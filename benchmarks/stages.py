@@ -2,7 +2,7 @@
 
 python benchmarks/stages.py results/profile.csv [--smoke]
 
-Random weights and 1,024 noise images at 224 pixels, Attention Round at 4 bits. Seconds are those of the processor, not
+Random weights and 1,024 noise images at 224 pixels, Attention Round from the weights at 4 bits. Seconds are those of the processor, not
 of the clock, so that a busy machine counts the same. The stages `ranges` and `bits` are what 8-bit activations and
 bits=mixed add. The floor is what no way round can spare: a float forward pass of all images through either model, and
 one matrix product of the weights' errors with the inputs' second moments a step and layer.
@@ -98,7 +98,7 @@ def floor_of(prepared: Prepared, num_steps: int) -> dict[str, float]:
 
 def measure(name: str, num_images: int, side: int, num_steps: int) -> list[dict[str, object]]:
     """The rows of a network."""
-    method, settings = AttentionRound(num_steps=num_steps), LAYER()
+    method, settings = AttentionRound(num_steps=num_steps, init="weight"), LAYER()
     ahead, run = cProfile.Profile(time.process_time), cProfile.Profile(time.process_time)
     prepared = ahead.runcall(Prepared, timm.create_model(name).eval(), noise(num_images, side))
     ahead.runcall(start, prepared, ALLOCATORS["mixed"](), Mse(8, pinned=ENDS), settings, device="cpu", seed=0)
