@@ -2,10 +2,10 @@
 
 python benchmarks/stages.py results/profile.csv [--smoke]
 
-Random weights and 1,024 noise images at 224 pixels, Attention Round from the weights at 4 bits. Seconds are those of the processor, not
-of the clock, so that a busy machine counts the same. The stages `ranges` and `bits` are what 8-bit activations and
-bits=mixed add. The floor is what no way round can spare: a float forward pass of all images through either model, and
-one matrix product of the weights' errors with the inputs' second moments a step and layer.
+Random weights and 1,024 noise images at 224 pixels, Attention Round from the weights at 4 bits. Seconds are those of
+the processor, not of the clock, so that a busy machine counts the same. The stages `ranges` and `bits` are what 8-bit
+activations and bits=mixed add. The floor is what no way round can spare: a float forward pass of all images through
+either model, and one matrix product of the weights' errors with the inputs' second moments a step and layer.
 """
 
 import cProfile
