@@ -1,10 +1,10 @@
 """Wrong words on the command line: one line that says what may be given instead."""
 
-import subprocess
 import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
+from tests import processes
 from tests.conftest import ROOT
 
 from attnround.cli import evaluate, export, rows, sweep, tables, train, verify
@@ -161,9 +161,7 @@ def test_a_wrong_choice_ends_with_the_choices_of_its_group_near_ones_first(said,
 def test_the_jobs_of_a_sweep_are_looked_at_one_by_one(tmp_path, line, wanted):
     """In a process of its own: where openvino was imported before, Hydra's multirun leaves standard output closed."""
     entry, *words = line.split(" ")
-    done = subprocess.run(
-        [sys.executable, ROOT / f"src/{entry}.py", *words], cwd=tmp_path, capture_output=True, text=True, check=False
-    )
+    done = processes.run([str(ROOT / f"src/{entry}.py"), *words], tmp_path)
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == f"error: {wanted}"
 

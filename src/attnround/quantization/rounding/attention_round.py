@@ -149,7 +149,7 @@ class _Expected(_AttentionRound):
         levels = super().decide()
         if self.settings.init != "best" or self.swept is None:
             return levels
-        greedy = self._greedy(self.swept)  # costs next to nothing beside the sweeps
+        greedy = self._greedy(self.swept)
         if self.swept(greedy) >= self.swept(levels):
             return levels
         settings = replace(self.settings, init="weight")
